@@ -1,0 +1,47 @@
+# `make` explains the targets.
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+# Real data sets, used by some tests and recipes when they are there.
+ifneq ($(wildcard ../shared/data),)
+export COMPRESSM_DATA ?= $(abspath ../shared/data)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format docs bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## create .venv and install the package with all that development needs
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## train on bundled data with compression, print a table and draw the figure
+	$(BIN)/python -m compressm demo
+
+test: $(STAMP) lint ## lint, type check and all tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff (lint and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP) ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+bench: $(STAMP) ## speed of the operators on this machine
+	$(BIN)/python -m compressm bench ops
+
+clean: ## remove everything that is made
+	rm -rf $(VENV) build dist site runs .pytest_cache .mypy_cache .ruff_cache

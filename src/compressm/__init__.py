@@ -1,0 +1,1 @@
+"""Shrink state space models while they train."""
