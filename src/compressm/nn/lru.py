@@ -1,0 +1,190 @@
+"""The linear recurrent unit (LRU) of Orvieto et al. 2023, arXiv 2303.06349, section 3.
+
+Shapes: B batch, L length, H width, N state dimension. Layer inputs and outputs are (B, L, H).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressm.errors import CheckpointError, InputError
+from compressm.ops import diagonal_ssm
+
+_STATE_AXIS = {
+    "nu_log": 0,
+    "theta_log": 0,
+    "gamma_log": 0,
+    "B_re": 0,
+    "B_im": 0,
+    "C_re": 1,
+    "C_im": 1,
+}
+
+
+class LRU(nn.Module):
+    """Linear recurrent unit: a diagonal complex linear recurrence with a real output.
+
+        λ = exp(-exp(nu_log) + i exp(theta_log))
+        x_k = λ x_{k-1} + exp(gamma_log) (B u_k),    y_k = Re(C x_k) + D u_k
+
+    At initialisation |λ|² is uniform on [r_min², r_max²], the phase uniform on [0, max_phase],
+    `gamma = sqrt(1 - |λ|²)`, B is complex Gaussian with variance 1/(2H) per part, C with 1/N,
+    D standard Gaussian (Orvieto et al. 2023, arXiv 2303.06349, section 3 and appendix A).
+
+    The sizes are read from the parameters, so a layer whose parameters were replaced by smaller
+    ones is a valid smaller layer. `load_state_dict` of a state with another N resizes the layer.
+
+    Args:
+        width: H, number of input and output channels.
+        state_dim: N, number of complex states.
+        r_min: smallest initial |λ|, 0 <= r_min < r_max.
+        r_max: largest initial |λ|, at most 1 (exclusive draws keep |λ| below 1).
+        max_phase: largest initial phase in radians.
+        backend: "auto" or the name of an operator of `compressm.ops`.
+
+    Raises:
+        InputError: a size is below one, or the ring or phase range is empty.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        state_dim: int,
+        *,
+        r_min: float = 0.9,
+        r_max: float = 0.999,
+        max_phase: float = 6.28,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if width < 1 or state_dim < 1:
+            raise InputError(
+                f"LRU needs width >= 1 and state_dim >= 1, got width={width}, state_dim={state_dim}"
+            )
+        if not 0 <= r_min < r_max <= 1:
+            raise InputError(f"LRU needs 0 <= r_min < r_max <= 1, got r_min={r_min}, r_max={r_max}")
+        if not max_phase > 0:
+            raise InputError(f"LRU needs max_phase > 0 (radians), got {max_phase}")
+        self.backend = backend
+        self.r_min, self.r_max, self.max_phase = r_min, r_max, max_phase
+        self.nu_log = nn.Parameter(torch.empty(state_dim))
+        self.theta_log = nn.Parameter(torch.empty(state_dim))
+        self.gamma_log = nn.Parameter(torch.empty(state_dim))
+        self.B_re = nn.Parameter(torch.empty(state_dim, width))
+        self.B_im = nn.Parameter(torch.empty(state_dim, width))
+        self.C_re = nn.Parameter(torch.empty(width, state_dim))
+        self.C_im = nn.Parameter(torch.empty(width, state_dim))
+        self.D = nn.Parameter(torch.empty(width))
+        self.reset_parameters()
+
+    @property
+    def width(self) -> int:
+        """H, the number of input and output channels."""
+        return self.D.shape[0]
+
+    @property
+    def state_dim(self) -> int:
+        """N, the number of complex states."""
+        return self.nu_log.shape[0]
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew, at the present sizes."""
+        n, h = self.state_dim, self.width
+        # A draw of exactly 0 or 1 would put a logarithm at infinity, so stay inside the interval.
+        uniform = torch.rand(n).clamp(1e-6, 1 - 1e-6)
+        squared = self.r_min**2 + uniform * (self.r_max**2 - self.r_min**2)
+        self.nu_log.copy_(torch.log(-0.5 * torch.log(squared)))
+        self.theta_log.copy_(torch.log(self.max_phase * torch.rand(n).clamp_min(1e-6)))
+        self.gamma_log.copy_(0.5 * torch.log1p(-squared))
+        for part in (self.B_re, self.B_im):
+            part.normal_(std=1 / math.sqrt(2 * h))
+        for part in (self.C_re, self.C_im):
+            part.normal_(std=1 / math.sqrt(n))
+        self.D.normal_()
+
+    def discrete(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Decay `-log|λ|` (N,), phase (N,) and the input matrix scaled by γ, real and imaginary."""
+        gamma = self.gamma_log.exp()[:, None]
+        return self.nu_log.exp(), self.theta_log.exp(), gamma * self.B_re, gamma * self.B_im
+
+    def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Filter whole sequences from a zero state.
+
+        Args:
+            u: input, (B, L, H).
+            mask: (B, L), true (or 1) at real steps. The input of the other steps counts as zero,
+                so padding on the left is harmless.
+
+        Returns:
+            y, (B, L, H).
+        """
+        if u.dim() != 3 or u.shape[-1] != self.width or u.shape[1] == 0:
+            raise InputError(
+                f"LRU expects u of shape (batch, length >= 1, {self.width}), got {tuple(u.shape)}"
+            )
+        if mask is not None:
+            if mask.shape != u.shape[:2]:
+                raise InputError(
+                    f"mask must be (batch, length) = {tuple(u.shape[:2])}, got {tuple(mask.shape)}"
+                )
+            u = torch.where(mask.bool()[..., None], u, 0)
+        decay, phase, B_re, B_im = self.discrete()
+        return diagonal_ssm(
+            u, decay, phase, B_re, B_im, self.C_re, self.C_im, self.D, backend=self.backend
+        )
+
+    def initial_state(self, batch: int) -> Tensor:
+        """The zero state for `step`: (batch, 2N), real, real parts first."""
+        return self.nu_log.new_zeros(batch, 2 * self.state_dim)
+
+    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of streaming inference.
+
+        Args:
+            u: input of this step, (B, H).
+            state: [Re x; Im x] after the previous step, (B, 2N), from `initial_state` or `step`.
+
+        Returns:
+            y (B, H) and the new state (B, 2N).
+        """
+        decay, phase, B_re, B_im = self.discrete()
+        modulus = torch.exp(-decay)
+        lam_re, lam_im = modulus * torch.cos(phase), modulus * torch.sin(phase)
+        x_re, x_im = state.chunk(2, dim=-1)
+        new_re = lam_re * x_re - lam_im * x_im + u @ B_re.T
+        new_im = lam_re * x_im + lam_im * x_re + u @ B_im.T
+        y = new_re @ self.C_re.T - new_im @ self.C_im.T + self.D * u
+        return y, torch.cat((new_re, new_im), dim=-1)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        arriving = state_dict.get(prefix + "nu_log")
+        if isinstance(arriving, Tensor) and arriving.numel() != self.state_dim:
+            self._resize(arriving.numel(), state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _resize(self, state_dim: int, state_dict: dict[str, Any], prefix: str) -> None:
+        """Give the parameters the state dimension of a state dict that is about to be loaded."""
+        for name, axis in _STATE_AXIS.items():
+            value = state_dict.get(prefix + name)
+            if not isinstance(value, Tensor):
+                continue  # the loader reports missing keys itself
+            old: Tensor = getattr(self, name)
+            shape = list(old.shape)
+            shape[axis] = state_dim
+            if list(value.shape) != shape:
+                raise CheckpointError(
+                    f"{prefix}{name} has shape {tuple(value.shape)}, but {prefix}nu_log says "
+                    f"N={state_dim} and this layer has H={self.width}, so {tuple(shape)} was "
+                    "expected; build the model with the width of the checkpoint"
+                )
+            setattr(self, name, nn.Parameter(old.new_empty(shape), requires_grad=old.requires_grad))
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}, state_dim={self.state_dim}, backend={self.backend!r}"
