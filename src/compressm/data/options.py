@@ -1,0 +1,76 @@
+"""Checks for values that come from a recipe: types first, ranges in each options class."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, TypeVar
+
+from compressm.errors import ConfigError
+
+Options = TypeVar("Options")
+
+
+def build_options(set_name: str, cls: type[Options], given: dict[str, Any]) -> Options:
+    """Build the options dataclass `cls` of the data set `set_name` from a plain dict.
+
+    Raises:
+        ConfigError: an unknown option (the known ones are listed), or a value of a wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key, value in given.items():
+        if key not in known:
+            raise ConfigError(
+                f"data set {set_name!r} has no option {key!r}{did_you_mean(key, known)}; "
+                f"its options are: {', '.join(known) if known else '(none)'}"
+            )
+        check_type(f"option {key!r} of data set {set_name!r}", value, hints[key])
+    return cls(**given)
+
+
+def check_type(what: str, value: object, hint: object) -> None:
+    """Raise `ConfigError` unless `value` is what the annotation `hint` says."""
+    if not _matches(value, hint):
+        raise ConfigError(f"{what}: got {value!r}, expected {_describe(hint)}")
+
+
+def check_at_least(what: str, value: int | None, minimum: int) -> None:
+    """Raise `ConfigError` when `value` is given and smaller than `minimum`."""
+    if value is not None and value < minimum:
+        raise ConfigError(f"{what}: got {value}, expected at least {minimum}")
+
+
+def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
+    """A hint such as " (did you mean 'mnist'?)", or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _matches(value: object, hint: object) -> bool:
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(value, part) for part in typing.get_args(hint))
+    if origin is not None:
+        hint = origin
+    if isinstance(value, bool):
+        # bool is an int to Python, but "image_size: true" is a mistake.
+        return hint is bool
+    if hint is float:
+        return isinstance(value, (int, float))
+    return isinstance(value, typing.cast(type, hint))
+
+
+def _describe(hint: object) -> str:
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(repr(value) for value in typing.get_args(hint))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(part) for part in typing.get_args(hint))
+    if hint is type(None):
+        return "nothing (null)"
+    return typing.cast(type, origin or hint).__name__

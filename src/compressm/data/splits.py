@@ -1,0 +1,93 @@
+"""Cutting validation from training with a seed, and taking subsets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from compressm.data.config import DataConfig, DataSplits, Task
+from compressm.data.tensors import SequenceDataset
+from compressm.errors import ConfigError
+
+# The test part must be the same for every seed of the split.
+TEST_SEED = 20_180_416
+
+
+def permutation(n: int, seed: int) -> Tensor:
+    """A permutation of range(n) that depends on n and seed only."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+
+def validation_count(n: int, val_size: int | float) -> int:
+    """Examples of n that go to validation.
+
+    Raises:
+        ConfigError: nothing would be left for training.
+    """
+    count = val_size if isinstance(val_size, int) else max(1, round(n * val_size))
+    if count >= n:
+        raise ConfigError(
+            f"val_size: {val_size} takes all of the {n} training examples; "
+            "give a count below that, or a share such as 0.1"
+        )
+    return int(count)
+
+
+def cut_validation(n: int, config: DataConfig) -> tuple[Tensor, Tensor]:
+    """Disjoint row numbers (train, val) of n training examples.
+
+    A smaller `train_size` gives a subset of a larger one, and the same validation rows.
+
+    Raises:
+        ConfigError: `train_size` is more than there is after validation was cut.
+    """
+    count = validation_count(n, config.val_size)
+    order = permutation(n, config.seed)
+    return limit_training(order[count:], config).sort().values, order[:count].sort().values
+
+
+def limit_training(rows: Tensor, config: DataConfig) -> Tensor:
+    """The first `train_size` of the (shuffled) training rows."""
+    if config.train_size is None:
+        return rows
+    if config.train_size > len(rows):
+        raise ConfigError(
+            f"train_size: got {config.train_size}, but {config.name!r} has {len(rows)} training "
+            "examples after validation was cut; give at most that many, or leave it out"
+        )
+    return rows[: config.train_size]
+
+
+def limit_test(test: SequenceDataset, config: DataConfig) -> SequenceDataset:
+    """`test_size` examples of the test part, the same ones for every seed.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    if config.test_size is None:
+        return test
+    if config.test_size > len(test):
+        raise ConfigError(
+            f"test_size: got {config.test_size}, but {config.name!r} has {len(test)} test "
+            "examples; give at most that many, or leave it out"
+        )
+    return test.subset(permutation(len(test), TEST_SEED)[: config.test_size].sort().values)
+
+
+def assemble(
+    config: DataConfig,
+    task: Task,
+    *,
+    pool: SequenceDataset,
+    test: SequenceDataset,
+    vocabulary: tuple[str, ...] | None = None,
+) -> DataSplits:
+    """Splits from a training pool (validation is cut from it) and a test part."""
+    train_rows, val_rows = cut_validation(len(pool), config)
+    return DataSplits(
+        task=task,
+        train=pool.subset(train_rows),
+        val=pool.subset(val_rows),
+        test=limit_test(test, config),
+        vocabulary=vocabulary,
+    )
