@@ -1,0 +1,51 @@
+"""From the features of all steps to those of a sequence.
+
+B batch, L length, H width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from compressm.errors import InputError
+
+Pooling = Literal["mean", "last", "none"]
+
+
+def check_pooling(pooling: str, *, allowed: tuple[str, ...] = ("mean", "last", "none")) -> None:
+    """Refuse a name that `pool` does not know.
+
+    Raises:
+        InputError: with the allowed names.
+    """
+    if pooling not in allowed:
+        raise InputError(f"pooling: expected one of {', '.join(allowed)}, got {pooling!r}")
+
+
+def pool(x: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
+    """Mean over the real steps, the last real step, or all steps as they are.
+
+    Args:
+        x: (B, L, H).
+        mask: (B, L), true at real steps; a sequence without any pools to zero (mean) or to its
+            first step (last).
+        pooling: "mean", "last" or "none".
+
+    Returns:
+        (B, H), or (B, L, H) for "none".
+    """
+    if pooling == "none":
+        return x
+    if pooling == "mean":
+        if mask is None:
+            return x.mean(dim=1)
+        weights = mask.to(x.dtype)[..., None]
+        return (x * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+    if mask is None:
+        return x[:, -1]
+    steps = torch.arange(x.shape[1], device=x.device)
+    last = torch.where(mask.bool(), steps, 0).amax(dim=1)
+    return x[torch.arange(x.shape[0], device=x.device), last]

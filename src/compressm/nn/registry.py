@@ -1,0 +1,69 @@
+"""The recurrent layers that a model can be built of, by name.
+
+A layer has `forward(u (B, L, H), mask=None) -> (B, L, H)`, `step(u (B, H), state)`,
+`initial_state(batch)` and the properties `width` and `state_dim`. A new one is one line:
+`register_layer("s5", S5)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from compressm.errors import InputError
+from compressm.nn.lru import LRU
+
+
+@runtime_checkable
+class StateSpaceLayer(Protocol):
+    """What a block asks of its recurrent layer."""
+
+    @property
+    def width(self) -> int:
+        """H, the number of channels."""
+
+    @property
+    def state_dim(self) -> int:
+        """N, the number of states."""
+
+    def step(self, u: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One step of streaming inference."""
+
+    def initial_state(self, batch: int) -> Any:
+        """The state before the first step."""
+
+
+LAYERS: dict[str, Callable[..., nn.Module]] = {}
+
+
+def register_layer(name: str, make: Callable[..., nn.Module]) -> None:
+    """Make `make(width, state_dim, **options)` available to models and recipes as `name`."""
+    LAYERS[name] = make
+
+
+def make_layer(name: str, width: int, state_dim: int, **options: Any) -> nn.Module:
+    """Build the layer called `name`.
+
+    Raises:
+        InputError: there is no such layer, or it does not take one of the options.
+    """
+    if name not in LAYERS:
+        raise InputError(f"layer: expected one of {', '.join(sorted(LAYERS))}, got {name!r}")
+    try:
+        return LAYERS[name](width, state_dim, **options)
+    except TypeError as error:
+        raise InputError(f"layer {name!r} refuses the options {options}: {error}") from error
+
+
+def state_dims(model: nn.Module) -> dict[str, int]:
+    """The state dimension of every recurrent layer of a model, by module name."""
+    return {
+        name: module.state_dim
+        for name, module in model.named_modules()
+        if isinstance(module, StateSpaceLayer)
+    }
+
+
+register_layer("lru", LRU)
