@@ -1,1 +1,61 @@
-"""TBD."""
+"""Linear time-invariant systems, their Gramians, and their reduction: pure tensors in, out.
+
+Everything is computed in float64 / complex128 on the CPU, whatever comes in.
+"""
+
+from compressm.numerics.compose import adjoint, difference, stack
+from compressm.numerics.diagonal import Diagonalisation, diagonalise
+from compressm.numerics.empirical import StateMoments
+from compressm.numerics.gramians import Gramians, cross_gramian, gramians
+from compressm.numerics.hankel import (
+    Balancing,
+    balance,
+    hankel_singular_values,
+    psd_factor,
+    truncation_bound,
+)
+from compressm.numerics.norms import h2_error, h2_norm, hinf_error, hinf_norm
+from compressm.numerics.refit import (
+    DATA_RIDGE,
+    data_refit,
+    h2_refit,
+    refit_input,
+    refit_output,
+    split_joint,
+)
+from compressm.numerics.selection import ModeOrder, greedy_modes, mode_reduction
+from compressm.numerics.system import StateSpace
+from compressm.numerics.truncation import Reduction, balanced_truncation
+
+__all__ = [
+    "DATA_RIDGE",
+    "Balancing",
+    "Diagonalisation",
+    "Gramians",
+    "ModeOrder",
+    "Reduction",
+    "StateMoments",
+    "StateSpace",
+    "adjoint",
+    "balance",
+    "balanced_truncation",
+    "cross_gramian",
+    "data_refit",
+    "diagonalise",
+    "difference",
+    "gramians",
+    "greedy_modes",
+    "h2_error",
+    "h2_norm",
+    "h2_refit",
+    "hankel_singular_values",
+    "hinf_error",
+    "hinf_norm",
+    "mode_reduction",
+    "psd_factor",
+    "refit_input",
+    "refit_output",
+    "split_joint",
+    "stack",
+    "truncation_bound",
+]

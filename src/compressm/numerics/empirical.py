@@ -1,0 +1,129 @@
+"""Second moments of states on real data, streamed.
+
+P = E[x x^T] over the time steps of real sequences (real coordinates [Re x; Im x] for
+`real_output`). On the adjoint system, driven by time-reversed dLoss/dy, the same class gives the
+gradient-weighted observability Q = E[g g^T], g = dLoss/dx.
+
+Shapes: B batch, L length, H width, N state, n coordinates (2N or N).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from compressm.errors import InputError
+from compressm.numerics.checks import as_double, require_finite
+from compressm.numerics.system import StateSpace
+
+# States held at a time: 2^21 complex numbers are 32 MB.
+_CHUNK = 2**21
+
+
+class StateMoments:
+    """Streams E[x x^T] of a system's states over batches of inputs.
+
+    Args:
+        system: diagonal or dense; stability is not needed, sequences are finite.
+        real: use real coordinates (2N) if the system has `real_output`; False: E[x x*], (N, N).
+        max_samples: of each batch, take a random subset of the time steps with about this many
+            states in it; None takes all.
+        seed: of that choice.
+    """
+
+    def __init__(
+        self,
+        system: StateSpace,
+        *,
+        real: bool = True,
+        max_samples: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if max_samples is not None and max_samples < 1:
+            raise InputError(f"max_samples is {max_samples}; expected at least 1, or None")
+        self._system = system.double()
+        self._real = real and system.real_output
+        self._max_samples = max_samples
+        self._generator = torch.Generator().manual_seed(seed)
+        n = system.order * (2 if self._real else 1)
+        dtype = torch.float64 if self._real else self._system.A.dtype
+        self._sum = torch.zeros(n, n, dtype=dtype)
+        self._count = 0.0
+
+    @property
+    def count(self) -> int:
+        """Number of time steps that the moment stands for (masked-out ones excluded)."""
+        return round(self._count)
+
+    @property
+    def moment(self) -> Tensor:
+        """E[x x^T], (2N, 2N) real, or E[x x*], (N, N).
+
+        Raises:
+            InputError: no time step has been seen.
+        """
+        if not self._count:
+            raise InputError("no time step has been seen; call update() with data first")
+        return self._sum / self._count
+
+    def update(self, u: Tensor, mask: Tensor | None = None) -> StateMoments:
+        """Add a batch of input sequences; each starts from a zero state.
+
+        Args:
+            u: (B, L, H) inputs, any dtype and device.
+            mask: (B, L), true where a step counts; elsewhere the input is taken as zero and the
+                state is left out of the moment.
+
+        Returns:
+            self, so that calls can be chained.
+
+        Raises:
+            InputError: a shape does not fit, or a counted input is not finite.
+        """
+        s = self._system
+        if u.ndim != 3 or u.shape[2] != s.inputs:
+            raise InputError(f"u has shape {tuple(u.shape)}; expected (B, L, {s.inputs})")
+        u = as_double(u)
+        weight = self._weight(u, mask)
+        u = u.masked_fill(~weight[..., None], 0)
+        require_finite("u", u)
+        batch, length, _ = u.shape
+        steps, represented = self._steps(weight)
+        x = torch.zeros(batch, s.order, dtype=torch.promote_types(s.A.dtype, u.dtype))
+        chunk = max(1, min(length, _CHUNK // max(1, batch * s.order)))
+        for start in range(0, length, chunk):
+            x = self._scan(x, u[:, start : start + chunk], weight, steps, start)
+        self._count += represented
+        return self
+
+    def _weight(self, u: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            return torch.ones(u.shape[:2], dtype=torch.bool)
+        if tuple(mask.shape) != tuple(u.shape[:2]):
+            raise InputError(f"mask has shape {tuple(mask.shape)}; expected {tuple(u.shape[:2])}")
+        return mask.detach().to("cpu").bool()
+
+    def _steps(self, weight: Tensor) -> tuple[Tensor, float]:
+        """Which time steps to record (L,) bool, and how many states those stand for."""
+        batch, length = weight.shape
+        recorded = torch.ones(length, dtype=torch.bool)
+        if self._max_samples is not None and batch * length > self._max_samples:
+            keep = max(1, round(self._max_samples / max(batch, 1)))
+            # Random, not strided: images as sequences have a period.
+            order = torch.randperm(length, generator=self._generator)
+            recorded[order[keep:]] = False
+        return recorded, float((weight & recorded).sum())
+
+    def _scan(self, x: Tensor, u: Tensor, weight: Tensor, steps: Tensor, start: int) -> Tensor:
+        """Run the recursion over one chunk, add its states to the sum, return the last state."""
+        s, stop = self._system, start + u.shape[1]
+        drive = torch.matmul(u.transpose(0, 1).to(x.dtype), s.B.mT.to(x.dtype))
+        for state in drive:
+            x = state.add_(x * s.A if s.is_diagonal else x @ s.A.mT)
+        recorded = steps[start:stop]
+        counted = weight[:, start:stop].mT[recorded]
+        states = drive[recorded][counted]
+        if self._real:
+            states = torch.cat([states.real, states.imag], 1)
+        self._sum += (states.mT @ states.conj()).to(self._sum.dtype)
+        return x

@@ -1,0 +1,146 @@
+"""Hankel singular values and balancing by the square-root method.
+
+sigma_i = sqrt(eig_i(P Q)), computed as the singular values of R* S with P = S S*, Q = R R*.
+
+Shapes: n state (N, or 2N in real coordinates), k and l numerical ranks of P and Q.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compressm.errors import InputError
+from compressm.numerics.checks import as_double, require_finite, require_square
+
+# Pivots of a Cholesky factor above this many roundings give every singular value about four
+# correct digits, however small it is; below, eigh decides what is rank and what is rounding.
+_SAFE_PIVOT = 1e4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balancing:
+    """R* S = U diag(sigma) Vh, all that balanced truncation needs.
+
+    Args:
+        S: (n, k), P = S S*.
+        R: (n, l), Q = R R*.
+        U: (l, q), q = min(k, l).
+        sigma: (n,) Hankel singular values, descending, zero beyond q.
+        Vh: (q, k).
+        numerical_rank: how many of sigma stand above rounding.
+    """
+
+    S: Tensor
+    R: Tensor
+    U: Tensor
+    sigma: Tensor
+    Vh: Tensor
+    numerical_rank: int
+
+
+def psd_factor(P: Tensor, *, name: str = "P") -> Tensor:
+    """S with P = S S*, for Hermitian positive semidefinite P.
+
+    P is scaled to a unit diagonal, so that badly scaled states keep their digits; Cholesky when
+    it is safely definite, else eigh with directions at rounding level dropped.
+
+    Args:
+        P: (n, n).
+        name: how errors call it.
+
+    Returns:
+        (n, k) float64 or complex128; k < n when P is numerically singular.
+
+    Raises:
+        InputError: P is not square, finite, Hermitian, or has a clearly negative eigenvalue.
+    """
+    require_square(name, P)
+    require_finite(name, P)
+    eps = torch.finfo(P.dtype).eps
+    P = as_double(P)
+    n = P.shape[0]
+    diagonal = P.diagonal().real
+    size = float(diagonal.abs().max())
+    if float((P - P.mH).abs().max()) > eps**0.5 * size:
+        raise InputError(f"{name} is not Hermitian; a Gramian must be")
+    scale = diagonal.clamp_min(eps * size).sqrt() if size > 0 else torch.ones_like(diagonal)
+    unit = P / (scale[:, None] * scale)
+    unit = (unit + unit.mH) / 2
+    L, info = torch.linalg.cholesky_ex(unit)
+    if not int(info) and float(L.diagonal().real.min()) ** 2 > _SAFE_PIVOT * n * eps:
+        factor: Tensor = L * scale[:, None]
+        return factor
+    values, vectors = torch.linalg.eigh(unit)
+    rounding = 10 * n * eps * float(values[-1].clamp_min(0))
+    if float(values[0]) < -10 * max(rounding, n * eps):
+        raise InputError(
+            f"{name} has the eigenvalue {float(values[0]):.3g} (largest {float(values[-1]):.3g}, "
+            "after scaling to a unit diagonal); a Gramian must be positive semidefinite"
+        )
+    keep = values > rounding
+    factor = vectors[:, keep] * values[keep].sqrt()
+    return factor * scale[:, None]
+
+
+def hankel_singular_values(P: Tensor, Q: Tensor) -> Tensor:
+    """Hankel singular values (n,), descending, of the Gramians P and Q, both (n, n).
+
+    Raises:
+        InputError: as `psd_factor`, or when the sizes differ.
+    """
+    S, R = _factors(P, Q)
+    return _padded(torch.linalg.svdvals(R.mH @ S), P.shape[0])
+
+
+def balance(P: Tensor, Q: Tensor) -> Balancing:
+    """The factors and the SVD that balance the Gramians P and Q, both (n, n).
+
+    In balanced coordinates V = S Vh* sigma^{-1/2}, W = R U sigma^{-1/2} both Gramians are
+    diag(sigma).
+
+    Raises:
+        InputError: as `psd_factor`, or when the sizes differ.
+
+    Source: Tombs and Postlethwaite, Int. J. Control 46 (1987), the square-root method.
+    """
+    S, R = _factors(P, Q)
+    U, sigma, Vh = torch.linalg.svd(R.mH @ S, full_matrices=False)
+    # Entry errors of the product R* S are roundings of sum_k |R_ki| |S_kj|; this bound on them
+    # does not change when states are rescaled.
+    roundings = (S.norm(dim=1) * R.norm(dim=1)).sum()
+    resolution = 10 * torch.finfo(torch.float64).eps * float(roundings)
+    return Balancing(
+        S=S,
+        R=R,
+        U=U,
+        sigma=_padded(sigma, P.shape[0]),
+        Vh=Vh,
+        numerical_rank=int((sigma > resolution).sum()),
+    )
+
+
+def truncation_bound(sigma: Tensor, order: int) -> float:
+    """The guarantee ||G - G_m||_inf <= 2 sum_{i > m} sigma_i of balanced truncation.
+
+    Args:
+        sigma: (n,) Hankel singular values, descending.
+        order: m, the number of balanced directions kept (2r for r complex states of a real map).
+
+    Source: Al-Saggaf and Franklin, IEEE TAC 32 (1987), for discrete time.
+    """
+    return 2.0 * float(as_double(sigma)[order:].sum())
+
+
+def _factors(P: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
+    require_square("P", P)
+    require_square("Q", Q, P.shape[0])
+    S, R = psd_factor(P, name="P"), psd_factor(Q, name="Q")
+    dtype = torch.promote_types(S.dtype, R.dtype)
+    return S.to(dtype), R.to(dtype)
+
+
+def _padded(sigma: Tensor, n: int) -> Tensor:
+    return torch.cat([sigma, sigma.new_zeros(n - len(sigma))])
