@@ -1,5 +1,7 @@
 """Fast linear time-invariant recurrences."""
 
-from compressm.ops.recurrence import diagonal_ssm, powers
+from compressm.ops.cost import BACKENDS, Plan, choose, plans
+from compressm.ops.gemm import linear
+from compressm.ops.lti import diagonal_ssm
 
-__all__ = ["diagonal_ssm", "powers"]
+__all__ = ["BACKENDS", "Plan", "choose", "diagonal_ssm", "linear", "plans"]

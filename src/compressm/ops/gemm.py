@@ -1,0 +1,99 @@
+"""Matrix products that reach the hardware's limit on CPUs where torch's default BLAS does not.
+
+`torch.mm` calls MKL, which on AMD processors with AVX-512 runs an AVX2 kernel at under half of
+the peak. oneDNN, which is in the same binary, has no such gate (measured on a Zen 5: 190 against
+430 GFLOP/s on two cores), so large float32 products on the CPU go through it. Elsewhere (CUDA,
+float64, no AVX-512, small products) this is `torch.nn.functional.linear`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Below this many multiply-adds the call overhead of oneDNN outweighs its faster kernel.
+_SMALL = 1 << 20
+# A transposed left operand must be copied first; with fewer columns than this it does not pay.
+_NARROW = 32
+
+
+def _has_onednn() -> bool:
+    return (
+        torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+_ONEDNN = _has_onednn()
+
+
+def _prefers_onednn(x: Tensor, weight: Tensor) -> bool:
+    rows, inner = x.shape
+    return (
+        _ONEDNN
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and rows * inner * weight.shape[0] >= _SMALL
+    )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x weightᵀ + bias` without autograd; x (rows, inner), weight (columns, inner)."""
+    if not _prefers_onednn(x, weight):
+        return torch.nn.functional.linear(x, weight, bias)
+    onednn = torch.ops.mkldnn._linear_pointwise
+    if not x.is_contiguous():
+        # oneDNN reads any layout of the weight but only rows of x.
+        rows, columns = x.shape[0], weight.shape[0]
+        if bias is None and (weight.is_contiguous() or columns < rows):
+            if rows < _NARROW:
+                return torch.nn.functional.linear(x, weight)
+            swapped: Tensor = onednn(weight.contiguous(), x, None, "none", [], "")
+            return swapped.t()
+        if columns < _NARROW:
+            return torch.nn.functional.linear(x, weight, bias)
+        x = x.contiguous()
+    result: Tensor = onednn(x, weight, bias, "none", [], "")
+    return result
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        x, weight = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        # Written with `linear` itself, so that second derivatives exist.
+        return (
+            linear(grad, weight.t()) if needs[0] else None,
+            linear(grad.t(), x.t()) if needs[1] else None,
+            grad.sum(0) if needs[2] else None,
+        )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`y = x weightᵀ + bias`, as `torch.nn.functional.linear` but with the fastest kernel known.
+
+    Differentiable to any order in all arguments. Does not take part in autocast: the product is
+    formed in the dtype of its operands.
+
+    Args:
+        x: (..., inner).
+        weight: (columns, inner).
+        bias: (columns,) or None.
+
+    Returns:
+        (..., columns).
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    y: Tensor = _Linear.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
+    return y.reshape(*x.shape[:-1], weight.shape[0])
