@@ -25,7 +25,7 @@ from compressm.numerics.refit import (
 )
 from compressm.numerics.selection import ModeOrder, greedy_modes, mode_reduction
 from compressm.numerics.system import StateSpace
-from compressm.numerics.truncation import Reduction, balanced_truncation
+from compressm.numerics.truncation import Reduction, balanced_truncation, with_system
 
 __all__ = [
     "DATA_RIDGE",
@@ -58,4 +58,5 @@ __all__ = [
     "split_joint",
     "stack",
     "truncation_bound",
+    "with_system",
 ]

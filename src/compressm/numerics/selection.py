@@ -149,7 +149,7 @@ def _ratio(top: Tensor, bottom: Tensor, floor: Tensor) -> Tensor:
 
 
 def mode_reduction(
-    system: StateSpace, indices: Tensor, P: Tensor | None = None, *, ridge: float = DATA_RIDGE
+    system: StateSpace, P: Tensor | None, indices: Tensor, *, ridge: float = DATA_RIDGE
 ) -> Reduction:
     """Keep the modes `indices` exactly and refit the readout: C' = C P[:,S] P[S,S]^{-1}.
 
@@ -160,8 +160,8 @@ def mode_reduction(
 
     Args:
         system: diagonal.
-        indices: (r,) distinct modes.
         P: second moment of the state, as in `greedy_modes`; None: C' = C[:, S].
+        indices: (r,) distinct modes.
         ridge: relative ridge, >= 0.
 
     Raises:

@@ -8,7 +8,7 @@ Shapes: N state, n its coordinates (2N real or N), m balanced directions kept, r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -59,6 +59,13 @@ class Reduction:
     indices: Tensor | None = None
     sigma: Tensor | None = None
     notes: tuple[str, ...] = ()
+
+
+def with_system(reduction: Reduction, system: StateSpace) -> Reduction:
+    """The same reduction with another reduced system on the same states, say a refitted one."""
+    if system.order != reduction.rank:
+        raise InputError(f"system has {system.order} states; the reduction has {reduction.rank}")
+    return replace(reduction, system=system)
 
 
 def balanced_truncation(
