@@ -13,6 +13,11 @@ from compressm.ops.powers import impulse_response, powers
 from compressm.ops.scan import scan
 
 
+def _as_complex(x: Tensor) -> Tensor:
+    """The last axis, Re and Im interleaved (..., 2N), as complex numbers (..., N)."""
+    return torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+
+
 def scan_states(
     u: Tensor,
     decay: Tensor,
@@ -40,7 +45,7 @@ def scan_states(
     # Re and Im interleaved, so that real products read and write complex numbers in place.
     into = torch.view_as_real(B).transpose(1, 2).reshape(2 * states, width)
     out = torch.view_as_real(C.conj().resolve_conj()).reshape(width, 2 * states)
-    v = torch.view_as_complex(linear(u, into).unflatten(-1, (states, 2)))
+    v = _as_complex(linear(u, into))
     if state is not None:
         first = v[:, :1] + (torch.exp(torch.complex(-decay, phase)) * state)[:, None]
         v = torch.cat((first, v[:, 1:]), 1)
@@ -90,7 +95,7 @@ def chunked(u: Tensor, decay: Tensor, phase: Tensor, B: Tensor, C: Tensor, chunk
 
     y = linear(blocks, toeplitz)
     if count > 1:
-        ends = torch.view_as_complex(linear(blocks[:, :-1], into).unflatten(-1, (states, 2)))
+        ends = _as_complex(linear(blocks[:, :-1], into))
         before = scan(ends, decay, phase, stride=chunk)
         carried = linear(torch.view_as_real(before).flatten(-2), out)
         y = y + torch.nn.functional.pad(carried, (0, 0, 1, 0))

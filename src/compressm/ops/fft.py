@@ -33,12 +33,14 @@ def fft_length(at_least: int) -> int:
 
 def _spectrum(x: Tensor, n: int) -> Tensor:
     """Real x (P, Q, T) zero-padded to n, to frequencies first, (n/2 + 1, P, Q)."""
-    return torch.fft.rfft(x, n=n).permute(2, 0, 1).contiguous()
+    spectrum: Tensor = torch.fft.rfft(x, n=n)
+    return spectrum.permute(2, 0, 1).contiguous()
 
 
 def _signal(spectrum: Tensor, n: int, length: int) -> Tensor:
     """Back from frequencies first (F, P, Q) to the first `length` samples, (P, Q, length)."""
-    return torch.fft.irfft(spectrum.permute(1, 2, 0), n=n)[..., :length]
+    signal: Tensor = torch.fft.irfft(spectrum.permute(1, 2, 0), n=n)
+    return signal[..., :length]
 
 
 class _Convolve(torch.autograd.Function):
@@ -57,7 +59,7 @@ class _Convolve(torch.autograd.Function):
         return _signal(torch.bmm(response, signal), n, length)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         signal, response = ctx.saved_tensors
         length, n = ctx.lengths

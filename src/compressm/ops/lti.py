@@ -32,7 +32,9 @@ def diagonal_ssm(
     *,
     backend: str = "auto",
 ) -> Tensor:
-    """`x_k = λ x_{k-1} + B u_k`, `y_k = Re(C x_k) + D u_k`, `λ = exp(-decay + i phase)`, x_{-1} = 0.
+    """`x_k = λ x_{k-1} + B u_k`, `y_k = Re(C x_k) + D u_k`, `λ = exp(-decay + i phase)`.
+
+    The state before the first step is zero.
 
     Differentiable in every tensor. Half-precision inputs are computed in float32, also under
     autocast; the result has the dtype of u.

@@ -5,6 +5,7 @@ Shapes: B batch, S steps, N state.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -32,25 +33,25 @@ def chunk_steps(batch: int, steps: int, states: int) -> int:
 
 def _run(v: Tensor, table: Tensor, reverse: bool) -> Tensor:
     """Scan v (B, S, N) with table[k] = μ^k (at least chunk + 1 rows), backwards if asked."""
-    batch, steps, states = v.shape
+    steps = v.shape[1]
     chunk = table.shape[0] - 1
     chunks = steps // chunk
     rest = steps - chunks * chunk
     x = torch.empty_like(v, memory_format=torch.contiguous_format)
     # The steps that fill no chunk come last in the order of the recurrence.
     main = slice(rest, steps) if reverse else slice(0, steps - rest)
-    blocks = x[:, main].unflatten(1, (chunks, chunk))
-    outs, ins = blocks.unbind(2), v[:, main].unflatten(1, (chunks, chunk)).unbind(2)
+    blocks, arriving = (z[:, main].view(-1, chunks, chunk, z.shape[2]) for z in (x, v))
+    outs, ins = blocks.unbind(2), arriving.unbind(2)
     if reverse:
         outs, ins = outs[::-1], ins[::-1]
     outs[0].copy_(ins[0])
-    for before, out, arriving in zip(outs, outs[1:], ins[1:], strict=False):
-        torch.addcmul(arriving, table[1], before, out=out)
+    for before, out, new in zip(outs, outs[1:], ins[1:], strict=False):
+        torch.addcmul(new, table[1], before, out=out)
     if chunks > 1:
         ends = outs[-1].unbind(1)
         if reverse:
             ends = ends[::-1]
-        for before, end in zip(ends, ends[1:], strict=False):
+        for before, end in itertools.pairwise(ends):
             end.addcmul_(table[chunk], before)
         if reverse:
             inside, carry, weights = blocks[:, :-1, 1:], blocks[:, 1:, :1], table[1:chunk].flip(0)
