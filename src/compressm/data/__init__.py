@@ -1,7 +1,7 @@
 """Data sets as sequences: `load(DataConfig(name="digits"))`, then `loaders(splits, ...)`."""
 
 from compressm.data.config import DataConfig, DataSplits, Task, load
-from compressm.data.loaders import BatchOrder, Loaders, loaders
+from compressm.data.loaders import BatchOrder, Loaders, SequenceLoader, loaders
 from compressm.data.registry import NoOptions, available, known_options, register
 from compressm.data.tensors import SequenceDataset
 
@@ -12,6 +12,7 @@ __all__ = [
     "Loaders",
     "NoOptions",
     "SequenceDataset",
+    "SequenceLoader",
     "Task",
     "available",
     "known_options",

@@ -23,7 +23,7 @@ class DataConfig:
             variable COMPRESSM_DATA is used, and without that the Hugging Face hub.
         val_size: validation examples, cut from the training part, never from the test part:
             an int is a count, a float in (0, 1) a share. A set that brings a validation part
-            of its own uses that one, and only a count limits it.
+            of its own (gutenberg) uses that one, and only a count limits it.
         seed: seed of the split. The test part never depends on it.
         train_size: keep only so many training examples (after validation was cut, so the
             validation part does not depend on it). None keeps all.
@@ -51,7 +51,8 @@ class DataConfig:
         check_type("train_size", self.train_size, int | None)
         check_type("test_size", self.test_size, int | None)
         check_type("options", self.options, dict)
-        check_at_least("seed", self.seed, 0)
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed: got {self.seed}, expected 0 to 2**63 - 1")
         check_at_least("train_size", self.train_size, 1)
         check_at_least("test_size", self.test_size, 1)
         count = isinstance(self.val_size, int)

@@ -1,4 +1,7 @@
-"""Batches in an order that depends on the seed and the epoch alone."""
+"""Batches in an order that depends on the seed and the epoch alone.
+
+Shapes: B batch; a batch is a dict of tensors as `SequenceDataset` gives it.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class BatchOrder(Sampler[Tensor]):
     similar length (less padding), and their order is shuffled again. Without shuffling the
     order is that of the data set, or by length when `lengths` are given.
 
-    Every pass through it moves to the next epoch; `set_epoch` jumps to any.
+    Every pass moves on to the next epoch; `set_epoch` and `resume` jump to any.
     """
 
     def __init__(
@@ -46,18 +49,24 @@ class BatchOrder(Sampler[Tensor]):
         self.drop_last = drop_last
         self.lengths = lengths
         self.epoch = 0
+        self.skip = 0
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is epoch `epoch` (the name that Lightning and Accelerate look for)."""
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.epoch, self.skip = epoch, 0
+
+    def resume(self, epoch: int, skip: int) -> None:
+        """The next pass is epoch `epoch` without its first `skip` batches."""
+        self.epoch, self.skip = epoch, skip
 
     def __len__(self) -> int:
         full, rest = divmod(self.size, self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Tensor]:
-        batches = self.batches(self.epoch)
-        self.epoch += 1
+        batches = self.batches(self.epoch)[self.skip :]
+        self.resume(self.epoch + 1, 0)
         return iter(batches)
 
     def batches(self, epoch: int) -> list[Tensor]:
@@ -67,8 +76,8 @@ class BatchOrder(Sampler[Tensor]):
             if self.lengths is not None:
                 order = torch.argsort(self.lengths, stable=True)
             return self._chunks(order)
-        # Two seeds in one: neighbouring (seed, epoch) pairs must not share an order.
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        # Far apart, so that seed s in epoch e + 1 does not repeat seed s + 1 in epoch e.
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
         order = torch.randperm(self.size, generator=generator)
         if self.lengths is None:
             return self._chunks(order)
@@ -84,13 +93,43 @@ class BatchOrder(Sampler[Tensor]):
         return list(torch.split(order, self.batch_size))[: len(self)]
 
 
+class SequenceLoader(DataLoader[dict[str, Tensor]]):
+    """A DataLoader that knows where it is: its state restores the rest of an epoch.
+
+    Lightning saves and loads this state with its checkpoints by itself.
+    """
+
+    sampler: BatchOrder
+    # Epoch, and batches of it that were handed out; None before the first pass.
+    _position: tuple[int, int] | None = None
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
+        epoch, done = self.sampler.epoch, self.sampler.skip
+        # Counted here and not in the sampler, because workers fetch ahead.
+        for batch in super().__iter__():
+            done += 1
+            self._position = (epoch, done)
+            yield batch
+        self._position = (epoch + 1, 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many batches of it were handed out."""
+        epoch, done = self._position or (self.sampler.epoch, self.sampler.skip)
+        return {"epoch": epoch, "batches": done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind the batch after which `state_dict` was called."""
+        self.sampler.resume(state["epoch"], state["batches"])
+        self._position = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loaders:
     """One loader per part; `train` is shuffled."""
 
-    train: DataLoader[dict[str, Tensor]]
-    val: DataLoader[dict[str, Tensor]]
-    test: DataLoader[dict[str, Tensor]]
+    train: SequenceLoader
+    val: SequenceLoader
+    test: SequenceLoader
 
 
 def loaders(
@@ -124,9 +163,9 @@ def loaders(
         )
     by_length = splits.task.padded if bucket is None else bucket
 
-    def loader(data: SequenceDataset, size: int, **order: Any) -> DataLoader[dict[str, Tensor]]:
+    def loader(data: SequenceDataset, size: int, **order: Any) -> SequenceLoader:
         lengths = data.lengths() if by_length else None
-        return DataLoader(
+        return SequenceLoader(
             data,
             # The sampler gives whole batches, so the loader must not batch a second time.
             batch_size=None,

@@ -9,7 +9,7 @@ from compressm.data.config import DataConfig, DataSplits, Task
 from compressm.data.tensors import SequenceDataset
 from compressm.errors import ConfigError
 
-# The test part must be the same for every seed of the split.
+# An arbitrary number: the test part must be the same for every seed of the split.
 TEST_SEED = 20_180_416
 
 

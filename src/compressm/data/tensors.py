@@ -69,21 +69,22 @@ class Pixels:
 
 
 class Ragged:
-    """Token sequences of different lengths: `flat` (T,) end to end, `offsets` (n + 1,).
+    """Token sequences of different lengths, end to end in `flat` (T,).
 
-    A batch is trimmed to its longest sequence; padding is token 0 and False in the mask.
+    Example i is the `lengths[i]` tokens from `starts[i]` on. A batch is trimmed to its longest
+    sequence; padding is token 0 and False in the mask.
     """
 
-    def __init__(self, flat: Tensor, offsets: Tensor) -> None:
+    def __init__(self, flat: Tensor, starts: Tensor, lengths: Tensor) -> None:
         self.flat = flat
-        self.offsets = offsets
+        self.starts = starts
+        self._lengths = lengths
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.starts)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        start = self.offsets[rows]
-        length = self.offsets[rows + 1] - start
+        start, length = self.starts[rows], self._lengths[rows]
         step = torch.arange(int(length.max()))
         mask = step < length[:, None]
         # Positions behind the end of a sequence are read from its first token, then zeroed.
@@ -91,7 +92,7 @@ class Ragged:
         return self.flat[position].long() * mask, mask
 
     def lengths(self) -> Tensor:
-        return self.offsets.diff()
+        return self._lengths
 
 
 class Windows:
