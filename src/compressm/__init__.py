@@ -1,1 +1,36 @@
-"""Shrink state space models while they train."""
+"""Shrink state space models while they train.
+
+spectra = compressm.measure(model)
+report = compressm.compress_(model, optimizer, policy=compressm.EnergyTolerance(0.1))
+compressor = compressm.Compressor(model, optimizer, policy=…, schedule=…)
+"""
+
+from compressm.adapters import register_adapter
+from compressm.calibration import Calibration
+from compressm.compressor import Compressor, compress_, measure
+from compressm.errors import CompressmError
+from compressm.events import Event, EventLog, SiteChange
+from compressm.ranks import EnergyTolerance, FixedFraction, FixedRank, GlobalEnergy, Policy
+from compressm.schedule import Schedule
+from compressm.spectrum import Spectrum
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Calibration",
+    "CompressmError",
+    "Compressor",
+    "EnergyTolerance",
+    "Event",
+    "EventLog",
+    "FixedFraction",
+    "FixedRank",
+    "GlobalEnergy",
+    "Policy",
+    "Schedule",
+    "SiteChange",
+    "Spectrum",
+    "compress_",
+    "measure",
+    "register_adapter",
+]

@@ -1,1 +1,26 @@
-"""TBD."""
+"""One file for each layer family; importing this package registers them all."""
+
+from compressm.adapters import lru as lru
+from compressm.adapters.base import (
+    Adapter,
+    Draft,
+    Measurement,
+    Observer,
+    Select,
+    Site,
+    adapter_for,
+    find_sites,
+    register_adapter,
+)
+
+__all__ = [
+    "Adapter",
+    "Draft",
+    "Measurement",
+    "Observer",
+    "Select",
+    "Site",
+    "adapter_for",
+    "find_sites",
+    "register_adapter",
+]

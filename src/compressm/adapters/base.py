@@ -1,0 +1,153 @@
+"""What a layer family must offer to be compressed, and the open registry of families.
+
+The stages are separate so that many layers can share one pass over the data:
+
+    adapter.observe(layer, method) -> Observer     what must be recorded before it can be measured
+    observer.measure()             -> Measurement  carries the Spectrum that policies see
+    measurement.reduce(rank, …)    -> Draft        a smaller layer, not yet written anywhere
+    draft.finish()                                 after a second pass, where it asked for one
+    draft.edits()                  -> [Edit]       what would change in the live model
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from torch import nn
+
+from compressm.calibration import Probe
+from compressm.edits import Edit
+from compressm.errors import InputError
+from compressm.spectrum import Spectrum
+
+Select = Literal["largest", "smallest", "random"]
+SELECTIONS: tuple[Select, ...] = ("largest", "smallest", "random")
+
+
+class Draft(ABC):
+    """A reduced layer.
+
+    Attributes:
+        probe: when not None, it must see the data before `finish`.
+        bound: guaranteed H-infinity error of the layer as it will be written, where there is one.
+        error: relative H2 error ||G - G_r|| / ||G||, known after `finish`, where it is defined.
+        notes: what a reader of the event should know.
+    """
+
+    probe: Probe | None = None
+    bound: float | None = None
+    error: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Use what `probe` has seen; called once, before `edits`."""
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """States that the reduced layer has (can be fewer than asked for; `notes` says why)."""
+
+    @abstractmethod
+    def edits(self) -> Sequence[Edit]:
+        """The changes that turn the live layer into this one."""
+
+
+class Measurement(ABC):
+    """One measured layer."""
+
+    spectrum: Spectrum
+
+    @abstractmethod
+    def reduce(self, rank: int, *, select: Select, generator: torch.Generator) -> Draft:
+        """A layer with (at most) `rank` states; pure, the live layer is not touched."""
+
+
+class Observer(ABC):
+    """What a measurement needs to record; `probe` is None when the parameters say it all."""
+
+    probe: Probe | None = None
+
+    @abstractmethod
+    def measure(self) -> Measurement:
+        """The measurement, once `probe` (if any) has seen the data."""
+
+
+class Adapter(ABC):
+    """Reads a layer family as state spaces and writes reductions back."""
+
+    family: str
+
+    @abstractmethod
+    def state_dim(self, module: nn.Module) -> int:
+        """N, the states that the layer has now."""
+
+    @abstractmethod
+    def observe(self, module: nn.Module, method: str, *, has_data: bool) -> Observer:
+        """Prepare to measure `module` by a named method ("auto": the family's default).
+
+        Raises:
+            InputError: the family does not know the method, or it needs data that is not given.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One compressible layer of a model."""
+
+    name: str
+    module: nn.Module
+    adapter: Adapter
+
+    @property
+    def state_dim(self) -> int:
+        """N, the states that the layer has now."""
+        return self.adapter.state_dim(self.module)
+
+
+_REGISTRY: dict[type[nn.Module], Adapter] = {}
+A = TypeVar("A", bound=Adapter)
+
+
+def register_adapter(*layers: type[nn.Module]) -> Callable[[type[A]], type[A]]:
+    """Class decorator: compress layers of these types (and subclasses) with this adapter."""
+    if not layers:
+        raise InputError("register_adapter: expected at least one layer type, got none")
+
+    def add(cls: type[A]) -> type[A]:
+        adapter = cls()
+        for layer in layers:
+            _REGISTRY[layer] = adapter
+        return cls
+
+    return add
+
+
+def adapter_for(module: nn.Module) -> Adapter | None:
+    """The adapter of the nearest registered base class, or None."""
+    return next((_REGISTRY[t] for t in type(module).__mro__ if t in _REGISTRY), None)
+
+
+def find_sites(model: nn.Module) -> dict[str, Site]:
+    """All compressible layers by module path ("" is the model itself), each module once.
+
+    Raises:
+        InputError: the model has none; the message lists the layer types that were seen.
+    """
+    sites = {
+        name: Site(name, module, adapter)
+        for name, module in model.named_modules()
+        if (adapter := adapter_for(module)) is not None
+    }
+    if not sites:
+        seen = sorted({type(module).__name__ for module in model.modules()})
+        known = sorted(layer.__name__ for layer in _REGISTRY)
+        raise InputError(
+            f"model: no compressible layer among {', '.join(seen)}; known are {', '.join(known)}. "
+            "Register others with @compressm.register_adapter(TheirLayer)"
+        )
+    return sites

@@ -1,0 +1,258 @@
+"""Everything that linear time-invariant layer families share: methods, measuring, reducing.
+
+A family adds `read` (layer → StateSpace), `write` (Reduction → edits) and where its inputs are.
+B batch, L length, H width, N states, r kept states.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from compressm import numerics
+from compressm.adapters.base import Adapter, Draft, Measurement, Observer, Select
+from compressm.calibration import Probe
+from compressm.edits import Edit
+from compressm.errors import InputError
+from compressm.numerics import Gramians, Reduction, StateMoments, StateSpace
+from compressm.spectrum import Spectrum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How an LTI layer is measured and reduced.
+
+    Attributes:
+        controllability: P from white noise in closed form ("infinite") or from the states that
+            real inputs drive ("empirical").
+        observability: Q from white noise ("infinite") or from dLoss/dx on real data ("gradient").
+        basis: reduce in balanced coordinates, or keep existing modes (greedy in the H2 sense).
+        real_pairs: balance the real map behind y = Re(C x), not the complex system as it stands.
+        refit: readout for the kept dynamics: as truncated ("none"), H2-optimal in closed form
+            ("h2"), or least squares against the full layer's output on real inputs ("data").
+            Greedy modes are always refitted with the moments that chose them.
+    """
+
+    controllability: Literal["infinite", "empirical"] = "infinite"
+    observability: Literal["infinite", "gradient"] = "infinite"
+    basis: Literal["balanced", "modes"] = "balanced"
+    real_pairs: bool = True
+    refit: Literal["none", "h2", "data"] = "none"
+
+    @property
+    def observes(self) -> bool:
+        """Whether real inputs are needed to measure."""
+        return self.controllability == "empirical" or self.observability == "gradient"
+
+    @property
+    def guaranteed(self) -> bool:
+        """Whether the H-infinity bound of balanced truncation covers the layer as written."""
+        return self.basis == "balanced" and self.refit == "none" and not self.observes
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether real inputs are needed at all."""
+        return self.observes or self.refit == "data"
+
+
+METHODS: dict[str, Method] = {
+    "published": Method(real_pairs=False),  # arXiv 2510.02823 as its code has it
+    "real-pairs": Method(),
+    "real-pairs-h2": Method(refit="h2"),
+    "real-pairs-data": Method(refit="data"),
+    "empirical": Method(controllability="empirical"),
+    "empirical-data": Method(controllability="empirical", refit="data"),
+    "gradient": Method(controllability="empirical", observability="gradient"),
+    "gradient-data": Method(controllability="empirical", observability="gradient", refit="data"),
+    "modes-h2": Method(basis="modes", refit="h2"),
+    "modes-data": Method(basis="modes", controllability="empirical", refit="data"),
+}
+# Time steps recorded of each batch: enough for moments of some thousand states, and their cost
+# (samples x states²) stays below that of the batch itself.
+_SAMPLES_PER_BATCH = 4096
+DEFAULT_METHOD = {False: "real-pairs-h2", True: "empirical-data"}  # by "is there data"
+
+
+class LinearAdapter(Adapter):
+    """Base of the LTI families."""
+
+    @abstractmethod
+    def read(self, module: nn.Module) -> StateSpace:
+        """The layer as a diagonal system in float64 on the CPU."""
+
+    @abstractmethod
+    def write(self, module: nn.Module, reduction: Reduction) -> Sequence[Edit]:
+        """The edits that store a reduced diagonal system in the layer."""
+
+    @abstractmethod
+    def inputs(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor | None]:
+        """(u, mask) of one call of the layer: u (B, L, H), mask (B, L) or None."""
+
+    @final
+    def observe(self, module: nn.Module, method: str, *, has_data: bool) -> Observer:
+        name = DEFAULT_METHOD[has_data] if method == "auto" else method
+        if name not in METHODS:
+            raise InputError(
+                f"method: {self.family} layers know {', '.join(METHODS)} and auto, got {method!r}"
+            )
+        if METHODS[name].needs_data and not has_data:
+            raise InputError(
+                f"data: method {name!r} looks at real activations; pass data=<a few batches>"
+            )
+        return LinearObserver(self, module, METHODS[name])
+
+
+class DrivenStates:
+    """A probe that sums up the states of a system driven by a layer's real inputs."""
+
+    def __init__(
+        self,
+        adapter: LinearAdapter,
+        module: nn.Module,
+        system: StateSpace,
+        *,
+        needs_gradient: bool = False,
+    ) -> None:
+        self.module = module
+        self.needs_gradient = needs_gradient
+        self._adapter = adapter
+        self.states = StateMoments(system, max_samples=_SAMPLES_PER_BATCH)
+        self.adjoint: StateMoments | None = None
+        if needs_gradient:
+            dual = numerics.adjoint(system)
+            self.adjoint = StateMoments(dual, max_samples=_SAMPLES_PER_BATCH)
+
+    def saw(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, gradient: Tensor | None
+    ) -> None:
+        """Add one call of the layer."""
+        u, mask = self._adapter.inputs(args, kwargs)
+        mask = None if mask is None else mask.detach()
+        self.states.update(u.detach(), mask)
+        if self.adjoint is not None and gradient is not None:
+            self.adjoint.update(gradient.flip(1), None if mask is None else mask.flip(1))
+
+
+@final
+class LinearObserver(Observer):
+    """Reads the layer once; watches its inputs when the method asks for them."""
+
+    def __init__(self, adapter: LinearAdapter, module: nn.Module, method: Method) -> None:
+        self.adapter, self.module, self.method = adapter, module, method
+        self.system = adapter.read(module)
+        self.system.require_stable()
+        self._driven: DrivenStates | None = None
+        if method.observes:
+            gradient = method.observability == "gradient"
+            self._driven = DrivenStates(adapter, module, self.system, needs_gradient=gradient)
+            self.probe: Probe | None = self._driven
+
+    def measure(self) -> Measurement:
+        method, driven = self.method, self._driven
+        gramians = numerics.gramians(self.system, real_pairs=method.real_pairs)
+        if driven is not None:
+            P = driven.states.moment if method.controllability == "empirical" else gramians.P
+            Q = gramians.Q if driven.adjoint is None else driven.adjoint.moment
+            kind: Literal["gradient", "empirical"] = "gradient" if driven.adjoint else "empirical"
+            gramians = Gramians(P=P, Q=Q, real=True, kind=kind)
+        return LinearMeasurement(self, gramians)
+
+
+@final
+class LinearMeasurement(Measurement):
+    """Gramians and singular values of one layer, and the reductions they allow."""
+
+    def __init__(self, observer: LinearObserver, gramians: Gramians) -> None:
+        self.observer, self.gramians = observer, gramians
+        self.balancing = numerics.balance(gramians.P, gramians.Q)
+        order = observer.system.order
+        self.spectrum = Spectrum(
+            values=self.balancing.sigma,
+            state_dim=order,
+            per_state=len(self.balancing.sigma) // order,
+            kind=gramians.kind,
+            guaranteed=gramians.kind == "infinite",
+        )
+
+    def reduce(self, rank: int, *, select: Select, generator: torch.Generator) -> Draft:
+        method, system = self.observer.method, self.observer.system
+        reachable = -(-self.balancing.numerical_rank // self.spectrum.per_state)
+        if method.basis == "modes" or reachable == 0:
+            # With nothing to balance (a dead layer), any modes do; the refit makes them exact.
+            reduction = self._modes(rank, select, generator)
+            return LinearDraft(self.observer, reduction, refit_on_data=False)
+        notes: tuple[str, ...] = ()
+        if rank > reachable:
+            notes = (f"{rank} states asked for, the system has {reachable} above rounding",)
+            rank = reachable
+        reduction = numerics.balanced_truncation(
+            system, self.balancing, rank, which=select, generator=generator
+        )
+        if method.refit == "h2":
+            reduction = replace(reduction, system=numerics.h2_refit(system, reduction.system))
+        return LinearDraft(
+            self.observer, reduction, refit_on_data=method.refit == "data", notes=notes
+        )
+
+    def _modes(self, rank: int, select: Select, generator: torch.Generator) -> Reduction:
+        system = self.observer.system
+        P = (self.gramians if self.gramians.real else numerics.gramians(system)).P
+        if select == "random":
+            indices = torch.randperm(system.order, generator=generator)[:rank]
+        elif select == "smallest":
+            # The modes that a greedy choice of all others leaves.
+            indices = numerics.greedy_modes(system, P, system.order).indices[-rank:]
+        else:
+            indices = numerics.greedy_modes(system, P, rank).indices
+        return numerics.mode_reduction(system, P, indices.sort().values)
+
+
+@final
+class LinearDraft(Draft):
+    """A reduced system for one layer."""
+
+    def __init__(
+        self,
+        observer: LinearObserver,
+        reduction: Reduction,
+        *,
+        refit_on_data: bool,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.observer, self.reduction = observer, reduction
+        self.notes = notes + reduction.notes
+        if (
+            observer.method.guaranteed
+            and reduction.order is not None
+            and reduction.sigma is not None
+        ):
+            self.bound = numerics.truncation_bound(reduction.sigma, reduction.order)
+        self._driven: DrivenStates | None = None
+        if refit_on_data:
+            joint = numerics.stack(observer.system, reduction.system)
+            self._driven = DrivenStates(observer.adapter, observer.module, joint)
+            self.probe: Probe | None = self._driven
+
+    @property
+    def rank(self) -> int:
+        return self.reduction.system.order
+
+    def finish(self) -> None:
+        if self._driven is not None:
+            reduced, joint = self.reduction.system, self._driven.states.moment
+            refitted = numerics.data_refit(self.observer.system, reduced, joint)
+            self.reduction = replace(self.reduction, system=refitted)
+        full = self.observer.system
+        size = numerics.h2_norm(full)
+        if size > 0:
+            self.error = numerics.h2_error(full, self.reduction.system) / size
+
+    def edits(self) -> Sequence[Edit]:
+        return self.observer.adapter.write(self.observer.module, self.reduction)

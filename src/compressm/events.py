@@ -1,0 +1,97 @@
+"""What happened: one event for each time the compressor acted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteChange:
+    """One layer in an event.
+
+    Attributes:
+        site: module path in the model.
+        family: the layer family.
+        before: states before.
+        after: states after (the same when the layer was left alone).
+        energy_kept: share of Σσ that the kept states carry.
+        bound: 2 Σ_{i>r} σ_i, where it is guaranteed to cover the H-infinity error of the cut.
+        error: relative H2 error ||G - G_r|| / ||G|| of the cut (white-noise input), where defined.
+        values: the singular values measured before the cut, largest first.
+        notes: what else a reader should know (a clamped eigenvalue, a rank that was not there).
+    """
+
+    site: str
+    family: str
+    before: int
+    after: int
+    energy_kept: float
+    bound: float | None = None
+    error: float | None = None
+    values: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One measurement and what came of it.
+
+    Attributes:
+        step: optimizer step at which it happened (None outside a training loop).
+        kind: "cut", or "kept" when the policy found nothing worth cutting.
+        method: the method asked for.
+        sites: every compressible layer.
+        parameters_before: parameters of the whole model before.
+        parameters_after: and after.
+        seconds: wall-clock of measuring, planning and cutting together.
+    """
+
+    step: int | None
+    kind: str
+    method: str
+    sites: tuple[SiteChange, ...]
+    parameters_before: int
+    parameters_after: int
+    seconds: float
+
+    def to_json(self) -> str:
+        """One JSON object on one line."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Event:
+        """The event of a line that `to_json` wrote."""
+        raw: dict[str, Any] = json.loads(line)
+        sites = tuple(
+            SiteChange(**{**s, "values": tuple(s["values"]), "notes": tuple(s["notes"])})
+            for s in raw.pop("sites")
+        )
+        return cls(sites=sites, **raw)
+
+    def __str__(self) -> str:
+        """One line for a log."""
+        changed = [f"{s.site or '(model)'} {s.before} → {s.after}" for s in self.sites]
+        where = "" if self.step is None else f"step {self.step}: "
+        return f"{where}{self.kind} ({', '.join(changed)}) in {self.seconds:.2f} s"
+
+
+class EventLog:
+    """Appends events to a JSONL file, each line flushed as it is written."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, event: Event) -> None:
+        """Append one event."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(event.to_json() + "\n")
+
+    @staticmethod
+    def read(path: str | Path) -> list[Event]:
+        """All events of a file."""
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        return [Event.from_json(line) for line in lines if line.strip()]

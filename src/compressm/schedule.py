@@ -1,0 +1,76 @@
+"""When to cut: which training steps are due."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compressm.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Cut at start + every, start + 2 every, …, up to and including `stop`.
+
+    Nothing has been learned at `start` itself, so it is not a cut. Steps are optimizer steps,
+    counted from 1 by `Compressor.step()`.
+
+    Attributes:
+        start: steps before the window opens.
+        stop: last step of the window.
+        every: distance between cuts.
+        steps: explicit steps instead of a window (see `Schedule.at`).
+    """
+
+    start: int = 0
+    stop: int = 0
+    every: int = 1
+    steps: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Resolve the window into explicit steps, and refuse one that never cuts."""
+        if self.steps:
+            if list(self.steps) != sorted(set(self.steps)) or self.steps[0] < 1:
+                raise InputError(
+                    f"steps: expected increasing step numbers from 1 on, got {self.steps}"
+                )
+            return
+        if self.every < 1 or self.start < 0:
+            raise InputError(
+                "expected start >= 0 and every >= 1, "
+                f"got start={self.start}, stop={self.stop}, every={self.every}"
+            )
+        due = tuple(range(self.start + self.every, self.stop + 1, self.every))
+        if not due:
+            raise InputError(
+                f"this schedule never cuts: start={self.start} + every={self.every} "
+                f"is past stop={self.stop}"
+            )
+        object.__setattr__(self, "steps", due)
+
+    @classmethod
+    def spaced(cls, *, cuts: int, stop: int, start: int = 0) -> Schedule:
+        """`cuts` cuts, equally spaced in (start, stop], the last one at `stop`.
+
+        The paper cuts four times inside the learning-rate warm-up (arXiv 2510.02823, section 4):
+        `Schedule.spaced(cuts=4, stop=warmup_steps)`.
+
+        Raises:
+            InputError: when the window has fewer steps than cuts.
+        """
+        if cuts < 1 or stop - start < cuts:
+            raise InputError(
+                f"cuts: expected 1 … {max(stop - start, 0)} cuts in the steps {start} … {stop}, "
+                f"got {cuts}"
+            )
+        return cls.at(*(start + round((stop - start) * (i + 1) / cuts) for i in range(cuts)))
+
+    @classmethod
+    def at(cls, *steps: int) -> Schedule:
+        """Cut at exactly these steps."""
+        if not steps:
+            raise InputError("steps: expected at least one step, got none")
+        return cls(steps=tuple(steps))
+
+    def next_after(self, step: int) -> int | None:
+        """The first due step after `step`, or None when there is none left."""
+        return next((due for due in self.steps if due > step), None)

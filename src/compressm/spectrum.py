@@ -1,0 +1,92 @@
+"""What a measurement of one layer says: singular values, their energy, the error bound.
+
+N states of the layer, r kept states, n singular values (n = N, or 2N when the layer's real-valued
+map has two real coordinates for each complex state).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from compressm.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Spectrum:
+    """Singular values of one layer, largest first, and what keeping r states would retain.
+
+    Attributes:
+        values: (n,) float64, non-negative, descending: Hankel singular values
+            σ_i = sqrt(eig_i(P Q)), or the data-driven kin that `kind` names.
+        state_dim: N, the states the layer has now.
+        per_state: singular values that one stored state accounts for (2 for a complex state of a
+            layer with real output, else 1).
+        kind: where P and Q come from: "infinite", "finite", "empirical", "gradient", …
+        guaranteed: whether 2 Σ_{i>r} σ_i bounds the H-infinity error of balanced truncation
+            (true for infinite-horizon Gramians only; Antoulas 2005, section 7.2).
+    """
+
+    values: Tensor
+    state_dim: int
+    per_state: int = 1
+    kind: str = "infinite"
+    guaranteed: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that are not a spectrum."""
+        values = self.values.detach().to(device="cpu", dtype=torch.float64)
+        if values.ndim != 1 or not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
+            raise InputError(
+                "values: expected a vector of finite, non-negative singular values, "
+                f"got shape {tuple(values.shape)} with range "
+                f"[{values.min().item():.3g}, {values.max().item():.3g}]"
+            )
+        object.__setattr__(self, "values", values.sort(descending=True).values)
+
+    @cached_property
+    def _tail(self) -> Tensor:
+        """Σ_{i>m} σ_i for m = 0 … n, summed from the small end so that tiny tails keep digits."""
+        tail = self.values.flip(0).cumsum(0).flip(0)
+        return torch.cat([tail, tail.new_zeros(1)])
+
+    @property
+    def total(self) -> float:
+        """Σ σ_i over all singular values."""
+        return float(self._tail[0])
+
+    @property
+    def numerical_rank(self) -> int:
+        """States whose singular values stand above rounding (n ε σ_1)."""
+        floor = len(self.values) * torch.finfo(torch.float64).eps * self.values[:1]
+        above = int((self.values > floor).sum())
+        return -(-above // self.per_state)
+
+    def discarded(self, rank: int) -> float:
+        """Σ of the singular values that keeping `rank` states drops."""
+        if not 0 <= rank <= self.state_dim:
+            raise InputError(f"rank: expected 0 … {self.state_dim}, got {rank}")
+        return float(self._tail[min(rank * self.per_state, len(self.values))])
+
+    def energy(self, rank: int) -> float:
+        """Share of Σσ that the leading `rank` states keep, in [0, 1]; 1 for a zero spectrum."""
+        return 1.0 if self.total == 0 else 1.0 - self.discarded(rank) / self.total
+
+    def rank_for_energy(self, tolerance: float) -> int:
+        """Smallest r whose discarded share Σ_{i>r} σ_i / Σ σ_i is at most `tolerance`."""
+        if not 0 <= tolerance < 1:
+            raise InputError(f"tolerance: expected 0 <= tolerance < 1, got {tolerance}")
+        allowed = tolerance * self.total
+        # Rounding in the sum must not keep states that carry nothing.
+        slack = len(self.values) * torch.finfo(torch.float64).eps * self.total
+        for rank in range(self.state_dim + 1):
+            if self.discarded(rank) <= allowed + slack:
+                return rank
+        return self.state_dim
+
+    def bound(self, rank: int) -> float | None:
+        """2 Σ_{i>r} σ_i, a bound on ||G - G_r||_∞, or None where nothing is guaranteed."""
+        return 2.0 * self.discarded(rank) if self.guaranteed else None

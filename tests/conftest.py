@@ -1,0 +1,21 @@
+"""Shared by all tests: seeds, thread count, the real data sets."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    """The folder with real data sets; the test is skipped where there is none."""
+    folder = os.environ.get("COMPRESSM_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("COMPRESSM_DATA does not name a folder with the real data sets")
+    return Path(folder)

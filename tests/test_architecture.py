@@ -1,0 +1,85 @@
+"""Data flows one way through the package, and importing it stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "compressm"
+
+# What each part may import of ours; everything imports `errors`.
+ALLOWED = {
+    "errors": set(),
+    "numerics": set(),
+    "ops": set(),
+    "schedule": set(),
+    "spectrum": set(),
+    "edits": set(),
+    "events": set(),
+    "calibration": set(),
+    "nn": {"ops"},
+    "ranks": {"spectrum"},
+    "adapters": {"numerics", "nn", "edits", "calibration", "spectrum"},
+    "writeback": {"edits"},
+    "compressor": {
+        "adapters",
+        "calibration",
+        "events",
+        "ranks",
+        "schedule",
+        "spectrum",
+        "writeback",
+    },
+    "data": set(),
+    "integrations": {"compressor", "calibration", "events", "ranks", "schedule"},
+    "report": {"events"},
+}
+HEAVY = ("lightning", "datasets", "plotly", "typer", "rich", "transformers", "sklearn", "scipy")
+
+
+def _imports(path: Path) -> set[str]:
+    """First-level parts of compressm that a file imports, wherever in the file."""
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        parts |= {name.split(".")[1] for name in names if name.startswith("compressm.")}
+    return parts
+
+
+def _files(part: str) -> list[Path]:
+    folder = PACKAGE / part
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{part}.py"]
+
+
+@pytest.mark.parametrize("part", sorted(ALLOWED))
+def test_imports_point_one_way(part):
+    files = [path for path in _files(part) if path.exists()]
+    assert files, f"{part} has gone; take it out of ALLOWED"
+    for path in files:
+        extra = _imports(path) - ALLOWED[part] - {part, "errors"}
+        assert not extra, f"{path.relative_to(PACKAGE)} imports {sorted(extra)}"
+
+
+def test_only_writeback_assigns_parameters():
+    """Models and optimizers are mutated in one place (the layers' own constructors aside)."""
+    for path in PACKAGE.rglob("*.py"):
+        part = path.relative_to(PACKAGE).parts[0]
+        if part in {"nn", "writeback.py"}:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            written = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
+            if written and isinstance(node.value, ast.Attribute):
+                assert node.value.attr not in {"_parameters", "param_groups"}, path
+
+
+def test_import_is_light():
+    code = f"import sys, compressm; print([m for m in {HEAVY} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

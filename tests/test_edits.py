@@ -1,0 +1,72 @@
+import pytest
+import torch
+from torch import nn
+
+from compressm.edits import Edit, Project, Reset, Select
+from compressm.errors import InputError
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_project_moves_gradients_as_autograd_does(dim):
+    """With p = M p', dLoss/dp' = Mᵀ dLoss/dp: checked on a loss of two stacked parameters."""
+    matrix = torch.randn(12, 6, dtype=torch.float64)
+    reduced = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    full = (matrix @ reduced).detach().requires_grad_()
+    weight = torch.randn(12, 5, dtype=torch.float64)
+    (weight * full.sin()).sum().backward()
+    (weight * (matrix @ reduced).sin()).sum().backward()
+
+    parts = [g.movedim(0, dim).contiguous() for g in full.grad.chunk(2)]
+    moved = Project(matrix, dim).first(tuple(parts))
+    expected = [g.movedim(0, dim) for g in reduced.grad.chunk(2)]
+    for got, want in zip(moved, expected, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_project_second_moments_are_variances_of_projected_gradients():
+    """For independent gradient entries E[(Mᵀg)²] = (M∘M)ᵀ E[g²]: Monte Carlo."""
+    matrix = torch.randn(8, 4, dtype=torch.float64)
+    scale = torch.rand(8, 3, dtype=torch.float64) + 0.1
+    g = torch.randn(100_000, 8, 3, dtype=torch.float64) * scale
+    sampled = torch.einsum("nr,snh->srh", matrix, g).square().mean(0)
+    moved = torch.cat(Project(matrix, 0).second((scale[:4] ** 2, scale[4:] ** 2)))
+    torch.testing.assert_close(moved, sampled, rtol=0.03, atol=0.0)
+
+
+def test_second_moment_of_a_direction_without_image_is_the_mean_of_the_others():
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:, 3] = 0
+    first, second = Project(matrix, 0).second((torch.full((2, 1), 2.0), torch.full((2, 1), 4.0)))
+    assert first.flatten().tolist() == [2.0, 2.0]
+    assert second.flatten().tolist() == pytest.approx([4.0, 8 / 3])
+
+
+def test_project_keeps_dtype_and_shape_of_higher_dimensional_parameters():
+    matrix = torch.randn(6, 2, dtype=torch.float64)
+    moved = Project(matrix, 1).first((torch.randn(4, 3, 5), torch.randn(4, 3, 5)))
+    assert [m.shape for m in moved] == [torch.Size([4, 1, 5])] * 2
+    assert moved[0].dtype == torch.float32
+
+
+def test_select_indexes_exactly():
+    t = torch.randn(5, 3)
+    (moved,) = Select(torch.tensor([4, 0]), 0).second((t,))
+    assert torch.equal(moved, t[[4, 0]])
+
+
+def test_reset_has_no_rule():
+    assert Reset().first((torch.ones(2),)) is None
+    assert Reset().second((torch.ones(2),)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("weights", torch.ones(2, 2), "no parameter 'weights'"),
+        ("weight", torch.tensor([[float("nan")]]), "NaN"),
+        ("weight", torch.ones(2), "dimensions"),
+    ],
+)
+def test_edits_that_cannot_be_applied_are_refused(name, value, says):
+    with pytest.raises(InputError, match=says):
+        Edit(module=nn.Linear(2, 2), names=(name,), values=(value,), transport=Reset())

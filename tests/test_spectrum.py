@@ -1,0 +1,68 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compressm import Spectrum
+from compressm.errors import InputError
+
+values = st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=30)
+
+
+def spectrum(sigma, per_state=1, **kwargs):
+    sigma = torch.tensor(sigma, dtype=torch.float64)
+    return Spectrum(values=sigma, state_dim=len(sigma) // per_state, per_state=per_state, **kwargs)
+
+
+@given(values, st.floats(0, 0.99))
+def test_rank_for_energy_is_the_smallest_that_keeps_enough(sigma, tolerance):
+    s = spectrum(sigma)
+    rank = s.rank_for_energy(tolerance)
+    assert s.energy(rank) >= 1 - tolerance - 1e-9
+    if rank:
+        assert s.discarded(rank - 1) > tolerance * s.total
+
+
+def test_known_values():
+    s = spectrum([4.0, 3.0, 2.0, 1.0])
+    assert s.energy(2) == pytest.approx(0.7)
+    assert s.bound(2) == pytest.approx(6.0)
+    assert [s.rank_for_energy(t) for t in (0.0, 0.1, 0.3, 0.29, 0.99)] == [4, 3, 2, 3, 1]
+
+
+def test_two_values_for_each_complex_state():
+    s = spectrum([4.0, 3.0, 2.0, 1.0], per_state=2)
+    assert s.state_dim == 2
+    assert s.energy(1) == pytest.approx(0.7)
+    assert s.rank_for_energy(0.1) == 2
+
+
+def test_zero_spectrum_keeps_nothing_and_loses_nothing():
+    s = spectrum([0.0, 0.0])
+    assert (s.rank_for_energy(0.1), s.energy(0), s.numerical_rank) == (0, 1.0, 0)
+
+
+def test_values_are_sorted_and_tail_keeps_its_digits():
+    s = spectrum([1e-14, 1.0, 3e-14])
+    assert s.values.tolist() == [1.0, 3e-14, 1e-14]
+    assert s.discarded(1) == pytest.approx(4e-14, rel=1e-12)
+
+
+def test_numerical_rank_ignores_rounding():
+    assert spectrum([1.0, 1e-3, 1e-18, 0.0]).numerical_rank == 2
+    assert spectrum([1.0, 1e-3, 1e-4, 0.0], per_state=2).numerical_rank == 2
+
+
+def test_no_bound_without_guarantee():
+    assert spectrum([1.0, 0.5], guaranteed=False).bound(1) is None
+
+
+@pytest.mark.parametrize("bad", [[1.0, float("nan")], [-1.0], [float("inf")]])
+def test_unusable_values_are_refused(bad):
+    with pytest.raises(InputError, match="singular values"):
+        spectrum(bad)
+
+
+def test_rank_out_of_range_is_refused():
+    with pytest.raises(InputError, match="0 … 2"):
+        spectrum([1.0, 0.5]).energy(3)
