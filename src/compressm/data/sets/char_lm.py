@@ -14,7 +14,7 @@ from compressm.data.registry import register
 from compressm.data.source import VARIABLE, Source, data_folder
 from compressm.data.splits import limit_test, limit_training, permutation
 from compressm.data.tensors import SequenceDataset
-from compressm.data.text import Piece, cut_out, encode_characters, read_text, windows
+from compressm.data.text import Piece, encode_characters, read_text, windows
 from compressm.errors import ConfigError, DataError
 
 SHAKESPEARE = "tinyshakespeare.txt"
