@@ -1,0 +1,235 @@
+"""What a training run is made of, as frozen dataclasses that refuse unusable values."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from compressm.data import DataConfig
+from compressm.data.options import check_at_least, check_type
+from compressm.errors import ConfigError, InputError
+from compressm.ranks import Policy
+from compressm.schedule import Schedule
+from compressm.train.policies import build_policy
+
+
+def _check_types(config: Any) -> None:
+    hints = typing.get_type_hints(type(config))
+    for entry in dataclasses.fields(config):
+        check_type(entry.name, getattr(config, entry.name), hints[entry.name])
+
+
+def _check_above(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name}: got {value}, expected more than 0")
+
+
+def _check_share(config: Any, *names: str, zero: bool = True) -> None:
+    """Values in [0, 1], or in (0, 1] without zero."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value <= 1 or (value == 0 and not zero):
+            raise ConfigError(f"{name}: got {value}, expected {'0' if zero else 'more than 0'} … 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The model, as far as the data set does not fix it.
+
+    Attributes:
+        width: H, channels of every layer.
+        state_dim: N, states of every layer at the start.
+        depth: number of blocks.
+        layer: name of a registered layer; layer_options are its further keywords.
+        pooling: how the steps become one feature vector; by default "mean", and "none" (a
+            prediction at every step) for language models.
+        dropout, norm, prenorm: see `compressm.nn.Block`.
+    """
+
+    width: int
+    state_dim: int
+    depth: int = 1
+    layer: str = "lru"
+    layer_options: dict[str, Any] = field(default_factory=dict)
+    pooling: Literal["mean", "last", "none"] | None = None
+    dropout: float = 0.1
+    norm: Literal["batch", "layer"] = "batch"
+    prenorm: bool = True
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        for name in ("width", "state_dim", "depth"):
+            check_at_least(name, getattr(self, name), 1)
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout: got {self.dropout}, expected 0 <= dropout < 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its learning rate over the steps.
+
+    Attributes:
+        lr: peak learning rate.
+        ssm_lr_factor: the dynamics of the recurrent layers (ν, θ, γ, B) learn at this times lr,
+            and without weight decay.
+        weight_decay: of all other matrices; vectors (biases, norms) have none.
+        warmup: share of the steps over which the rate rises linearly from 0.
+        decay: "cosine" down to `floor`, or "constant".
+        floor: learning rate at the end of the cosine.
+        clip: largest gradient norm; None does not clip.
+    """
+
+    lr: float = 1e-3
+    ssm_lr_factor: float = 0.25
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    decay: Literal["cosine", "constant"] = "cosine"
+    floor: float = 1e-7
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_above(self, "lr", "ssm_lr_factor", "clip")
+        _check_share(self, "warmup")
+        if self.weight_decay < 0:
+            raise ConfigError(f"weight_decay: got {self.weight_decay}, expected at least 0")
+        if not 0 <= self.floor <= self.lr:
+            raise ConfigError(f"floor: got {self.floor}, expected 0 … lr = {self.lr}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressConfig:
+    """When and how far the state dimension is cut during training.
+
+    Attributes:
+        policy: `name` of a policy and its keywords, such as {name: energy, tolerance: 0.1}.
+        cuts: number of cuts.
+        start, window: the cuts are equally spaced between these shares of all steps, the last
+            one at `window`.
+        method: how states are ranked and reduced, see `compressm.measure`.
+        select: which states stay ("smallest" and "random" are for ablations).
+        transport: optimizer moments follow the change of basis ("project") or start anew.
+        batches: training batches that data-driven methods look at.
+    """
+
+    policy: dict[str, Any]
+    cuts: int = 4
+    start: float = 0.0
+    window: float = 0.1
+    method: str = "auto"
+    select: Literal["largest", "smallest", "random"] = "largest"
+    transport: Literal["project", "reset"] = "project"
+    batches: int = 8
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_share(self, "start")
+        _check_share(self, "window", zero=False)
+        check_at_least("cuts", self.cuts, 1)
+        check_at_least("batches", self.batches, 1)
+        self.build_policy()
+
+    def build_policy(self) -> Policy:
+        """The policy that `policy` describes."""
+        return build_policy(self.policy)
+
+    def build_schedule(self, steps: int) -> Schedule:
+        """The steps of the cuts in a run of `steps` steps."""
+        try:
+            return Schedule.spaced(
+                cuts=self.cuts, start=round(self.start * steps), stop=round(self.window * steps)
+            )
+        except InputError as error:
+            raise ConfigError(f"compress: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How long, on what, and how often to look.
+
+    Attributes:
+        steps: optimizer steps in all.
+        batch_size: training examples per step.
+        eval_batch_size: examples per batch of validation and test (default: batch_size).
+        val_every: steps between validations (default: a twentieth of the steps).
+        checkpoint_every: steps between checkpoints to resume from (default: val_every); there
+            is one after every cut and at the end as well.
+        log_every: steps over which the training loss is averaged for metrics.jsonl.
+        accelerator: "auto", "cpu", "gpu", … as Lightning names them.
+        device: index of the GPU; None takes the first.
+        precision: "32", "bf16" (mixed) or "64".
+        threads: CPU threads of PyTorch; None leaves its default.
+        workers: data loading processes.
+        tensorboard: also write TensorBoard files.
+    """
+
+    steps: int
+    batch_size: int
+    eval_batch_size: int | None = None
+    val_every: int | None = None
+    checkpoint_every: int | None = None
+    log_every: int = 50
+    accelerator: str = "auto"
+    device: int | None = None
+    precision: Literal["32", "bf16", "64"] = "32"
+    threads: int | None = None
+    workers: int = 0
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        for name in ("steps", "batch_size", "eval_batch_size", "val_every", "checkpoint_every"):
+            check_at_least(name, getattr(self, name), 1)
+        check_at_least("log_every", self.log_every, 1)
+        check_at_least("threads", self.threads, 1)
+        check_at_least("device", self.device, 0)
+        check_at_least("workers", self.workers, 0)
+
+    @property
+    def validation_interval(self) -> int:
+        """Steps between validations."""
+        return min(self.val_every or max(1, self.steps // 20), self.steps)
+
+    @property
+    def checkpoint_interval(self) -> int:
+        """Steps between checkpoints."""
+        return self.checkpoint_every or self.validation_interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A whole training run; `compress` None trains at full size throughout."""
+
+    name: str
+    data: DataConfig
+    model: ModelConfig
+    trainer: TrainerConfig
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    compress: CompressConfig | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        check_at_least("seed", self.seed, 0)
+        if not self.name or "/" in self.name:
+            raise ConfigError(f"name: got {self.name!r}, expected a word to name the run folder")
+        self.build_schedule()
+
+    def build_schedule(self) -> Schedule | None:
+        """The steps of the cuts, None without compression."""
+        return None if self.compress is None else self.compress.build_schedule(self.trainer.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dicts, as in a recipe."""
+        return dataclasses.asdict(self)
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits that identify the settings."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,124 @@
+"""The run folder: what lies where."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from compressm.errors import CheckpointError, ConfigError
+from compressm.train.config import RunConfig
+from compressm.train.logger import drop_lines_after
+from compressm.train.parse import build_config, read_yaml
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run.
+
+    config.yaml, metrics.jsonl, events.jsonl, summary.json, and in checkpoints/: last.ckpt
+    (Lightning's, to resume from), best.safetensors and last.safetensors (models).
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The complete settings."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One line per logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """One line per cut."""
+        return self.path / "events.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """Written when the run is finished."""
+        return self.path / "summary.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Everything needed to resume."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    def model(self, which: str) -> Path:
+        """The model file "best" or "last"."""
+        return self.path / "checkpoints" / f"{which}.safetensors"
+
+    @classmethod
+    def create(cls, config: RunConfig, path: str | Path | None) -> RunFolder:
+        """A new folder with the settings in it; by default runs/NAME, runs/NAME-2, ….
+
+        Raises:
+            ConfigError: `path` is there already and not empty, or cannot be made.
+        """
+        if path is None:
+            names = itertools.chain(
+                [config.name], (f"{config.name}-{i}" for i in itertools.count(2))
+            )
+            path = next(p for p in (Path("runs") / name for name in names) if not p.exists())
+        folder = cls(Path(path))
+        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+            raise ConfigError(
+                f"{path} is there already; take another folder, or continue that run with "
+                f"--resume {path}"
+            )
+        try:
+            folder.checkpoint.parent.mkdir(parents=True)
+            text = yaml.safe_dump(config.to_dict(), sort_keys=False)
+            folder.config.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"the run folder {path} cannot be written: {error}") from error
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> tuple[RunFolder, RunConfig]:
+        """A folder that `create` made, and its settings.
+
+        Raises:
+            CheckpointError: it is not a run folder.
+            ConfigError: its config.yaml was damaged.
+        """
+        folder = cls(Path(path))
+        if not folder.config.is_file():
+            raise CheckpointError(
+                f"{path} is not a run folder: there is no config.yaml in it; "
+                "give a folder that `compressm train` made"
+            )
+        return folder, build_config(read_yaml(folder.config))
+
+    def rewind(self) -> bool:
+        """Make the logs end where the checkpoint was taken; false if there is no checkpoint.
+
+        Raises:
+            CheckpointError: the checkpoint or a log is damaged.
+        """
+        step = 0
+        if self.checkpoint.is_file():
+            try:
+                content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+                step = content["global_step"]
+            except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise CheckpointError(
+                    f"{self.checkpoint} cannot be read (truncated, or of another kind): {reason}"
+                ) from error
+        for log in (self.metrics, self.events):
+            drop_lines_after(log, step)
+        return self.checkpoint.is_file()
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """summary.json, which also marks the run as finished."""
+        self.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,62 @@
+"""Metrics as JSON lines, behind Lightning's logger interface."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+from compressm.errors import CheckpointError
+
+
+class JsonlLogger(Logger):
+    """Appends {"step": …, name: value, …} to a file; each line is on disk when it is logged.
+
+    Step is the number of optimizer steps made when the values were measured.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """One line; Lightning counts steps from 0 and adds an epoch, which means nothing here."""
+        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        if values:
+            line = json.dumps({"step": (step or 0) + 1, **values})
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
+        """The run folder's config.yaml has them."""
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Remove the lines of a JSONL file that a resumed run will write again.
+
+    Raises:
+        CheckpointError: a line in the middle of the file is not JSON.
+    """
+    if not path.is_file():
+        return
+    kept = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, TypeError, KeyError) as error:
+            if number < len(lines):  # the last one may be cut short by the kill
+                raise CheckpointError(f"{path}, line {number} is damaged: {line:.60}") from error
+    path.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,94 @@
+"""The LightningModule: loss, metrics, optimizer. Compression is a callback's business."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from compressm.data import Task
+from compressm.errors import CompressmError
+from compressm.train.build import build_model, cross_entropy, logits_of
+from compressm.train.config import RunConfig
+from compressm.train.optim import build_optimizer, build_scheduler
+
+Batch = dict[str, Tensor]
+
+
+class SequenceModule(pl.LightningModule):
+    """A model for a task with its optimizer; logs train/loss, and loss and accuracy elsewhere."""
+
+    def __init__(self, config: RunConfig, task: Task) -> None:
+        super().__init__()
+        self.config = config
+        self.model = build_model(config.model, task)
+        self._loss_sum: Tensor | float = 0.0
+        self._loss_count = 0
+        self._rng_state: Tensor | None = None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean cross entropy of the batch; its average over `log_every` steps is logged."""
+        loss = cross_entropy(logits_of(self.model, batch), batch["labels"])
+        self._loss_sum = self._loss_sum + loss.detach()
+        self._loss_count += 1
+        if (self.global_step + 1) % self.config.trainer.log_every == 0:
+            self._log_loss()
+        return loss
+
+    def _log_loss(self) -> None:
+        mean = float(self._loss_sum) / self._loss_count
+        if not math.isfinite(mean):
+            raise CompressmError(
+                f"training diverged: the loss is {mean} at step {self.global_step + 1}; "
+                "try a smaller optim.lr, or optim.clip=1"
+            )
+        self.log("train/loss", mean, prog_bar=True)
+        self._loss_sum, self._loss_count = 0.0, 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss in nats and accuracy."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss in nats and accuracy."""
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: Batch, part: str) -> None:
+        logits, labels = logits_of(self.model, batch), batch["labels"]
+        accuracy = (logits.argmax(-1) == labels).float().mean()
+        # The weights make means over batches of different sizes exact.
+        self.log_dict(
+            {f"{part}/loss": cross_entropy(logits, labels), f"{part}/accuracy": accuracy},
+            batch_size=labels.numel(),
+            on_step=False,
+            on_epoch=True,
+            prog_bar=part == "val",
+        )
+
+    def configure_optimizers(self) -> Any:
+        """AdamW in groups and a learning rate that moves with every step."""
+        # One kernel for all parameters; without it a small model spends its step in Python.
+        fused = self.device.type in ("cpu", "cuda")
+        optimizer = build_optimizer(self.model, self.config.optim, fused=fused)
+        scheduler = build_scheduler(optimizer, self.config.optim, self.config.trainer.steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Random numbers (dropout) belong to the state of a run as much as the weights do."""
+        checkpoint["compressm_rng"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random state until training starts; setting up draws from it."""
+        self._rng_state = checkpoint.get("compressm_rng")
+
+    def on_train_start(self) -> None:
+        """Continue the random numbers of a resumed run."""
+        if self._rng_state is not None:
+            torch.set_rng_state(self._rng_state)
+            self._rng_state = None

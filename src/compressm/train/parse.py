@@ -1,0 +1,153 @@
+"""YAML and `key=value` overrides into a `RunConfig`, with an error for every slip."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from compressm.data.options import check_type, did_you_mean
+from compressm.errors import ConfigError
+from compressm.train.config import RunConfig
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose floats may be written 1e-3, and whose mappings have no key twice."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key!r} is there twice", node.start_mark
+            )
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no file {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    values = _parse(text, str(path))
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected settings as `key: value` lines, got {values!r:.60}")
+    return values
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of nested settings with `model.width=64` and the like applied, left to right.
+
+    Values are YAML: `compress=null`, `compress.policy={name: rank, rank: 16}`.
+
+    Raises:
+        ConfigError: an override without "=", or below a setting that has no parts.
+    """
+    result: dict[str, Any] = _copy(values)
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"override {override!r}: expected key=value, such as model.width=64")
+        *parents, leaf = path.split(".")
+        target = result
+        for depth, key in enumerate(parents):
+            if target.get(key) is None:
+                target[key] = {}
+            target = target[key]
+            if not isinstance(target, dict):
+                above = ".".join(parents[: depth + 1])
+                raise ConfigError(f"override {override!r}: {above} is a single value, not a group")
+        target[leaf] = _parse(text, f"override {override!r}")
+    return result
+
+
+def build_config(values: Mapping[str, Any]) -> RunConfig:
+    """The checked configuration of nested plain values.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known one), a missing one, a wrong type or
+            a value out of range.
+    """
+    return _build(RunConfig, values, "")
+
+
+def _build(cls: type[T], values: Any, where: str) -> T:
+    prefix = f"{where}: " if where else ""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{prefix}expected a group of settings, got {values!r:.60}")
+    hints = typing.get_type_hints(cls)
+    fields = {entry.name: entry for entry in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            raise ConfigError(
+                f"{prefix}unknown key {key!r}{did_you_mean(str(key), fields)}; "
+                f"the known keys are: {', '.join(fields)}"
+            )
+    arguments = {
+        key: _convert(value, hints[key], f"{where}.{key}" if where else key)
+        for key, value in values.items()
+    }
+    for key, entry in fields.items():
+        required = entry.default is entry.default_factory is dataclasses.MISSING
+        if required and key not in arguments:
+            raise ConfigError(f"{prefix}the key {key!r} is missing")
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{error}") from error
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the type `hint`, where that loses nothing."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in options:
+        return None
+    for option in options:
+        if dataclasses.is_dataclass(option) and isinstance(option, type):
+            return _build(option, value, where)
+    check_type(where, value, hint)
+    if float in options and int not in options and isinstance(value, int):
+        return float(value)
+    return value
+
+
+def _copy(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _copy(value) for key, value in values.items()}
+    return values
+
+
+def _parse(text: str, what: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
+        raise ConfigError(f"{what} is not valid YAML{line}: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{what} is not valid YAML: {error!s:.100}") from error

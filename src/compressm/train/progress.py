@@ -1,0 +1,38 @@
+"""What a run tells its user while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+
+from compressm.integrations.lightning import CompressionCallback
+
+
+class Progress(pl.Callback):
+    """One line per validation and per cut, through `say`."""
+
+    def __init__(self, compression: CompressionCallback | None, say: Callable[[str], None]) -> None:
+        self.compression = compression
+        self.say = say
+        self._told = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._told = len(self.compression.events) if self.compression else 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        events = self.compression.events if self.compression else []
+        for event in events[self._told :]:
+            self.say(str(event))
+        self._told = len(events)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        parts = [
+            f"{name} {values[name]:.4f}" for name in ("train/loss", "val/loss") if name in values
+        ]
+        self.say(
+            f"step {trainer.global_step} of {trainer.max_steps}: "
+            + ", ".join([*parts, f"val/accuracy {100 * values['val/accuracy']:.2f} %"])
+        )
