@@ -24,9 +24,10 @@ def scan_states(
     phase: Tensor,
     B: Tensor,
     C: Tensor,
+    D: Tensor | None = None,
     state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`y_k = Re(C x_k)` through all states: two real products with a scan between them.
+    """`y_k = Re(C x_k) + D u_k` through all states: two real products with a scan between them.
 
     8 H N flops per step. Memory for the backward pass: B L N complex numbers (the states).
 
@@ -36,6 +37,7 @@ def scan_states(
         phase: argument of λ in radians, (N,).
         B: (N, H), complex.
         C: (H, N), complex.
+        D: (H,), real, or None.
         state: complex state before the first step, (B, N), or None for zero.
 
     Returns:
@@ -50,11 +52,20 @@ def scan_states(
         first = v[:, :1] + (torch.exp(torch.complex(-decay, phase)) * state)[:, None]
         v = torch.cat((first, v[:, 1:]), 1)
     x = scan(v, decay, phase)
-    return linear(torch.view_as_real(x).flatten(-2), out), x[:, -1]
+    y = linear(torch.view_as_real(x).flatten(-2), out)
+    return (y if D is None else torch.addcmul(y, D, u)), x[:, -1]
 
 
-def chunked(u: Tensor, decay: Tensor, phase: Tensor, B: Tensor, C: Tensor, chunk: int) -> Tensor:
-    """`y_k = Re(C x_k)` with states formed only at the ends of chunks of `chunk` steps.
+def chunked(
+    u: Tensor,
+    decay: Tensor,
+    phase: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    chunk: int,
+) -> Tensor:
+    """`y_k = Re(C x_k) + D u_k` with states formed only at the ends of chunks of `chunk` steps.
 
     Inside a chunk the output is a block Toeplitz product of its inputs; what came before enters
     through the carried state: `y_c = K u_c + Re(C λ^{t+1} x_{c-1})`,
@@ -69,6 +80,7 @@ def chunked(u: Tensor, decay: Tensor, phase: Tensor, B: Tensor, C: Tensor, chunk
         phase: argument of λ in radians, (N,).
         B: (N, H), complex.
         C: (H, N), complex.
+        D: (H,), real, or None.
         chunk: T.
 
     Returns:
@@ -77,7 +89,8 @@ def chunked(u: Tensor, decay: Tensor, phase: Tensor, B: Tensor, C: Tensor, chunk
     batch, length, width = u.shape
     states = decay.shape[0]
     count = -(-length // chunk)
-    padded = torch.nn.functional.pad(u, (0, 0, 0, count * chunk - length))
+    missing = count * chunk - length
+    padded = torch.nn.functional.pad(u, (0, 0, 0, missing)) if missing else u
     blocks = padded.reshape(batch, count, chunk * width)
 
     lags = torch.arange(chunk, device=u.device)
@@ -88,7 +101,7 @@ def chunked(u: Tensor, decay: Tensor, phase: Tensor, B: Tensor, C: Tensor, chunk
     # (T, H, N, 2): row (t, h) reads the state before the chunk.
     out = (C * table[:, 1:].t()[:, None, :]).conj().resolve_conj()
     out = torch.view_as_real(out).reshape(chunk * width, 2 * states)
-    kernel = impulse_response(decay, phase, B, C, chunk).permute(2, 0, 1)
+    kernel = impulse_response(decay, phase, B, C, chunk, D).permute(2, 0, 1)
     lag = lags[:, None] - lags
     toeplitz = torch.where((lag >= 0)[..., None, None], kernel[lag.clamp_min(0)], 0)
     toeplitz = toeplitz.transpose(1, 2).reshape(chunk * width, chunk * width)

@@ -83,8 +83,7 @@ class _Linear(torch.autograd.Function):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`y = x weightᵀ + bias`, as `torch.nn.functional.linear` but with the fastest kernel known.
 
-    Differentiable to any order in all arguments. Does not take part in autocast: the product is
-    formed in the dtype of its operands.
+    Differentiable to any order in all arguments. Under autocast it is the torch function.
 
     Args:
         x: (..., inner).
@@ -94,6 +93,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., columns).
     """
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.nn.functional.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
     y: Tensor = _Linear.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
     return y.reshape(*x.shape[:-1], weight.shape[0])

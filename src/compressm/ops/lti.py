@@ -77,12 +77,11 @@ def diagonal_ssm(
         x, decay, phase = u.to(dtype), decay.to(dtype), phase.to(dtype)
         B = torch.complex(B_re.to(dtype), B_im.to(dtype))
         C = torch.complex(C_re.to(dtype), C_im.to(dtype))
+        D = None if D is None else D.to(dtype)
         if plan.backend == "fft":
-            y = convolve(x, impulse_response(decay, phase, B, C, length))
+            y = convolve(x, impulse_response(decay, phase, B, C, length, D))
         elif plan.backend == "chunk":
-            y = chunked(x, decay, phase, B, C, plan.chunk)
+            y = chunked(x, decay, phase, B, C, D, plan.chunk)
         else:
-            y, _ = scan_states(x, decay, phase, B, C)
-        if D is not None:
-            y = y + D.to(dtype) * x
+            y, _ = scan_states(x, decay, phase, B, C, D)
     return y.to(u.dtype)

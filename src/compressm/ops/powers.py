@@ -38,8 +38,9 @@ def impulse_response(
     B: Tensor,
     C: Tensor,
     length: int,
+    D: Tensor | None = None,
 ) -> Tensor:
-    """Markov parameters `K[k] = Re(C diag(λ^k) B)` for k = 0 … length-1.
+    """Markov parameters `K[k] = Re(C diag(λ^k) B)` for k = 0 … length-1, with D added at k = 0.
 
     With `k = i b + j` this is one real matrix product of the blocks `C λ^{ib}` and `λ^j B`:
     4 N H_in H_out length flops, and tables of only about `sqrt(length)` powers. Every power is
@@ -51,6 +52,7 @@ def impulse_response(
         B: (N, H_in), complex.
         C: (H_out, N), complex.
         length: number of lags.
+        D: diagonal feed-through, (H,) with H_in = H_out = H, or None.
 
     Returns:
         (H_out, H_in, length), real.
@@ -67,4 +69,8 @@ def impulse_response(
     left_real = torch.view_as_real(left).reshape(outputs * outer, 2 * states)
     right_real = torch.stack((right.real, -right.imag), 1).reshape(2 * states, inputs * inner)
     kernel = linear(left_real, right_real.t()).reshape(outputs, outer, inputs, inner)
-    return kernel.transpose(1, 2).reshape(outputs, inputs, outer * inner)[..., :length]
+    kernel = kernel.transpose(1, 2).reshape(outputs, inputs, outer * inner)[..., :length]
+    if D is None:
+        return kernel
+    through = torch.nn.functional.pad(torch.diag(D)[..., None], (0, length - 1))
+    return kernel + through
