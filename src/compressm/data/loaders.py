@@ -29,7 +29,8 @@ class BatchOrder(Sampler[Tensor]):
     similar length (less padding), and their order is shuffled again. Without shuffling the
     order is that of the data set, or by length when `lengths` are given.
 
-    Every pass moves on to the next epoch; `set_epoch` and `resume` jump to any.
+    A pass does not move on to the next epoch by itself (a DataLoader with workers asks for
+    several); `SequenceLoader` does that, and `set_epoch` jumps to any.
     """
 
     def __init__(
@@ -65,9 +66,7 @@ class BatchOrder(Sampler[Tensor]):
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Tensor]:
-        batches = self.batches(self.epoch)[self.skip :]
-        self.resume(self.epoch + 1, 0)
-        return iter(batches)
+        return iter(self.batches(self.epoch)[self.skip :])
 
     def batches(self, epoch: int) -> list[Tensor]:
         """All batches of an epoch."""
@@ -96,7 +95,8 @@ class BatchOrder(Sampler[Tensor]):
 class SequenceLoader(DataLoader[dict[str, Tensor]]):
     """A DataLoader that knows where it is: its state restores the rest of an epoch.
 
-    Lightning saves and loads this state with its checkpoints by itself.
+    Every pass moves on to the next epoch; `loader.sampler.set_epoch(e)` jumps to any. Lightning
+    saves and loads this state with its checkpoints by itself.
     """
 
     sampler: BatchOrder
@@ -105,8 +105,10 @@ class SequenceLoader(DataLoader[dict[str, Tensor]]):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
         epoch, done = self.sampler.epoch, self.sampler.skip
+        batches = super().__iter__()
+        self.sampler.resume(epoch + 1, 0)
         # Counted here and not in the sampler, because workers fetch ahead.
-        for batch in super().__iter__():
+        for batch in batches:
             done += 1
             self._position = (epoch, done)
             yield batch

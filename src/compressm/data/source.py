@@ -182,8 +182,8 @@ class Source:
 
 
 def _errors(datasets: Any) -> tuple[type[Exception], ...]:
-    # Missing files and connections are OSErrors, Arrow's and cast errors are ValueErrors.
-    return (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError)
+    # Missing files and connections are OSErrors; Arrow's errors are of the other three kinds.
+    return (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError, NotImplementedError)
 
 
 def _first_line(error: BaseException) -> str:
