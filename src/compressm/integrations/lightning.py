@@ -52,7 +52,7 @@ class CompressionCallback(pl.Callback):
         target: str | None = None,
     ) -> None:
         self.compressor: Compressor | None = None
-        self._target = target
+        self._target, self._log = target, log
         self._restored: dict[str, Any] | None = None
         self._settings: dict[str, Any] = {
             "policy": policy,
@@ -62,13 +62,16 @@ class CompressionCallback(pl.Callback):
             "transport": transport,
             "select": select,
             "seed": seed,
-            "log": log,
         }
 
     @property
     def events(self) -> list[Event]:
         """All events so far."""
         return [] if self.compressor is None else self.compressor.events
+
+    def check(self, pl_module: pl.LightningModule) -> None:
+        """Refuse before training what `on_train_start` would refuse."""
+        self._compressor(pl_module, None, log=None)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the model and the optimizers, which by now are restored if there was a checkpoint.
@@ -79,13 +82,16 @@ class CompressionCallback(pl.Callback):
         """
         if trainer.world_size > 1:
             raise InputError(f"CompressionCallback: one device expected, got {trainer.world_size}")
-        try:
-            model = attrgetter(self._target)(pl_module) if self._target else pl_module
-        except AttributeError as error:
-            raise InputError(f"target: {type(pl_module).__name__} has no {self._target}") from error
-        self.compressor = Compressor(model, trainer.optimizers, **self._settings)
+        self.compressor = self._compressor(pl_module, trainer.optimizers, log=self._log)
         if self._restored is not None:
             self.compressor.load_state_dict(self._restored)
+
+    def _compressor(self, module: pl.LightningModule, optimizers: Any, log: Any) -> Compressor:
+        try:
+            model = attrgetter(self._target)(module) if self._target else module
+        except AttributeError as error:
+            raise InputError(f"target: {type(module).__name__} has no {self._target}") from error
+        return Compressor(model, optimizers, log=log, **self._settings)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Cut if the optimizer step that was just made is due."""

@@ -14,7 +14,6 @@ import yaml
 
 from compressm.errors import CheckpointError, ConfigError
 from compressm.train.config import RunConfig
-from compressm.train.logger import drop_lines_after
 from compressm.train.parse import build_config, read_yaml
 
 
@@ -58,34 +57,40 @@ class RunFolder:
         return self.path / "checkpoints" / f"{which}.safetensors"
 
     @classmethod
-    def create(cls, config: RunConfig, path: str | Path | None) -> RunFolder:
-        """A new folder with the settings in it; by default runs/NAME, runs/NAME-2, ….
+    def choose(cls, name: str, path: str | Path | None) -> RunFolder:
+        """A folder for a new run: `path`, or runs/NAME, runs/NAME-2, ….
 
         Raises:
-            ConfigError: `path` is there already and not empty, or cannot be made.
+            ConfigError: `path` is there already and not empty.
         """
         if path is None:
-            names = itertools.chain(
-                [config.name], (f"{config.name}-{i}" for i in itertools.count(2))
-            )
-            path = next(p for p in (Path("runs") / name for name in names) if not p.exists())
+            numbered = (f"{name}-{i}" for i in itertools.count(2))
+            candidates = (Path("runs") / n for n in itertools.chain([name], numbered))
+            path = next(candidate for candidate in candidates if not candidate.exists())
         folder = cls(Path(path))
         if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
             raise ConfigError(
                 f"{path} is there already; take another folder, or continue that run with "
                 f"--resume {path}"
             )
-        try:
-            folder.checkpoint.parent.mkdir(parents=True)
-            text = yaml.safe_dump(config.to_dict(), sort_keys=False)
-            folder.config.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"the run folder {path} cannot be written: {error}") from error
         return folder
+
+    def create(self, config: RunConfig) -> None:
+        """Make the folder, with the settings in it.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        try:
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(config.to_dict(), sort_keys=False)
+            self.config.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"the folder {self.path} cannot be written: {error}") from error
 
     @classmethod
     def open(cls, path: str | Path) -> tuple[RunFolder, RunConfig]:
-        """A folder that `create` made, and its settings.
+        """The folder of an earlier run, and its settings.
 
         Raises:
             CheckpointError: it is not a run folder.
@@ -116,9 +121,29 @@ class RunFolder:
                     f"{self.checkpoint} cannot be read (truncated, or of another kind): {reason}"
                 ) from error
         for log in (self.metrics, self.events):
-            drop_lines_after(log, step)
+            _drop_lines_after(log, step)
         return self.checkpoint.is_file()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """summary.json, which also marks the run as finished."""
         self.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Remove the lines of a JSONL file that a resumed run will write again.
+
+    Raises:
+        CheckpointError: a line in the middle of the file is not JSON.
+    """
+    if not path.is_file():
+        return
+    kept = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, TypeError, KeyError) as error:
+            if number < len(lines):  # the last one may be cut short by the kill
+                raise CheckpointError(f"{path}, line {number} is damaged: {line:.60}") from error
+    path.write_text("".join(kept), encoding="utf-8")

@@ -9,8 +9,6 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from compressm.errors import CheckpointError
-
 
 class JsonlLogger(Logger):
     """Appends {"step": …, name: value, …} to a file; each line is on disk when it is logged.
@@ -40,23 +38,3 @@ class JsonlLogger(Logger):
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
         """The run folder's config.yaml has them."""
-
-
-def drop_lines_after(path: Path, step: int) -> None:
-    """Remove the lines of a JSONL file that a resumed run will write again.
-
-    Raises:
-        CheckpointError: a line in the middle of the file is not JSON.
-    """
-    if not path.is_file():
-        return
-    kept = []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, TypeError, KeyError) as error:
-            if number < len(lines):  # the last one may be cut short by the kill
-                raise CheckpointError(f"{path}, line {number} is damaged: {line:.60}") from error
-    path.write_text("".join(kept), encoding="utf-8")

@@ -81,11 +81,17 @@ class SequenceModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Random numbers (dropout) belong to the state of a run as much as the weights do."""
-        checkpoint["compressm_rng"] = torch.get_rng_state()
+        checkpoint["compressm"] = {
+            "rng": torch.get_rng_state(),
+            "loss_sum": torch.as_tensor(self._loss_sum),
+            "loss_count": self._loss_count,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random state until training starts; setting up draws from it."""
-        self._rng_state = checkpoint.get("compressm_rng")
+        state = checkpoint["compressm"]
+        self._rng_state = state["rng"]
+        self._loss_sum, self._loss_count = state["loss_sum"].to(self.device), state["loss_count"]
 
     def on_train_start(self) -> None:
         """Continue the random numbers of a resumed run."""

@@ -18,9 +18,10 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from compressm.calibration import Calibration
 from compressm.data import DataSplits, Loaders, load, loaders
 from compressm.errors import CheckpointError
+from compressm.events import EventLog
 from compressm.integrations.lightning import CompressionCallback
 from compressm.train.build import loss_of
-from compressm.train.callbacks import BestModel, RunCheckpoint
+from compressm.train.callbacks import BestModel, RunCheckpoint, Save
 from compressm.train.clock import StepClock
 from compressm.train.config import RunConfig
 from compressm.train.folder import RunFolder
@@ -59,7 +60,8 @@ def train(
         DataError: the data set is missing or damaged.
     """
     began = time.perf_counter()
-    return _run(config, RunFolder.create(config, folder), began, None, say, progress_bar)
+    chosen = RunFolder.choose(config.name, folder)
+    return _run(config, chosen, began, None, say, progress_bar)
 
 
 def resume(
@@ -101,13 +103,15 @@ def _run(
             num_workers=config.trainer.workers,
         )
         start = Size.of(module.model)
-        say(f"{config.name}: {len(splits.train)} training examples, {start}; {folder.path}")
+        say(f"{config.name}: {len(splits.train)} training examples, {start}, in {folder.path}")
 
         def save(which: str, step: int, metrics: dict[str, float]) -> None:
             card = ModelCard(config=config, task=splits.task, step=step, metrics=metrics)
             save_model(folder.model(which), module.model, card)
 
         compression = _compression(config, folder, splits)
+        if compression is not None:
+            compression.check(module)
         clock = StepClock(compression, began)
         monitor = "val/loss" if splits.task.kind == "language-model" else "val/accuracy"
         best = BestModel(module.model, save, monitor)
@@ -118,38 +122,56 @@ def _run(
             every=config.trainer.checkpoint_interval,
             val_every=config.trainer.validation_interval,
         )
-        callbacks: list[pl.Callback] = [clock, *([compression] if compression else []), best, last]
-        if progress_bar:
-            callbacks.append(RichProgressBar(refresh_rate=10))
+        cutting: list[pl.Callback] = [compression] if compression else []
+        bar: list[pl.Callback] = [RichProgressBar(refresh_rate=10)] if progress_bar else []
         trainer = _trainer(
             config,
-            callbacks=[*callbacks, Progress(compression, say)],
+            # The clock first, so that it stops before a cut.
+            callbacks=[clock, *cutting, best, last, *bar, Progress(compression, say)],
             logger=_loggers(config, folder),
             enable_progress_bar=progress_bar,
         )
         stream = TrainStream(batches.train, config.trainer.steps)
+        # Only now, so that a run which cannot start leaves nothing behind.
+        if checkpoint is None:
+            folder.create(config)
         trainer.fit(module, stream, batches.val, ckpt_path=checkpoint, weights_only=True)
-        device = trainer.strategy.root_device
-
-        last_metrics = _evaluate(config, module, batches)
-        best.consider(config.trainer.steps, last_metrics)
-        save("last", config.trainer.steps, last_metrics)
-        best_metrics = last_metrics
-        if best.step != config.trainer.steps:
-            module.model.load_state_dict(load_run_model(folder.model("best"))[0].state_dict())
-            best_metrics = _evaluate(config, module, batches)
+        end = Size.of(module.model)
+        figures = _evaluate_both(config, module, batches, best, save, folder)
         summary = Summary.collect(
             config,
             start=start,
-            end=Size.of(module.model),
-            best={"step": best.step or 0, **best_metrics},
-            last={"step": config.trainer.steps, **last_metrics},
-            events=compression.events if compression else [],
+            end=end,
+            best=figures["best"],
+            last=figures["last"],
+            events=EventLog.read(folder.events) if folder.events.is_file() else [],
             clock=clock,
-            device=device,
+            device=trainer.strategy.root_device,
         )
     folder.write_summary(summary.to_dict())
     return summary
+
+
+def _evaluate_both(
+    config: RunConfig,
+    module: SequenceModule,
+    batches: Loaders,
+    best: BestModel,
+    save: Save,
+    folder: RunFolder,
+) -> dict[str, dict[str, float]]:
+    """Step, validation and test figures of the last and of the best model; saves the last."""
+    steps = config.trainer.steps
+    last = _evaluate(config, module, batches)
+    save("last", steps, last)
+    best.consider(steps, last)  # the last step need not be one that was validated
+    if best.step in (None, steps):
+        figures = last
+    else:
+        model, _ = load_run_model(folder.model("best"))
+        module.model.load_state_dict(model.state_dict())
+        figures = _evaluate(config, module, batches)
+    return {"best": {"step": best.step or steps, **figures}, "last": {"step": steps, **last}}
 
 
 def _compression(

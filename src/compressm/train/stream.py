@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from compressm.data import BatchOrder, SequenceDataset, SequenceLoader
@@ -21,6 +22,8 @@ class TrainStream:
 
     def __init__(self, loader: SequenceLoader, steps: int) -> None:
         self.loader = loader
+        # Its own, so that to start an epoch does not move the random numbers of the model.
+        loader.generator = torch.Generator().manual_seed(0)
         self.steps = steps
         self._given = 0
 
