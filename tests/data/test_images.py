@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -105,8 +107,15 @@ def test_decoding_is_cached_until_a_file_changes(tmp_path, monkeypatch):
     assert torch.equal(everything(load(config).test)["inputs"], first)
     assert len(calls) == 2
     write_images(tmp_path / "mnist", "image", (28, 28), seed=1)
-    assert not torch.equal(everything(load(config).test)["inputs"], first)
+    changed = everything(load(config).test)["inputs"]
+    assert not torch.equal(changed, first)
     assert len(calls) == 4
+    # A file of the same size that was written later may hold anything.
+    path = tmp_path / "mnist" / "train-00000-of-00001.parquet"
+    later = path.stat().st_mtime_ns + 1_000_000
+    os.utime(path, ns=(later, later))
+    load(config)
+    assert len(calls) == 6
 
 
 def cells(*encoded):

@@ -141,6 +141,13 @@ def test_workers_give_the_same_batches(digits):
     assert there.state_dict() == {"epoch": 3, "batches": 1}
 
 
+def test_a_pass_leaves_the_global_random_state_alone(digits):
+    before = torch.get_rng_state()
+    for loader in (loaders(digits, batch_size=16).train, loaders(digits, batch_size=16).val):
+        list(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_an_ordinary_loader_works_too(digits):
     batch = next(iter(DataLoader(digits.train, batch_size=9)))
     assert batch["inputs"].shape == (9, 64, 1)

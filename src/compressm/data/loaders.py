@@ -172,6 +172,9 @@ def loaders(
             # The sampler gives whole batches, so the loader must not batch a second time.
             batch_size=None,
             sampler=BatchOrder(len(data), size, seed=seed, lengths=lengths, **order),
+            # torch seeds workers from this; by default every pass would draw from the global state,
+            # and evaluating more often would change the training that follows.
+            generator=torch.Generator().manual_seed(seed),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
         )

@@ -13,7 +13,7 @@ from compressm.data.source import Source
 
 # Of the training images, pixels in [0, 1].
 RGB_MEAN, RGB_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-GRAY_MEAN, GRAY_STD = (0.4809,), (0.2393,)
+GRAY_MEAN, GRAY_STD = (0.4809,), (0.2392,)
 
 
 @dataclass(frozen=True, kw_only=True)
