@@ -1,7 +1,7 @@
 """Data sets as sequences: `load(DataConfig(name="digits"))`, then `loaders(splits, ...)`.
 
 Images are sequences of pixels in row order, float32, by default standardised per channel with
-the constants of the training images at full resolution (`MEAN` and `STD` in each file of
+the constants of the training images at full resolution (they stand in each file of
 `sets/`), so a saved model needs no statistics of its own. Texts are tokens. Validation is cut
 from the training part with a seed, never from the test part.
 """
