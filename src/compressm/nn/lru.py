@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm.errors import CheckpointError, InputError
-from compressm.ops import diagonal_ssm
+from compressm.ops import BACKENDS, diagonal_ssm, scan_states
 
 _STATE_AXIS = {
     "nu_log": 0,
@@ -36,7 +36,8 @@ class LRU(nn.Module):
     D standard Gaussian (Orvieto et al. 2023, arXiv 2303.06349, section 3 and appendix A).
 
     The sizes are read from the parameters, so a layer whose parameters were replaced by smaller
-    ones is a valid smaller layer. `load_state_dict` of a state with another N resizes the layer.
+    ones is a valid smaller layer. `load_state_dict` of a state with another N resizes the layer:
+    it gets new parameters, so build the optimizer after loading.
 
     Args:
         width: H, number of input and output channels.
@@ -47,7 +48,7 @@ class LRU(nn.Module):
         backend: "auto" or the name of an operator of `compressm.ops`.
 
     Raises:
-        InputError: a size is below one, or the ring or phase range is empty.
+        InputError: a size is below one, the ring or phase range is empty, or the backend unknown.
     """
 
     def __init__(
@@ -69,6 +70,10 @@ class LRU(nn.Module):
             raise InputError(f"LRU needs 0 <= r_min < r_max <= 1, got r_min={r_min}, r_max={r_max}")
         if not max_phase > 0:
             raise InputError(f"LRU needs max_phase > 0 (radians), got {max_phase}")
+        if backend not in ("auto", *BACKENDS):
+            raise InputError(
+                f"LRU: backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}"
+            )
         self.backend = backend
         self.r_min, self.r_max, self.max_phase = r_min, r_max, max_phase
         self.nu_log = nn.Parameter(torch.empty(state_dim))
@@ -123,10 +128,7 @@ class LRU(nn.Module):
         Returns:
             y, (B, L, H).
         """
-        if u.dim() != 3 or u.shape[-1] != self.width or u.shape[1] == 0:
-            raise InputError(
-                f"LRU expects u of shape (batch, length >= 1, {self.width}), got {tuple(u.shape)}"
-            )
+        self._check_sequence(u)
         if mask is not None:
             if mask.shape != u.shape[:2]:
                 raise InputError(
@@ -161,6 +163,29 @@ class LRU(nn.Module):
         y = new_re @ self.C_re.T - new_im @ self.C_im.T + self.D * u
         return y, torch.cat((new_re, new_im), dim=-1)
 
+    def stream(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Many steps of streaming inference at once: a block of a longer sequence.
+
+        Args:
+            u: the next steps of the input, (B, L, H).
+            state: [Re x; Im x] before them, (B, 2N), from `initial_state`, `step` or `stream`.
+
+        Returns:
+            y (B, L, H) and the new state (B, 2N).
+        """
+        self._check_sequence(u)
+        decay, phase, B_re, B_im = self.discrete()
+        B, C = torch.complex(B_re, B_im), torch.complex(self.C_re, self.C_im)
+        before = torch.complex(*state.chunk(2, dim=-1))
+        y, after = scan_states(u, decay, phase, B, C, self.D, before)
+        return y, torch.cat((after.real, after.imag), dim=-1)
+
+    def _check_sequence(self, u: Tensor) -> None:
+        if u.dim() != 3 or u.shape[-1] != self.width or u.shape[1] == 0:
+            raise InputError(
+                f"LRU expects u of shape (batch, length >= 1, {self.width}), got {tuple(u.shape)}"
+            )
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
@@ -171,12 +196,12 @@ class LRU(nn.Module):
 
     def _resize(self, state_dim: int, state_dict: dict[str, Any], prefix: str) -> None:
         """Give the parameters the state dimension of a state dict that is about to be loaded."""
+        shapes = {}
         for name, axis in _STATE_AXIS.items():
             value = state_dict.get(prefix + name)
             if not isinstance(value, Tensor):
                 continue  # the loader reports missing keys itself
-            old: Tensor = getattr(self, name)
-            shape = list(old.shape)
+            shape = list(getattr(self, name).shape)
             shape[axis] = state_dim
             if list(value.shape) != shape:
                 raise CheckpointError(
@@ -184,6 +209,9 @@ class LRU(nn.Module):
                     f"N={state_dim} and this layer has H={self.width}, so {tuple(shape)} was "
                     "expected; build the model with the width of the checkpoint"
                 )
+            shapes[name] = shape
+        for name, shape in shapes.items():
+            old: Tensor = getattr(self, name)
             setattr(self, name, nn.Parameter(old.new_empty(shape), requires_grad=old.requires_grad))
 
     def extra_repr(self) -> str:

@@ -1,7 +1,8 @@
 """Fast linear time-invariant recurrences."""
 
+from compressm.ops.chunked import scan_states
 from compressm.ops.cost import BACKENDS, Plan, choose, plans
 from compressm.ops.gemm import linear
 from compressm.ops.lti import diagonal_ssm
 
-__all__ = ["BACKENDS", "Plan", "choose", "diagonal_ssm", "linear", "plans"]
+__all__ = ["BACKENDS", "Plan", "choose", "diagonal_ssm", "linear", "plans", "scan_states"]

@@ -74,6 +74,10 @@ def _scan(m: Machine, batch: int, length: int, width: int, states: int) -> Plan:
     return Plan(backend="scan", chunk=1, seconds=seconds)
 
 
+def _by_seconds(plan: Plan) -> float:
+    return plan.seconds
+
+
 def plans(
     batch: int, length: int, width: int, states: int, *, device: str = "cpu"
 ) -> tuple[Plan, ...]:
@@ -81,8 +85,8 @@ def plans(
     m = CPU if device == "cpu" else ACCELERATOR
     sizes = (batch, length, width, states)
     lengths = [t for t in _CHUNKS if t <= max(length, _CHUNKS[0])]
-    chunked = min((_chunk(m, *sizes, t) for t in lengths), key=lambda p: p.seconds)
-    return tuple(sorted((_fft(m, *sizes), chunked, _scan(m, *sizes)), key=lambda p: p.seconds))
+    chunked = sorted((_chunk(m, *sizes, t) for t in lengths), key=_by_seconds)
+    return tuple(sorted((_fft(m, *sizes), chunked[0], _scan(m, *sizes)), key=_by_seconds))
 
 
 def choose(
