@@ -142,8 +142,11 @@ def test_unstable_poles_are_named(bad):
         s.require_stable()
 
 
-def test_a_pole_just_inside_is_stable():
-    s = StateSpace(
-        A=torch.tensor([1 - 2.0**-53], dtype=F64), B=torch.ones(1, 1), C=torch.ones(1, 1)
-    )
+def test_a_pole_just_inside_is_stable_and_one_within_rounding_of_the_circle_is_not():
+    def system(pole):
+        return StateSpace(A=torch.tensor([pole], dtype=F64), B=torch.ones(1, 1), C=torch.ones(1, 1))
+
+    s = system(1 - 1e-14)
     assert s.require_stable() is s
+    with pytest.raises(UnstableSystemError, match="eigenvalue 0"):
+        system(1 - 2.0**-53).require_stable()

@@ -171,7 +171,7 @@ class LinearMeasurement(Measurement):
 
     def __init__(self, observer: LinearObserver, gramians: Gramians) -> None:
         self.observer, self.gramians = observer, gramians
-        self.balancing = numerics.balance(gramians.P, gramians.Q)
+        self.balancing = numerics.balance(gramians.P, gramians.Q, pairs=gramians.real)
         order = observer.system.order
         self.spectrum = Spectrum(
             values=self.balancing.sigma,

@@ -41,7 +41,7 @@ class Balancing:
     numerical_rank: int
 
 
-def psd_factor(P: Tensor, *, name: str = "P") -> Tensor:
+def psd_factor(P: Tensor, *, name: str = "P", pairs: bool = False) -> Tensor:
     """S with P = S S*, for Hermitian positive semidefinite P.
 
     P is scaled to a unit diagonal, so that badly scaled states keep their digits; Cholesky when
@@ -50,6 +50,8 @@ def psd_factor(P: Tensor, *, name: str = "P") -> Tensor:
     Args:
         P: (n, n).
         name: how errors call it.
+        pairs: P is in real coordinates [Re x; Im x]. Both parts of a state then share a scale: a
+            nearly real state has an imaginary part far below the rounding of its real part.
 
     Returns:
         (n, k) float64 or complex128; k < n when P is numerically singular.
@@ -63,6 +65,8 @@ def psd_factor(P: Tensor, *, name: str = "P") -> Tensor:
     P = as_double(P)
     n = P.shape[0]
     diagonal = P.diagonal().real
+    if pairs:
+        diagonal = diagonal.view(2, -1).sum(0).repeat(2)
     size = float(diagonal.abs().max())
     if float((P - P.mH).abs().max()) > eps**0.5 * size:
         raise InputError(f"{name} is not Hermitian; a Gramian must be")
@@ -85,18 +89,22 @@ def psd_factor(P: Tensor, *, name: str = "P") -> Tensor:
     return factor * scale[:, None]
 
 
-def hankel_singular_values(P: Tensor, Q: Tensor) -> Tensor:
+def hankel_singular_values(P: Tensor, Q: Tensor, *, pairs: bool = False) -> Tensor:
     """Hankel singular values (n,), descending, of the Gramians P and Q, both (n, n).
+
+    `pairs`: they are in real coordinates [Re x; Im x], see `psd_factor`.
 
     Raises:
         InputError: as `psd_factor`, or when the sizes differ.
     """
-    S, R = _factors(P, Q)
+    S, R = _factors(P, Q, pairs)
     return _padded(torch.linalg.svdvals(R.mH @ S), P.shape[0])
 
 
-def balance(P: Tensor, Q: Tensor) -> Balancing:
+def balance(P: Tensor, Q: Tensor, *, pairs: bool = False) -> Balancing:
     """The factors and the SVD that balance the Gramians P and Q, both (n, n).
+
+    `pairs`: they are in real coordinates [Re x; Im x], see `psd_factor`.
 
     In balanced coordinates V = S Vh* sigma^{-1/2}, W = R U sigma^{-1/2} both Gramians are
     diag(sigma).
@@ -106,7 +114,7 @@ def balance(P: Tensor, Q: Tensor) -> Balancing:
 
     Source: Tombs and Postlethwaite, Int. J. Control 46 (1987), the square-root method.
     """
-    S, R = _factors(P, Q)
+    S, R = _factors(P, Q, pairs)
     U, sigma, Vh = torch.linalg.svd(R.mH @ S, full_matrices=False)
     # Entry errors of the product R* S are roundings of sum_k |R_ki| |S_kj|; this bound on them
     # does not change when states are rescaled.
@@ -134,10 +142,10 @@ def truncation_bound(sigma: Tensor, order: int) -> float:
     return 2.0 * float(as_double(sigma)[order:].sum())
 
 
-def _factors(P: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
+def _factors(P: Tensor, Q: Tensor, pairs: bool) -> tuple[Tensor, Tensor]:
     require_square("P", P)
     require_square("Q", Q, P.shape[0])
-    S, R = psd_factor(P, name="P"), psd_factor(Q, name="Q")
+    S, R = psd_factor(P, name="P", pairs=pairs), psd_factor(Q, name="Q", pairs=pairs)
     dtype = torch.promote_types(S.dtype, R.dtype)
     return S.to(dtype), R.to(dtype)
 

@@ -18,6 +18,10 @@ from compressm.errors import InputError, UnstableSystemError
 from compressm.numerics.cauchy import disc_defect
 from compressm.numerics.checks import as_double, require_finite
 
+# 1 - |l|^2 of a pole that is stored in float64 carries this much rounding: below, no one can tell
+# which side of the unit circle it is on.
+_UNIT_CIRCLE = 4 * torch.finfo(torch.float64).eps
+
 
 @dataclass(frozen=True, kw_only=True)
 class StateSpace:
@@ -119,13 +123,13 @@ class StateSpace:
             UnstableSystemError: otherwise; names the offending eigenvalue and its index.
         """
         poles = self.poles()
-        bad = torch.nonzero(disc_defect(poles) <= 0).flatten()
+        bad = torch.nonzero(disc_defect(poles) <= _UNIT_CIRCLE).flatten()
         if len(bad):
             worst = int(bad[poles[bad].abs().argmax()])
             raise UnstableSystemError(
                 f"eigenvalue {worst} of A is {complex(poles[worst]):.12g} with modulus "
                 f"{float(poles[worst].abs()):.12g}, and {len(bad)} of {self.order} have a modulus "
-                "of at least 1; Gramians need every modulus below 1"
+                "of at least 1 (to rounding); Gramians need every modulus below 1"
             )
         return self
 
