@@ -23,6 +23,7 @@ ALLOWED = {
     "ranks": {"spectrum"},
     "adapters": {"numerics", "nn", "edits", "calibration", "spectrum"},
     "writeback": {"edits"},
+    "checkpoint": {"adapters", "writeback"},
     "compressor": {
         "adapters",
         "calibration",

@@ -7,6 +7,7 @@ compressor = compressm.Compressor(model, optimizer, policy=…, schedule=…)
 
 from compressm.adapters import register_adapter
 from compressm.calibration import Calibration
+from compressm.checkpoint import load_compressed
 from compressm.compressor import Compressor, compress_, measure
 from compressm.errors import CompressmError
 from compressm.events import Event, EventLog, SiteChange
@@ -31,6 +32,7 @@ __all__ = [
     "SiteChange",
     "Spectrum",
     "compress_",
+    "load_compressed",
     "measure",
     "register_adapter",
 ]

@@ -110,6 +110,19 @@ def commit_(
         )
 
 
+@torch.no_grad()
+def resize_(model: nn.Module, module: nn.Module, name: str, shape: torch.Size) -> None:
+    """Give one parameter another shape (its values are lost), wherever the model shares it."""
+    old = module._parameters[name]
+    if old is None or old.shape == shape:
+        return
+    new = nn.Parameter(old.new_zeros(shape), requires_grad=old.requires_grad)
+    for other in model.modules():
+        for key, parameter in other._parameters.items():
+            if parameter is old:
+                other._parameters[key] = new
+
+
 def _prepare(
     edit: Edit, optimizers: Sequence[Optimizer], transport: str, unknown: set[str]
 ) -> list[_Change]:

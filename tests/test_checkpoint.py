@@ -1,0 +1,79 @@
+import copy
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from compressm import FixedRank, compress_, load_compressed
+from compressm.errors import CheckpointError
+from compressm.nn import LRU, SequenceClassifier, state_dims
+
+
+def build(states=16, width=6, depth=2):
+    return SequenceClassifier(
+        input="real", features=1, width=width, state_dim=states, depth=depth, classes=3
+    )
+
+
+@pytest.fixture
+def compressed():
+    model = build()
+    compress_(model, policy=FixedRank(5))
+    return model.eval()
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_compressed_weights_load_into_a_full_size_model(compressed, tmp_path, as_file):
+    source = compressed.state_dict()
+    if as_file:
+        save_file(source, tmp_path / "small.safetensors")
+        source = tmp_path / "small.safetensors"
+    fresh = build().eval()
+    load_compressed(fresh, source)
+    inputs = torch.randn(2, 20, 1)
+    torch.testing.assert_close(fresh(inputs), compressed(inputs), rtol=0, atol=0)
+    assert list(state_dims(fresh).values()) == [5, 5]
+
+
+class Plain(LRU):
+    """A layer of a third party: it cannot resize itself."""
+
+    _load_from_state_dict = torch.nn.Module._load_from_state_dict
+
+
+def test_layers_that_cannot_resize_themselves_are_resized():
+    small, fresh = Plain(3, 8), Plain(3, 8)
+    compress_(small, policy=FixedRank(3))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        copy.deepcopy(fresh).load_state_dict(small.state_dict())
+    load_compressed(fresh, small.state_dict())
+    assert fresh.state_dim == 3
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda s: s.pop("head.bias"), r"head\.bias missing"),
+        (lambda s: s.update(extra=torch.ones(1)), "extra unexpected"),
+        (lambda s: s.update({"head.bias": torch.ones(7)}), r"head\.bias \(3,\) ≠ \(7,\)"),
+        (lambda s: s.update({"encoder.blocks.0.layer.D": torch.ones(2, 2)}), "shape"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_changes(compressed, spoil, says):
+    state = compressed.state_dict()
+    spoil(state)
+    fresh = build()
+    before = copy.deepcopy(fresh.state_dict())
+    with pytest.raises(CheckpointError, match=says):
+        load_compressed(fresh, state)
+    torch.testing.assert_close(fresh.state_dict(), before, rtol=0, atol=0)
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint .*gone\.safetensors"):
+        load_compressed(build(), tmp_path / "gone.safetensors")
+    path = tmp_path / "cut.safetensors"
+    save_file(build().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match=r"cut\.safetensors"):
+        load_compressed(build(), path)
