@@ -117,6 +117,14 @@ near = st.builds(
 )
 
 
+# Just off the diagonal, where the larger square falls below 1/2, is the hard case.
+near = near | st.builds(
+    lambda exponent, angle: (1 - 10.0**-exponent) * complex(np.cos(angle), np.sin(angle)),
+    st.floats(6, 10),
+    st.floats(-1e-6, 1e-6).map(lambda offset: np.pi / 4 + offset),
+)
+
+
 @many
 @given(near)
 def test_disc_defect_is_exact_to_rounding(pole):

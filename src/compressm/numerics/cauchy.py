@@ -35,7 +35,10 @@ def disc_defect(poles: Tensor) -> Tensor:
     parts = torch.view_as_real(poles.resolve_conj()).abs()
     large, large_error = _square(parts.amax(-1))
     small, small_error = _square(parts.amin(-1))
-    return ((1 - large) - small) - (large_error + small_error)
+    # 1 - large is exact from 1/2 upwards only; below, keep what its rounding dropped.
+    rest = 1 - large
+    dropped = (1 - rest) - large
+    return (rest - small) + (dropped - large_error - small_error)
 
 
 def geometric_sum(left: Tensor, right: Tensor, horizon: int | None = None) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: m reduced dense order, r stored complex states.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,9 @@ from compressm.numerics.cauchy import disc_defect
 # Relative perturbations tried, in order, when A has no usable set of eigenvectors.
 _PERTURBATIONS = (0.0, 1e-12, 1e-10, 1e-8, 1e-6)
 _GOOD_RESIDUAL = 1e-9
-_LARGE_CONDITION = 1e8
+_LARGE_CONDITION = 1e6
+# Real eigenvalues closer than this fraction of 1 - |l| are one pole for all purposes.
+_TWIN_GAP = 1e-10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +27,10 @@ class Diagonalisation:
 
     Args:
         poles: (r,) complex128. From a real A: one of each conjugate pair (positive imaginary
-            part), and the real eigenvalues (imaginary part 0).
-        basis: real A: (m, 2r) real, acting on [Re z; Im z]; the Im column of a real eigenvalue
-            is zero. Complex A: (m, r).
-        inverse: (2r, m) real, the Im row of a real eigenvalue is zero; or (r, m).
+            part), and the real eigenvalues (imaginary part 0, equal ones two to a state).
+        basis: real A: (m, 2r) real, acting on [Re z; Im z]; the Im column of a single real
+            eigenvalue is zero. Complex A: (m, r).
+        inverse: (2r, m) real, the Im row of a single real eigenvalue is zero; or (r, m).
         condition: condition number (1-norm) of the unit-norm eigenvectors.
         notes: what a reader of an event should know.
     """
@@ -76,12 +79,16 @@ def diagonalise(A: Tensor) -> Diagonalisation:
     )
 
 
-def clamp_poles(poles: Tensor, limit: float) -> tuple[Tensor, tuple[str, ...]]:
-    """Pull poles (r,) on or outside the unit circle back to modulus `limit` < 1, with a note."""
+def clamp_poles(poles: Tensor, original: Callable[[], Tensor]) -> tuple[Tensor, tuple[str, ...]]:
+    """Pull poles (r,) on or outside the unit circle back inside, with a note.
+
+    They get the largest modulus of the `original` (stable) poles, so nothing decays more slowly
+    than the slowest state before.
+    """
     outside = disc_defect(poles) <= 0
     if not bool(outside.any()):
         return poles, ()
-    modulus = poles.abs()
+    modulus, limit = poles.abs(), float(original().abs().max())
     clamped = torch.where(outside, poles * (limit / modulus), poles)
     worst = float(modulus.max())
     note = f"{int(outside.sum())} poles clamped to modulus {limit:.9g} (largest was {worst:.9g})"
@@ -127,16 +134,43 @@ def _eigenbasis(A: Tensor) -> Diagonalisation | None:
     condition = float(torch.linalg.matrix_norm(square, 1) * torch.linalg.matrix_norm(inverse, 1))
     if A.is_complex():
         return Diagonalisation(poles=poles, basis=square, inverse=inverse, condition=condition)
-    p, k = len(pairs), len(reals)
-    basis, full = A.new_zeros(A.shape[0], 2 * (p + k)), A.new_zeros(2 * (p + k), A.shape[0])
-    real_part = torch.cat([torch.arange(p), torch.arange(p + k, 2 * p + k), p + torch.arange(k)])
-    basis[:, real_part], full[real_part] = square, inverse
+    p = len(pairs)
+    alone, twins = _real_slots(poles[reals].real)
+    r = p + len(alone) + len(twins)
+    # Where each column of `square` goes: first the Re half of every slot, then the Im halves.
+    place = torch.empty(A.shape[0], dtype=torch.int64)
+    place[:p], place[p : 2 * p] = torch.arange(p), r + torch.arange(p)
+    for slot, members in enumerate([*twins, *alone], start=p):
+        for half, member in enumerate(members):
+            place[2 * p + member] = slot + half * r
+    basis, full = A.new_zeros(A.shape[0], 2 * r), A.new_zeros(2 * r, A.shape[0])
+    basis[:, place], full[place] = square, inverse
+    first = torch.tensor([members[0] for members in [*twins, *alone]], dtype=torch.int64)
     return Diagonalisation(
-        poles=torch.cat([poles[pairs], poles[reals]]),
+        poles=torch.cat([poles[pairs], poles[reals][first]]),
         basis=basis,
         inverse=full,
         condition=condition,
     )
+
+
+def _real_slots(values: Tensor) -> tuple[list[list[int]], list[list[int]]]:
+    """Indices of real eigenvalues (k,) that stand alone, and of equal ones in twos.
+
+    Two states of one real pole fit into a single complex state with that pole.
+    """
+    alone: list[list[int]] = []
+    twins: list[list[int]] = []
+    order: list[int] = values.argsort().tolist()
+    while order:
+        members = [order.pop(0)]
+        value = float(values[members[0]])
+        if order and float(values[order[0]]) - value <= _TWIN_GAP * abs(1 - abs(value)):
+            members.append(order.pop(0))
+            twins.append(members)
+        else:
+            alone.append(members)
+    return alone, twins
 
 
 def _residual(A: Tensor, d: Diagonalisation) -> float:

@@ -36,7 +36,7 @@ Which = Literal["largest", "smallest", "random"]
 class Reduction:
     """A reduced diagonal system and the maps between the two states: z = project x, x ~ lift z.
 
-    project lift = I, except that the Im row and column of a real eigenvalue are zero.
+    project lift = I, except that the Im row and column of a single real eigenvalue are zero.
 
     Args:
         system: the reduced diagonal system, r states.
@@ -126,7 +126,7 @@ def balanced_truncation(
         )
     if stored < rank:
         notes.append(f"{stored} complex states hold the result; {rank} were asked for")
-    poles, clamped = clamp_poles(found.poles, float(system.poles().abs().max()))
+    poles, clamped = clamp_poles(found.poles, system.poles)
     lift, project = V[:, :m] @ found.basis, found.inverse @ W[:, :m].mH
     B, C = found.inverse @ B[:m], C[:, :m] @ found.basis
     if real:
@@ -135,8 +135,8 @@ def balanced_truncation(
     rows = torch.cat([scale, scale]) if real else scale
     reduced = StateSpace(
         A=poles,
-        B=(B / scale[:, None]).to(torch.complex128),
-        C=(C * scale).to(torch.complex128),
+        B=B / scale[:, None],
+        C=C * scale,
         D=system.D,
         real_output=system.real_output,
     )
@@ -179,14 +179,13 @@ def _project(
         x = split_real(V)
         AV = stack_state(s.A[:, None] * x if s.is_diagonal else s.A @ x)
         return W.mH @ AV, W.mH @ stack_state(s.B), unfold_readout(s.C) @ V, V, W
-    dtype = torch.promote_types(V.dtype, s.A.dtype)
-    V, W = V.to(dtype), W.to(dtype)
-    AV = s.A[:, None] * V if s.is_diagonal else s.A @ V
-    return W.mH @ AV, W.mH @ s.B, s.C @ V, V, W
+    # Complex also for a real system: here a conjugate pair takes two states.
+    A, B, C, V, W = (x.to(torch.complex128) for x in (s.A, s.B, s.C, V, W))
+    return W.mH @ (A[:, None] * V if s.is_diagonal else A @ V), W.mH @ B, C @ V, V, W
 
 
 def _fit(A: Tensor, rank: int, real: bool) -> tuple[Diagonalisation, int]:
-    """The largest leading block of A that `rank` complex states can hold, diagonalised.
+    """A leading block of A that `rank` complex states can hold, diagonalised, and its size.
 
     Truncations of a balanced system are nested: lowering m takes a leading block.
     """
