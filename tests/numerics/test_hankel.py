@@ -12,6 +12,7 @@ from compressm.errors import InputError
 from compressm.numerics import (
     StateSpace,
     balance,
+    balanced_truncation,
     gramians,
     hankel_singular_values,
     psd_factor,
@@ -170,6 +171,24 @@ def test_psd_factor_reproduces_singular_and_regular_matrices():
         S = psd_factor(P)
         assert float((S @ S.mH - P).abs().max()) < 1e-13
     assert psd_factor(X @ X.mH).shape == (6, 4)
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+@pytest.mark.parametrize("phase", [1e-3, 1e-9, 1e-12, 1e-16])
+def test_nearly_real_states_are_no_negative_eigenvalues(phase, pairs):
+    # The imaginary part of such a state is smaller than the rounding errors of its real part.
+    modulus = torch.tensor([0.99, 0.9, 0.5], dtype=F64)
+    angle = torch.tensor([phase, 1.0, 2 * phase], dtype=F64)
+    B = torch.randn(3, 2, generator=generator(0)).double()
+    C = torch.randn(2, 3, dtype=C128, generator=generator(1))
+    s = StateSpace(A=torch.polar(modulus, angle), B=B.to(C128), C=C, real_output=True)
+    g = gramians(s)
+    b = balance(g.P, g.Q, pairs=pairs)
+    assert 4 <= b.numerical_rank <= 6
+    want = hankel_matrix_values(s, 500)[:4]
+    np.testing.assert_allclose(b.sigma[:4].numpy(), want, rtol=1e-3)
+    r = balanced_truncation(s, b, 3, strict=False)
+    assert relative(r.system.markov(50), s.markov(50)) < 1e-6
 
 
 def test_a_positive_semidefinite_float32_moment_is_accepted():

@@ -198,8 +198,17 @@ def test_asking_for_more_than_the_rank_is_an_error():
         reduce(repeated, 2)
     assert relative(reduce(repeated, 1).system.markov(40), repeated.markov(40)) < 1e-7
     dead = StateSpace(A=s.A, B=torch.zeros_like(s.B), C=s.C, real_output=True)
-    with pytest.raises(RankError, match="is 0"):
-        reduce(dead, 1)
+    for strict in (True, False):
+        with pytest.raises(RankError, match="is 0"):
+            reduce(dead, 1, strict=strict)
+
+
+def test_not_strict_returns_all_there_is():
+    s = real_poles([0.9, 0.6, -0.3], 2, complex_b=False)
+    r = reduce(s, 7, strict=False)
+    assert r.rank == r.order == 3
+    assert any("3 complex states hold the result; 7 were asked for" in note for note in r.notes)
+    assert relative(r.system.markov(40), s.markov(40)) < 1e-9
 
 
 def jordan(pole: float, size: int) -> StateSpace:

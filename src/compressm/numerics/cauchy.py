@@ -14,6 +14,9 @@ from torch import Tensor
 
 # Veltkamp's constant 2^27 + 1 splits a float64 into two halves whose products are exact.
 _SPLIT = 134217729.0
+# 1 - |l|^2 of a pole that is stored in float64 carries this much rounding: below, no one can tell
+# which side of the unit circle it is on.
+UNIT_CIRCLE = 4 * torch.finfo(torch.float64).eps
 
 
 def _square(x: Tensor) -> tuple[Tensor, Tensor]:

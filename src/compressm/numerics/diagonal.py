@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compressm.numerics.cauchy import disc_defect
+from compressm.numerics.cauchy import UNIT_CIRCLE, disc_defect
 
 # Relative perturbations tried, in order, when A has no usable set of eigenvectors.
 _PERTURBATIONS = (0.0, 1e-12, 1e-10, 1e-8, 1e-6)
@@ -85,7 +85,7 @@ def clamp_poles(poles: Tensor, original: Callable[[], Tensor]) -> tuple[Tensor, 
     They get the largest modulus of the `original` (stable) poles, so nothing decays more slowly
     than the slowest state before.
     """
-    outside = disc_defect(poles) <= 0
+    outside = disc_defect(poles) <= UNIT_CIRCLE
     if not bool(outside.any()):
         return poles, ()
     modulus, limit = poles.abs(), float(original().abs().max())

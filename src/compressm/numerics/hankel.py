@@ -78,15 +78,23 @@ def psd_factor(P: Tensor, *, name: str = "P", pairs: bool = False) -> Tensor:
         factor: Tensor = L * scale[:, None]
         return factor
     values, vectors = torch.linalg.eigh(unit)
-    rounding = 10 * n * eps * float(values[-1].clamp_min(0))
-    if float(values[0]) < -10 * max(rounding, n * eps):
-        raise InputError(
-            f"{name} has the eigenvalue {float(values[0]):.3g} (largest {float(values[-1]):.3g}, "
-            "after scaling to a unit diagonal); a Gramian must be positive semidefinite"
-        )
-    keep = values > rounding
+    if not _semidefinite(values, eps):
+        # The scaling blows up a direction that holds rounding errors and nothing else.
+        scale = torch.ones_like(scale)
+        values, vectors = torch.linalg.eigh((P + P.mH) / 2)
+        if not _semidefinite(values, eps):
+            raise InputError(
+                f"{name} has the eigenvalue {float(values[0]):.3g} (the largest is "
+                f"{float(values[-1]):.3g}); a Gramian must be positive semidefinite"
+            )
+    keep = values > 10 * n * eps * values[-1]
     factor = vectors[:, keep] * values[keep].sqrt()
     return factor * scale[:, None]
+
+
+def _semidefinite(values: Tensor, eps: float) -> bool:
+    """Whether ascending eigenvalues (n,) are non-negative to rounding."""
+    return float(values[0]) >= -100 * len(values) * eps * float(values[-1].clamp_min(0))
 
 
 def hankel_singular_values(P: Tensor, Q: Tensor, *, pairs: bool = False) -> Tensor:

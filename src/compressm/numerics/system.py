@@ -15,12 +15,8 @@ import torch
 from torch import Tensor
 
 from compressm.errors import InputError, UnstableSystemError
-from compressm.numerics.cauchy import disc_defect
+from compressm.numerics.cauchy import UNIT_CIRCLE, disc_defect
 from compressm.numerics.checks import as_double, require_finite
-
-# 1 - |l|^2 of a pole that is stored in float64 carries this much rounding: below, no one can tell
-# which side of the unit circle it is on.
-_UNIT_CIRCLE = 4 * torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +119,7 @@ class StateSpace:
             UnstableSystemError: otherwise; names the offending eigenvalue and its index.
         """
         poles = self.poles()
-        bad = torch.nonzero(disc_defect(poles) <= _UNIT_CIRCLE).flatten()
+        bad = torch.nonzero(disc_defect(poles) <= UNIT_CIRCLE).flatten()
         if len(bad):
             worst = int(bad[poles[bad].abs().argmax()])
             raise UnstableSystemError(

@@ -76,6 +76,7 @@ def balanced_truncation(
     which: Which = "largest",
     generator: torch.Generator | None = None,
     real: bool | None = None,
+    strict: bool = True,
 ) -> Reduction:
     """Reduce `system` to at most `rank` complex states.
 
@@ -91,10 +92,11 @@ def balanced_truncation(
             rounding) or a "random" choice in balanced coordinates.
         generator: for "random".
         real: reduce the real map; None infers it from the size of `balancing`.
+        strict: refuse a rank above the numerical one; False returns all there is, with a note.
 
     Raises:
         InputError: sizes do not fit, or `which` is unknown.
-        RankError: `rank` is more than the system numerically has.
+        RankError: `rank` is more than the system numerically has, or it has no rank at all.
 
     Source: Chahine et al., arXiv 2510.02823, section 3; DESIGN's real pairs.
     """
@@ -110,13 +112,13 @@ def balanced_truncation(
             f"real={real} needs {system.order * (2 if real else 1)}"
         )
     numerical = balancing.numerical_rank
-    if rank > numerical:
+    if rank > numerical and (strict or not numerical):
         raise _rank_error(rank, numerical, numerical)
     kept = _choose(balancing, min(2 * rank if real else rank, numerical), which, generator)
     A, B, C, V, W = _project(system, balancing, kept, real)
     found, m = _fit(A, rank, real)
     stored = len(found.poles)
-    if real and stored < rank and m == numerical:
+    if strict and real and stored < rank and m == numerical:
         raise _rank_error(rank, numerical, stored)
     notes = list(found.notes)
     if real and m < min(2 * rank, numerical):
