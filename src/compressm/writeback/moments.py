@@ -76,30 +76,37 @@ def transport_states(
         if isinstance(value, Tensor) and value.numel() > 1 and value.shape != change.old.shape
     }
     unknown |= foreign
-    moved: dict[str, tuple[Tensor, ...] | None] = {}
-    for key in per_parameter if rule is not None else ():
-        tensors = tuple(state[key] for state in states if key in state)
-        if len(tensors) < len(states):
-            moved[key] = None
-        elif rule.exact or key in FIRST_MOMENTS:
-            moved[key] = rule.first(tensors)
-        elif key in SECOND_MOMENTS:
-            moved[key] = rule.second(tensors)
-        else:
-            unknown.add(key)
-            moved[key] = None
+    moved = {} if rule is None else _move(rule, per_parameter, states, unknown)
     keep = not foreign and rule is not None and all(v is not None for v in moved.values())
     out: list[dict[str, Any] | None] = []
     for i, (change, state) in enumerate(zip(changes, states, strict=True)):
         if not state:
             out.append(None)
         elif keep:
-            out.append(
-                {k: moved[k][i] if k in per_parameter else v for k, v in state.items()}  # type: ignore[index]
-            )
+            mine = {key: tensors[i] for key, tensors in moved.items() if tensors is not None}
+            out.append({**state, **mine})
         else:
             out.append(_fresh(optimizer, change, state))
     return out
+
+
+def _move(
+    rule: Transport, keys: set[str], states: Sequence[dict[str, Any]], unknown: set[str]
+) -> dict[str, tuple[Tensor, ...] | None]:
+    """Each kind of state of a group in the reduced coordinates; None where no rule covers it."""
+    moved: dict[str, tuple[Tensor, ...] | None] = {}
+    for key in keys:
+        tensors = tuple(state[key] for state in states if key in state)
+        moved[key] = None
+        if len(tensors) < len(states):
+            continue
+        if rule.exact or key in FIRST_MOMENTS:
+            moved[key] = rule.first(tensors)
+        elif key in SECOND_MOMENTS:
+            moved[key] = rule.second(tensors)
+        else:
+            unknown.add(key)
+    return moved
 
 
 def _fresh(optimizer: Optimizer, change: Change, state: dict[str, Any]) -> dict[str, Any] | None:
