@@ -23,11 +23,13 @@ ALLOWED = {
     "ranks": {"spectrum"},
     "adapters": {"numerics", "nn", "edits", "calibration", "spectrum"},
     "writeback": {"edits"},
+    "pipeline": {"adapters", "calibration", "edits", "events", "spectrum"},
     "checkpoint": {"adapters", "writeback"},
     "compressor": {
         "adapters",
         "calibration",
         "events",
+        "pipeline",
         "ranks",
         "schedule",
         "spectrum",

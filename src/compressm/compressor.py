@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from compressm.adapters.base import SELECTIONS, Draft, Measurement, Select, Site, find_sites
+from compressm.adapters.base import SELECTIONS, Select, find_sites
 from compressm.calibration import Calibration, Forward, Loss
 from compressm.errors import InputError
-from compressm.events import Event, EventLog, SiteChange
+from compressm.events import Event, EventLog
+from compressm.pipeline import Survey
 from compressm.ranks import Policy
 from compressm.schedule import Schedule
 from compressm.spectrum import Spectrum
@@ -48,8 +49,7 @@ def measure(
         UnstableSystemError: a layer has an eigenvalue on or outside the unit circle.
     """
     calibration = _calibration(data, forward, loss)
-    measurements = _survey(model, find_sites(model), method, calibration)
-    return {name: measurement.spectrum for name, measurement in measurements.items()}
+    return Survey.of(model, method, calibration).spectra
 
 
 def compress_(
@@ -208,61 +208,17 @@ def _compress(
     _check_select(select)
     started = time.perf_counter()
     before = sum(p.numel() for p in model.parameters())
-    sites = find_sites(model)
-    measurements = _survey(model, sites, method, calibration)
-    plan = policy.plan({name: m.spectrum for name, m in measurements.items()})
-    drafts = {
-        name: measurements[name].reduce(rank, select=select, generator=generator)
-        for name, rank in plan.items()
-        if rank < sites[name].state_dim
-    }
-    if calibration is not None:
-        calibration.run(model, [draft.probe for draft in drafts.values() if draft.probe])
-    for draft in drafts.values():
-        draft.finish()
-    changes = tuple(
-        _site_change(site, measurements[name], drafts.get(name)) for name, site in sites.items()
-    )
-    edits = [edit for draft in drafts.values() for edit in draft.edits()]
-    commit_(model, edits, optimizers, transport=transport)
+    survey = Survey.of(model, method, calibration)
+    proposal = survey.propose(policy.plan(survey.spectra), select=select, generator=generator)
+    commit_(model, proposal.edits, optimizers, transport=transport)
     return Event(
         step=step,
-        kind="cut" if drafts else "kept",
+        kind="cut" if proposal.cuts else "kept",
         method=method,
-        sites=changes,
+        sites=proposal.changes,
         parameters_before=before,
         parameters_after=sum(p.numel() for p in model.parameters()),
         seconds=time.perf_counter() - started,
-    )
-
-
-def _survey(
-    model: nn.Module, sites: Mapping[str, Site], method: str, calibration: Calibration | None
-) -> dict[str, Measurement]:
-    """Measure every site, all of them in one pass over the data."""
-    has_data = calibration is not None
-    observers = {
-        name: site.adapter.observe(site.module, method, has_data=has_data)
-        for name, site in sites.items()
-    }
-    if calibration is not None:
-        calibration.run(model, [o.probe for o in observers.values() if o.probe])
-    return {name: observer.measure() for name, observer in observers.items()}
-
-
-def _site_change(site: Site, measurement: Measurement, draft: Draft | None) -> SiteChange:
-    spectrum = measurement.spectrum
-    after = spectrum.state_dim if draft is None else draft.rank
-    return SiteChange(
-        site=site.name,
-        family=site.adapter.family,
-        before=spectrum.state_dim,
-        after=after,
-        energy_kept=spectrum.energy(after),
-        bound=None if draft is None else draft.bound,
-        error=None if draft is None else draft.error,
-        values=tuple(spectrum.values.tolist()),
-        notes=() if draft is None else draft.notes,
     )
 
 
