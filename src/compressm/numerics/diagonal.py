@@ -79,6 +79,12 @@ def diagonalise(A: Tensor) -> Diagonalisation:
     )
 
 
+def complex_states(poles: Tensor) -> int:
+    """How many complex states hold a real system with these eigenvalues (m,)."""
+    alone, twins = _real_slots(poles[poles.imag == 0].real)
+    return int((poles.imag > 0).sum()) + len(alone) + len(twins)
+
+
 def clamp_poles(poles: Tensor, original: Callable[[], Tensor]) -> tuple[Tensor, tuple[str, ...]]:
     """Pull poles (r,) on or outside the unit circle back inside, with a note.
 
