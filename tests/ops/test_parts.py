@@ -32,6 +32,7 @@ def test_linear_is_the_product_in_every_layout(sizes, with_bias):
         y = linear(x, weight, bias)
         expected = x.double() @ weight.double().t() + (bias.double() if with_bias else 0)
         assert (y - expected).abs().max() < 1e-5 * expected.abs().max()
+        assert y.is_contiguous()
         direction = torch.randn(columns, rows).t()
         got = torch.autograd.grad((y * direction).sum(), inputs)
         wanted = torch.autograd.grad((expected * direction.double()).sum(), inputs)

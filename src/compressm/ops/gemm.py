@@ -15,7 +15,7 @@ from torch import Tensor
 
 # Below this many multiply-adds the call overhead of oneDNN outweighs its faster kernel.
 _SMALL = 1 << 20
-# A transposed left operand must be copied first; with fewer columns than this it does not pay.
+# A transposed left operand is copied first, which does not pay for an outer size below this.
 _NARROW = 32
 
 
@@ -44,19 +44,10 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x weightᵀ + bias` without autograd; x (rows, inner), weight (columns, inner)."""
     if not _prefers_onednn(x, weight):
         return torch.nn.functional.linear(x, weight, bias)
-    onednn = torch.ops.mkldnn._linear_pointwise
-    if not x.is_contiguous():
-        # oneDNN reads any layout of the weight but only rows of x.
-        rows, columns = x.shape[0], weight.shape[0]
-        if bias is None and (weight.is_contiguous() or columns < rows):
-            if rows < _NARROW:
-                return torch.nn.functional.linear(x, weight)
-            swapped: Tensor = onednn(weight.contiguous(), x, None, "none", [], "")
-            return swapped.t()
-        if columns < _NARROW:
-            return torch.nn.functional.linear(x, weight, bias)
-        x = x.contiguous()
-    result: Tensor = onednn(x, weight, bias, "none", [], "")
+    # oneDNN reads a weight of any layout but only contiguous rows of x.
+    if not x.is_contiguous() and min(x.shape[0], weight.shape[0]) < _NARROW:
+        return torch.nn.functional.linear(x, weight, bias)
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
 
 
@@ -72,12 +63,17 @@ class _Linear(torch.autograd.Function):
         (grad,) = grads
         x, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad
+        grad_x = grad_weight = grad_bias = None
         # Written with `linear` itself, so that second derivatives exist.
-        return (
-            linear(grad, weight.t()) if needs[0] else None,
-            linear(grad.t(), x.t()) if needs[1] else None,
-            grad.sum(0) if needs[2] else None,
-        )
+        if needs[0]:
+            grad_x = linear(grad, weight.t())
+        if needs[1] and grad.shape[1] <= x.shape[1]:
+            grad_weight = linear(grad.t(), x.t())
+        elif needs[1]:  # the same product transposed: the left operand is copied, so the smaller
+            grad_weight = linear(x.t(), grad.t()).t()
+        if needs[2]:
+            grad_bias = grad.sum(0)
+        return grad_x, grad_weight, grad_bias
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -91,7 +87,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: (columns,) or None.
 
     Returns:
-        (..., columns).
+        (..., columns), contiguous.
     """
     if torch.is_autocast_enabled(x.device.type):
         return torch.nn.functional.linear(x, weight, bias)
