@@ -120,6 +120,25 @@ def test_repeated_poles_have_the_rank_of_their_residues():
     assert torch.allclose(sigma[:2], rank_and_sigma(merged)[1], rtol=1e-10)
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 10_000),
+    st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    st.integers(1, 2),
+    st.booleans(),
+)
+def test_the_rank_is_that_of_the_residues(seed, copies, h, real):
+    # With h inputs and plenty of outputs, k copies of a pole make min(k, h) complex states. An
+    # unpivoted Cholesky factor of P often exists all the same, with pivots of pure rounding.
+    g0 = generator(seed)
+    distinct = torch.polar(torch.tensor([0.5, 0.7, 0.9]), torch.tensor([0.4, 1.3, 2.4])).to(C128)
+    A = distinct[: len(copies)].repeat_interleave(torch.tensor(copies))
+    B = torch.randn(len(A), h, dtype=C128, generator=g0)
+    C = torch.randn(4, len(A), dtype=C128, generator=g0)
+    rank, _ = rank_and_sigma(StateSpace(A=A, B=B, C=C, real_output=real))
+    assert rank == (2 if real else 1) * sum(min(k, h) for k in copies)
+
+
 def test_real_poles_with_real_inputs_count_once():
     a = torch.tensor([0.9, -0.5], dtype=C128)
     s = StateSpace(A=a, B=torch.ones(2, 1), C=torch.ones(1, 2), real_output=True)
