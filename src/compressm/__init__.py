@@ -11,6 +11,7 @@ from compressm.checkpoint import load_compressed
 from compressm.compressor import Compressor, compress_, measure
 from compressm.errors import CompressmError
 from compressm.events import Event, EventLog, SiteChange
+from compressm.guard import Guard
 from compressm.ranks import EnergyTolerance, FixedFraction, FixedRank, GlobalEnergy, Policy
 from compressm.schedule import Schedule
 from compressm.spectrum import Spectrum
@@ -27,6 +28,7 @@ __all__ = [
     "FixedFraction",
     "FixedRank",
     "GlobalEnergy",
+    "Guard",
     "Policy",
     "Schedule",
     "SiteChange",

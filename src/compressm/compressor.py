@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,16 @@ from torch.optim import Optimizer
 
 from compressm.adapters.base import SELECTIONS, Select, find_sites
 from compressm.calibration import Calibration, Forward, Loss
+from compressm.cutting import Cutter
 from compressm.errors import InputError
 from compressm.events import Event, EventLog
+from compressm.guard import Guard
 from compressm.pipeline import Survey
 from compressm.ranks import Policy
 from compressm.schedule import Schedule
 from compressm.spectrum import Spectrum
-from compressm.writeback import as_optimizers, commit_
+from compressm.transaction import Transaction
+from compressm.writeback import as_optimizers
 
 _NEVER = float("inf")
 
@@ -64,6 +66,7 @@ def compress_(
     transport: str = "project",
     select: Select = "largest",
     seed: int = 0,
+    guard: Guard | None = None,
 ) -> Event:
     """Cut the states that do not matter out of a live model and its optimizer(s), in place, once.
 
@@ -76,6 +79,7 @@ def compress_(
             ("reset").
         select: which states stay: the "largest"; "smallest" and "random" are for ablations.
         seed: of the random selection.
+        guard: undo the cut, or make it gentler, when it costs more than the guard allows.
 
     Returns:
         The event: what was measured and what was cut.
@@ -84,12 +88,10 @@ def compress_(
         InputError, UnstableSystemError: as `measure`; nothing has been changed.
         OptimizerError: a cut parameter is trainable but in no optimizer; nothing has been changed.
     """
-    calibration = _calibration(data, forward, loss)
-    generator = torch.Generator().manual_seed(seed)
-    optimizers = as_optimizers(optimizer)
-    return _compress(
-        model, optimizers, policy, method, calibration, transport, select, generator, step=None
-    )
+    cutter = _cutter(model, optimizer, method, data, forward, loss, transport, select, seed, guard)
+    if guard is not None and guard.recovery_steps:
+        raise InputError("guard: recovery_steps needs a training loop; use a Compressor")
+    return Transaction(cutter, policy, guard).begin(step=None)
 
 
 class Compressor:
@@ -99,6 +101,7 @@ class Compressor:
         model, optimizer, policy, method, data, forward, loss, transport, select, seed:
             as for `compress_`.
         schedule: the steps at which to measure and cut. Each of them is acted on exactly once.
+        guard: undo cuts that cost more than the user's budget, see `Guard`.
         log: where events go: a path (JSONL) or a callable.
 
     Attributes:
@@ -119,33 +122,38 @@ class Compressor:
         transport: str = "project",
         select: Select = "largest",
         seed: int = 0,
+        guard: Guard | None = None,
         log: str | Path | Callable[[Event], None] | None = None,
     ) -> None:
-        self.model = model
-        self.optimizers = as_optimizers(optimizer)
-        self.policy, self.schedule = policy, schedule
-        self.method, self.transport, self.select = method, transport, select
+        cutter = _cutter(
+            model, optimizer, method, data, forward, loss, transport, select, seed, guard
+        )
+        self.schedule = schedule
         self.events: list[Event] = []
-        self._calibration = _calibration(data, forward, loss)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._transaction = Transaction(cutter, policy, guard)
         self._log = EventLog(log) if isinstance(log, (str, Path)) else log
         self._step = 0
         self._acted = 0
         self._due: float = self._next_due()
         # A method that cannot work should say so now, not at the first cut.
         for site in find_sites(model).values():
-            _check_select(select)
-            site.adapter.observe(site.module, method, has_data=self._calibration is not None)
+            site.adapter.observe(site.module, method, has_data=cutter.calibration is not None)
 
     @property
     def finished(self) -> bool:
-        """Whether no cut is left on the schedule."""
+        """Whether nothing is left to do: no cut on the schedule, none to be judged."""
         return self._due == _NEVER
+
+    @property
+    def pending(self) -> bool:
+        """Whether a cut has been made that the guard has yet to judge, and might undo."""
+        return self._transaction.judged_at is not None
 
     def step(self, step: int | None = None) -> Event | None:
         """Count one optimizer step (or set the count to `step`) and cut if one is due.
 
         When the count jumps over several due steps, one is acted on at each of the next calls.
+        While a guard waits for its recovery steps, further cuts wait too.
 
         Returns:
             The event if something was due, else None.
@@ -153,72 +161,68 @@ class Compressor:
         self._step = self._step + 1 if step is None else step
         if self._step < self._due:
             return None
-        self._acted = int(self._due)
+        if self.pending:
+            event = self._transaction.judge(self._step)
+        else:
+            self._acted = int(self._due)
+            event = self._transaction.begin(self._step)
         self._due = self._next_due()
-        event = _compress(
-            self.model,
-            self.optimizers,
-            self.policy,
-            self.method,
-            self._calibration,
-            self.transport,
-            self.select,
-            self._generator,
-            step=self._step,
-        )
         self.events.append(event)
         if self._log is not None:
             self._log(event)
         return event
 
     def state_dict(self) -> dict[str, Any]:
-        """Step count, cuts done, events and random state, for a resumed run."""
+        """Step count, cuts done, events and random state, for a resumed run.
+
+        While a cut is pending it holds the copy of model and optimizers that undoing it needs.
+        """
         return {
             "step": self._step,
             "acted": self._acted,
             "events": [event.to_json() for event in self.events],
-            "generator": self._generator.get_state(),
+            "transaction": self._transaction.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken; the model is loaded separately."""
+        """Continue where `state_dict` was taken; model and optimizers are loaded before."""
         self._step, self._acted = int(state["step"]), int(state["acted"])
         self.events = [Event.from_json(line) for line in state["events"]]
-        self._generator.set_state(state["generator"])
+        self._transaction.load_state_dict(state["transaction"])
         self._due = self._next_due()
 
     def _next_due(self) -> float:
-        due = self.schedule.next_after(self._acted)
+        if self._transaction.judged_at is not None:
+            return self._transaction.judged_at
+        due = None if self._transaction.stopped else self.schedule.next_after(self._acted)
         return _NEVER if due is None else due
 
 
-def _compress(
+def _cutter(
     model: nn.Module,
-    optimizers: list[Optimizer],
-    policy: Policy,
+    optimizer: Optimizer | Iterable[Optimizer] | None,
     method: str,
-    calibration: Calibration | None,
+    data: Iterable[Any] | Calibration | None,
+    forward: Forward | None,
+    loss: Loss | None,
     transport: str,
     select: Select,
-    generator: torch.Generator,
-    *,
-    step: int | None,
-) -> Event:
-    """measure → plan → reduce → refit → commit → event."""
-    _check_select(select)
-    started = time.perf_counter()
-    before = sum(p.numel() for p in model.parameters())
-    survey = Survey.of(model, method, calibration)
-    proposal = survey.propose(policy.plan(survey.spectra), select=select, generator=generator)
-    commit_(model, proposal.edits, optimizers, transport=transport)
-    return Event(
-        step=step,
-        kind="cut" if proposal.cuts else "kept",
+    seed: int,
+    guard: Guard | None,
+) -> Cutter:
+    if select not in SELECTIONS:
+        raise InputError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
+    folder = None if guard is None or guard.snapshot_folder is None else guard.snapshot_folder
+    return Cutter(
+        model=model,
+        optimizers=as_optimizers(optimizer),
         method=method,
-        sites=proposal.changes,
-        parameters_before=before,
-        parameters_after=sum(p.numel() for p in model.parameters()),
-        seconds=time.perf_counter() - started,
+        calibration=_calibration(data, forward, loss),
+        transport=transport,
+        select=select,
+        generator=torch.Generator().manual_seed(seed),
+        companions=() if guard is None else guard.companions,
+        snapshot_folder=None if folder is None else Path(folder),
     )
 
 
@@ -233,8 +237,3 @@ def _calibration(
             )
         return data
     return Calibration(data, forward=forward, loss=loss)
-
-
-def _check_select(select: str) -> None:
-    if select not in SELECTIONS:
-        raise InputError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ class SiteChange:
     values: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> SiteChange:
+        """The inverse of `to_dict`, also from JSON."""
+        return cls(**{**raw, "values": tuple(raw["values"]), "notes": tuple(raw["notes"])})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -41,12 +51,18 @@ class Event:
 
     Attributes:
         step: optimizer step at which it happened (None outside a training loop).
-        kind: "cut", or "kept" when the policy found nothing worth cutting.
+        kind: "cut", or "kept" when the policy found nothing worth cutting. With a guard also
+            "trial" (cut, to be judged after recovery steps), then "accepted"; or "rejected" (no
+            attempt passed, everything is as it was before).
         method: the method asked for.
         sites: every compressible layer.
         parameters_before: parameters of the whole model before.
         parameters_after: and after.
         seconds: wall-clock of measuring, planning and cutting together.
+        metric_before: the guard's metric before the cut.
+        metric_after: and after; None where it was not a finite number.
+        attempts: cuts tried; each after the first took half as many states.
+        evaluation_seconds: wall-clock of the guard's evaluations (not part of `seconds`).
     """
 
     step: int | None
@@ -56,6 +72,10 @@ class Event:
     parameters_before: int
     parameters_after: int
     seconds: float
+    metric_before: float | None = None
+    metric_after: float | None = None
+    attempts: int = 1
+    evaluation_seconds: float = 0.0
 
     def to_json(self) -> str:
         """One JSON object on one line."""
@@ -65,17 +85,17 @@ class Event:
     def from_json(cls, line: str) -> Event:
         """The event of a line that `to_json` wrote."""
         raw: dict[str, Any] = json.loads(line)
-        sites = tuple(
-            SiteChange(**{**s, "values": tuple(s["values"]), "notes": tuple(s["notes"])})
-            for s in raw.pop("sites")
-        )
+        sites = tuple(SiteChange.from_dict(site) for site in raw.pop("sites"))
         return cls(sites=sites, **raw)
 
     def __str__(self) -> str:
         """One line for a log."""
         changed = [f"{s.site or '(model)'} {s.before} → {s.after}" for s in self.sites]
         where = "" if self.step is None else f"step {self.step}: "
-        return f"{where}{self.kind} ({', '.join(changed)}) in {self.seconds:.2f} s"
+        line = f"{where}{self.kind} ({', '.join(changed)}) in {self.seconds:.2f} s"
+        if self.metric_before is None or self.metric_after is None:
+            return line
+        return f"{line}, metric {self.metric_before:.6g} → {self.metric_after:.6g}"
 
 
 class EventLog:

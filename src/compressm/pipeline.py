@@ -78,6 +78,10 @@ class Survey:
             changes=tuple(self._change(name, drafts.get(name)) for name in self.sites),
         )
 
+    def unchanged(self) -> tuple[SiteChange, ...]:
+        """The changes of a cut that does not happen."""
+        return tuple(self._change(name, None) for name in self.sites)
+
     def _change(self, name: str, draft: Draft | None) -> SiteChange:
         spectrum = self.measurements[name].spectrum
         after = spectrum.state_dim if draft is None else draft.rank

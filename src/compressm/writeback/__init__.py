@@ -2,5 +2,14 @@
 
 from compressm.writeback.commit import commit_, resize_
 from compressm.writeback.moments import FIRST_MOMENTS, SECOND_MOMENTS, as_optimizers
+from compressm.writeback.snapshot import Snapshot, undisturbed
 
-__all__ = ["FIRST_MOMENTS", "SECOND_MOMENTS", "as_optimizers", "commit_", "resize_"]
+__all__ = [
+    "FIRST_MOMENTS",
+    "SECOND_MOMENTS",
+    "Snapshot",
+    "as_optimizers",
+    "commit_",
+    "resize_",
+    "undisturbed",
+]

@@ -1,0 +1,211 @@
+"""One cut from measuring to its verdict: keep it, undo it, or try a gentler one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compressm.cutting import Cutter
+from compressm.events import Event, SiteChange
+from compressm.guard import Guard, gentler
+from compressm.pipeline import Survey
+from compressm.ranks import Policy
+from compressm.writeback import Snapshot
+
+
+@dataclass(kw_only=True)
+class _Trial:
+    """A cut that the guard has not accepted yet."""
+
+    snapshot: Snapshot
+    plan: dict[str, int]
+    metric_before: float
+    parameters_before: int
+    attempts: int = 0
+    changes: tuple[SiteChange, ...] = ()
+    judged_at: int | None = None
+
+
+class Transaction:
+    """The cuts of one run under one policy and, if there is one, one guard's budget.
+
+    Attributes:
+        spent: what the cuts accepted so far have cost in the guard's metric.
+        stopped: the guard has given up (`on_failure="stop"`).
+    """
+
+    def __init__(self, cutter: Cutter, policy: Policy, guard: Guard | None) -> None:
+        self._cutter, self._policy, self._guard = cutter, policy, guard
+        self._trial: _Trial | None = None
+        self._seconds = self._evaluation = 0.0
+        self.spent = 0.0
+        self.stopped = False
+
+    @property
+    def judged_at(self) -> int | None:
+        """The step at which a pending cut is judged; None when none is pending."""
+        return None if self._trial is None else self._trial.judged_at
+
+    def begin(self, step: int | None) -> Event:
+        """Measure, plan and cut; with a guard, only if the cut is worth its price."""
+        started = time.perf_counter()
+        self._evaluation = 0.0
+        survey = self._cutter.survey()
+        plan = self._policy.plan(survey.spectra)
+        before = self._cutter.parameters
+        if self._guard is None or not _cuts(plan, survey):
+            proposal = self._cutter.propose(survey, plan)
+            self._cutter.commit(proposal)
+            kind = "cut" if proposal.cuts else "kept"
+            return self._event(kind, step, proposal.changes, before, started)
+        metric = self._evaluate()
+        self._guard.drop(metric, metric)  # a metric that is no number is an error before the cut
+        self._trial = _Trial(
+            snapshot=self._cutter.snapshot(),
+            plan=plan,
+            metric_before=metric,
+            parameters_before=before,
+        )
+        return self._attempt(survey, step, started)
+
+    def judge(self, step: int) -> Event:
+        """The verdict on a pending cut, after its recovery steps."""
+        assert self._guard is not None
+        assert self._trial is not None
+        started = time.perf_counter()
+        self._evaluation = 0.0
+        trial, after = self._trial, self._evaluate()
+        if self._accepts(after):
+            return self._close("accepted", step, started, after)
+        trial.snapshot.restore()
+        return self._retry(self._cutter.survey(), step, started, after)
+
+    def _attempt(self, survey: Survey, step: int | None, started: float) -> Event:
+        assert self._guard is not None
+        assert self._trial is not None
+        trial = self._trial
+        trial.attempts += 1
+        try:
+            proposal = self._cutter.propose(survey, trial.plan)
+            self._cutter.commit(proposal)
+            trial.changes = proposal.changes
+            if self._guard.recovery_steps:
+                trial.judged_at = (step or 0) + self._guard.recovery_steps
+                return self._event(
+                    "trial", step, proposal.changes, trial.parameters_before, started, trial
+                )
+            after = self._evaluate()
+        except BaseException:  # also Ctrl-C: nobody keeps a cut that was never judged
+            trial.snapshot.restore()
+            trial.snapshot.close()
+            self._trial = None
+            raise
+        if self._accepts(after):
+            return self._close("cut", step, started, after)
+        trial.snapshot.restore()
+        return self._retry(survey, step, started, after)
+
+    def _retry(self, survey: Survey, step: int | None, started: float, after: float) -> Event:
+        """The model is as it was before the cut; try half of it, or give up."""
+        assert self._guard is not None
+        assert self._trial is not None
+        trial = self._trial
+        sizes = {name: spectrum.state_dim for name, spectrum in survey.spectra.items()}
+        trial.plan = gentler(trial.plan, sizes)
+        if trial.attempts < self._guard.max_attempts and _cuts(trial.plan, survey):
+            return self._attempt(survey, step, started)
+        self.stopped = self._guard.on_failure == "stop"
+        trial.changes = survey.unchanged()
+        return self._close("rejected", step, started, after)
+
+    def _accepts(self, after: float) -> bool:
+        assert self._guard is not None
+        assert self._trial is not None
+        drop = self._guard.drop(self._trial.metric_before, after)
+        if drop > self._guard.allowed(self.spent):
+            return False
+        self.spent += max(drop, 0.0)
+        return True
+
+    def _close(self, kind: str, step: int | None, started: float, after: float) -> Event:
+        assert self._trial is not None
+        trial, self._trial = self._trial, None
+        trial.snapshot.close()
+        changes, before = trial.changes, trial.parameters_before
+        return self._event(kind, step, changes, before, started, trial, after)
+
+    def _evaluate(self) -> float:
+        assert self._guard is not None
+        started = time.perf_counter()
+        try:
+            return self._cutter.evaluate(self._guard.evaluate)
+        finally:
+            self._evaluation += time.perf_counter() - started
+
+    def _event(
+        self,
+        kind: str,
+        step: int | None,
+        changes: tuple[SiteChange, ...],
+        before: int,
+        started: float,
+        trial: _Trial | None = None,
+        after: float | None = None,
+    ) -> Event:
+        return Event(
+            step=step,
+            kind=kind,
+            method=self._cutter.method,
+            sites=changes,
+            parameters_before=before,
+            parameters_after=self._cutter.parameters,
+            seconds=time.perf_counter() - started - self._evaluation,
+            metric_before=None if trial is None else trial.metric_before,
+            metric_after=after if after is not None and math.isfinite(after) else None,
+            attempts=1 if trial is None else trial.attempts,
+            evaluation_seconds=self._evaluation,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Budget spent, random state, and a pending cut with all that undoing it needs."""
+        trial = self._trial
+        return {
+            "spent": self.spent,
+            "stopped": self.stopped,
+            "generator": self._cutter.generator.get_state(),
+            "trial": None
+            if trial is None
+            else {
+                "snapshot": trial.snapshot.state_dict(),
+                "plan": trial.plan,
+                "metric_before": trial.metric_before,
+                "parameters_before": trial.parameters_before,
+                "attempts": trial.attempts,
+                "changes": [change.to_dict() for change in trial.changes],
+                "judged_at": trial.judged_at,
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.spent, self.stopped = float(state["spent"]), bool(state["stopped"])
+        self._cutter.generator.set_state(state["generator"])
+        trial = state["trial"]
+        if trial is None:
+            self._trial = None
+            return
+        snapshot = Snapshot.from_state_dict(
+            trial["snapshot"],
+            self._cutter.model,
+            self._cutter.optimizers,
+            self._cutter.companions,
+        )
+        changes = tuple(SiteChange.from_dict(change) for change in trial["changes"])
+        self._trial = _Trial(**{**trial, "snapshot": snapshot, "changes": changes})
+
+
+def _cuts(plan: Mapping[str, int], survey: Survey) -> bool:
+    return any(plan[name] < spectrum.state_dim for name, spectrum in survey.spectra.items())

@@ -1,0 +1,212 @@
+"""Everything a cut can change, remembered so that it can be undone bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from compressm.guard import Companion
+
+
+class Snapshot:
+    """Model, optimizers, companions and random number generators at one moment.
+
+    `restore` puts the *same* parameter objects back where they were, with the same values, so
+    references to them (hooks, other optimizers) are valid again.
+
+    Memory: one copy of all parameters, gradients, buffers and optimizer states, on the device
+    where they are; with `folder`, in a file there, and only the objects stay in memory.
+
+    Args:
+        model: the parameters and buffers of all its modules are covered.
+        optimizers: groups and states.
+        companions: anything with `state_dict` and `load_state_dict`.
+        folder: where the copies go; None keeps them in memory.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer] = (),
+        companions: Sequence[Companion] = (),
+        *,
+        folder: Path | None = None,
+    ) -> None:
+        self._model, self._optimizers = model, list(optimizers)
+        self._companions = list(companions)
+        self._tensors: list[Tensor] = []
+        index: dict[int, int] = {}
+
+        def number(tensor: Tensor | None) -> int | None:
+            if tensor is not None and id(tensor) not in index:
+                index[id(tensor)] = len(self._tensors)
+                self._tensors.append(tensor)
+            return None if tensor is None else index[id(tensor)]
+
+        slots = [
+            (path, kind, name, number(tensor))
+            for path, module in model.named_modules()
+            for kind in ("_parameters", "_buffers")
+            for name, tensor in getattr(module, kind).items()
+        ]
+        members = [[[number(p) for p in g["params"]] for g in o.param_groups] for o in optimizers]
+        saved = {
+            "slots": slots,
+            "members": members,
+            "training": {path: module.training for path, module in model.named_modules()},
+            "values": [t.detach().clone() for t in self._tensors],
+            "trainable": [t.requires_grad for t in self._tensors],
+            "grads": [None if t.grad is None else t.grad.detach().clone() for t in self._tensors],
+            "groups": [[_options(group) for group in o.param_groups] for o in optimizers],
+            "states": [
+                {index[id(p)]: copy.deepcopy(state) for p, state in o.state.items()}
+                for o in optimizers
+            ],
+            "companions": [copy.deepcopy(c.state_dict()) for c in companions],
+            "random": random_states(),
+        }
+        self._file: Path | None = None
+        self._saved: dict[str, Any] | None = saved
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, suffix=".snapshot", delete=False) as file:
+                torch.save(saved, file)
+            self._file, self._saved = Path(file.name), None
+
+    @classmethod
+    def from_state_dict(
+        cls,
+        state: dict[str, Any],
+        model: nn.Module,
+        optimizers: Sequence[Optimizer] = (),
+        companions: Sequence[Companion] = (),
+    ) -> Snapshot:
+        """A snapshot that another process took of the same model at another size.
+
+        Parameters that have kept their shape stay the objects they are.
+        """
+        self = cls.__new__(cls)
+        self._model, self._optimizers = model, list(optimizers)
+        self._companions, self._file, self._saved = list(companions), None, state
+        modules = dict(model.named_modules())
+        self._tensors = [torch.empty(0)] * len(state["values"])
+        for path, kind, name, number in state["slots"]:
+            if number is None:
+                continue
+            values, present = state["values"][number], getattr(modules[path], kind).get(name)
+            if present is not None and present.shape == values.shape:
+                self._tensors[number] = present
+            elif kind == "_parameters":
+                trainable = state["trainable"][number]
+                self._tensors[number] = nn.Parameter(values.clone(), requires_grad=trainable)
+            else:
+                self._tensors[number] = values.clone()
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """The copies themselves, for a checkpoint."""
+        if self._saved is not None:
+            return self._saved
+        if self._file is None:
+            raise RuntimeError("this snapshot was closed")
+        # Written by this very process a moment ago; optimizer states may hold any object.
+        loaded: dict[str, Any] = torch.load(self._file, weights_only=False)
+        return loaded
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copies, in memory or on disk."""
+        if self._file is not None:
+            return self._file.stat().st_size
+        return sum(t.numel() * t.element_size() for t in _tensors_in(self._saved))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Undo everything since the snapshot; it stays usable and can be restored again."""
+        saved, tensors = self.state_dict(), self._tensors
+        modules = dict(self._model.named_modules())
+        for path, kind, name, number in saved["slots"]:
+            getattr(modules[path], kind)[name] = None if number is None else tensors[number]
+        for path, training in saved["training"].items():
+            modules[path].training = training
+        for tensor, values, grad in zip(tensors, saved["values"], saved["grads"], strict=True):
+            if not torch.equal(tensor, values):  # an untouched tensor keeps its autograd version
+                tensor.copy_(values)
+            tensor.grad = None if grad is None else grad.clone()
+        for i, optimizer in enumerate(self._optimizers):
+            for group, members, options in zip(
+                optimizer.param_groups, saved["members"][i], saved["groups"][i], strict=True
+            ):
+                group.clear()
+                group.update(params=[tensors[n] for n in members], **copy.deepcopy(options))
+            optimizer.state.clear()
+            for number, state in saved["states"][i].items():
+                optimizer.state[tensors[number]] = copy.deepcopy(state)
+        for companion, state in zip(self._companions, saved["companions"], strict=True):
+            companion.load_state_dict(copy.deepcopy(state))
+        set_random_states(saved["random"])
+
+    def close(self) -> None:
+        """Drop the copies."""
+        self._saved = None
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+            self._file = None
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Training flags and random number generators are afterwards as they were."""
+    flags = [(module, module.training) for module in model.modules()]
+    states = random_states()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+        set_random_states(states)
+
+
+def random_states() -> dict[str, Any]:
+    """States of all global generators in use: Python's, torch's, CUDA's, NumPy's."""
+    states: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    if "numpy" in sys.modules:  # not imported for its own sake
+        states["numpy"] = sys.modules["numpy"].random.get_state()
+    return states
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put back what `random_states` returned."""
+    random.setstate(states["python"])
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    if "numpy" in states:
+        sys.modules["numpy"].random.set_state(states["numpy"])
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors_in(item)
