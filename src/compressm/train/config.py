@@ -197,6 +197,11 @@ class TrainerConfig:
         return min(self.val_every or max(1, self.steps // 20), self.steps)
 
     @property
+    def log_interval(self) -> int:
+        """Steps over which the training loss is averaged."""
+        return min(self.log_every, self.steps)
+
+    @property
     def checkpoint_interval(self) -> int:
         """Steps between checkpoints."""
         return self.checkpoint_every or self.validation_interval

@@ -30,11 +30,11 @@ class SequenceModule(pl.LightningModule):
         self._rng_state: Tensor | None = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross entropy of the batch; its average over `log_every` steps is logged."""
+        """Mean cross entropy of the batch; its average over `log_interval` steps is logged."""
         loss = cross_entropy(logits_of(self.model, batch), batch["labels"])
         self._loss_sum = self._loss_sum + loss.detach()
         self._loss_count += 1
-        if (self.global_step + 1) % self.config.trainer.log_every == 0:
+        if (self.global_step + 1) % self.config.trainer.log_interval == 0:
             self._log_loss()
         return loss
 

@@ -131,6 +131,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     for option in options:
         if dataclasses.is_dataclass(option) and isinstance(option, type):
             return _build(option, value, where)
+    if isinstance(value, int) and str(value) in typing.get_args(hint):
+        return str(value)  # YAML reads precision: 32 as a number
     check_type(where, value, hint)
     if float in options and int not in options and isinstance(value, int):
         return float(value)

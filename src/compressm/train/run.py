@@ -210,7 +210,7 @@ def _trainer(config: RunConfig, **options: Any) -> pl.Trainer:
         val_check_interval=settings.validation_interval,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        log_every_n_steps=settings.log_every,
+        log_every_n_steps=settings.log_interval,
         gradient_clip_val=config.optim.clip,
         enable_model_summary=False,
         use_distributed_sampler=False,

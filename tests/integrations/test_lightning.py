@@ -1,0 +1,130 @@
+"""CompressionCallback in a Lightning Trainer that is not ours."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import nn
+
+import compressm
+from compressm.errors import InputError
+from compressm.integrations.lightning import CompressionCallback
+from compressm.nn import LRU, state_dims
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*treespec, LeafSpec.*:FutureWarning", "ignore:.*does not have many workers.*"
+)
+
+
+class Regression(pl.LightningModule):
+    """Two LRUs trained to reproduce their input, by any optimizer."""
+
+    def __init__(self, optimizer=torch.optim.Adam):
+        super().__init__()
+        self.net = nn.Sequential(LRU(3, 8), LRU(3, 8))
+        self.make = optimizer
+
+    def forward(self, u):
+        return self.net(u)
+
+    def training_step(self, batch, batch_idx):
+        return ((self(batch) - batch) ** 2).mean()
+
+    def configure_optimizers(self):
+        return self.make(self.parameters(), lr=1e-3)
+
+
+def fit(module, *callbacks, steps=10, **options):
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    batches = list(torch.randn(5, 2, 11, 3))
+    trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
+    return trainer
+
+
+def cutting(*steps, **options):
+    return CompressionCallback(
+        policy=compressm.FixedFraction(0.5), schedule=compressm.Schedule.at(*steps), **options
+    )
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop])
+def test_cuts_at_the_scheduled_steps_and_goes_on_learning(optimizer, tmp_path):
+    module, seen = Regression(optimizer), []
+    callback = cutting(3, 7, log=tmp_path / "events.jsonl")
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, module, *args):
+            seen.append((trainer.global_step, tuple(state_dims(module).values())))
+            if trainer.global_step == 7:
+                self.after_cut = [p.detach().clone() for p in module.parameters()]
+
+    watch = Watch()
+    trainer = fit(module, callback, watch)
+    assert [dims for step, dims in seen if step in (2, 3, 6, 7, 10)] == [
+        (8, 8),
+        (4, 4),
+        (4, 4),
+        (2, 2),
+        (2, 2),
+    ]
+    assert [event.step for event in callback.events] == [3, 7]
+    assert len(compressm.EventLog.read(tmp_path / "events.jsonl")) == 2
+    held = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+    assert held == {id(p) for p in module.parameters()}
+    assert all(
+        not torch.equal(a, b) for a, b in zip(watch.after_cut, module.parameters(), strict=True)
+    )
+
+
+def test_counts_optimizer_steps_under_gradient_accumulation():
+    callback = cutting(2)
+    module = Regression()
+    fit(module, callback, steps=3, accumulate_grad_batches=2)
+    assert [event.step for event in callback.events] == [2]
+    assert set(state_dims(module).values()) == {4}
+
+
+def test_resumes_from_a_lightning_checkpoint(tmp_path):
+    first = cutting(2, 6)
+    trainer = fit(Regression(), first, steps=4)
+    trainer.save_checkpoint(tmp_path / "c.ckpt")
+    second, module = cutting(2, 6), Regression()
+    again = pl.Trainer(
+        accelerator="cpu",
+        max_steps=8,
+        callbacks=[second],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    batches = torch.utils.data.DataLoader(list(torch.randn(4, 2, 11, 3)), batch_size=None)
+    again.fit(module, batches, ckpt_path=tmp_path / "c.ckpt", weights_only=True)
+    assert [event.step for event in second.events] == [2, 6]
+    assert set(state_dims(module).values()) == {2}
+
+
+def test_data_and_target():
+    batches = list(torch.randn(2, 2, 11, 3))
+    callback = cutting(1, data=batches, method="empirical-data", target="net")
+    fit(Regression(), callback, steps=1)
+    assert [site.site for site in callback.events[0].sites] == ["0", "1"]
+
+
+def test_what_cannot_work_is_refused_before_training():
+    with pytest.raises(InputError, match="Regression has no model"):
+        cutting(1, target="model").check(Regression())
+    with pytest.raises(InputError, match="method"):
+        cutting(1, method="magic").check(Regression())
+    empty = Regression()
+    empty.net = nn.Linear(3, 3)
+    with pytest.raises(InputError):
+        fit(empty, cutting(1))
