@@ -20,6 +20,10 @@ from compressm.numerics.refit import DATA_RIDGE, psd_solve
 from compressm.numerics.system import StateSpace
 from compressm.numerics.truncation import Reduction
 
+# A direction with less than this share of its variance left is explained by the picks. To use the
+# rest, a readout would need entries some 10^4 times larger, which no float32 layer survives.
+_REDUNDANT = 1e-9
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModeOrder:
@@ -88,7 +92,7 @@ class _Search:
         self.read = (C.to(P.dtype) if not C.is_complex() else C) @ P  # E[y x*] given the picks
         self.total = max(float((self.read * C.conj()).sum().real), 0.0)
         self.variance = P.diagonal().real.clone()
-        self.floor = 10 * P.shape[0] * torch.finfo(torch.float64).eps * self.variance.abs()
+        self.floor = _REDUNDANT * self.variance.abs()
         half = self.N
         self.covariance = P.diagonal(half).clone() if g == 2 else None
         self.factor = P.new_zeros(P.shape[0], g * rank)
