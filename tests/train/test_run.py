@@ -235,3 +235,11 @@ def test_tensorboard_on_request(tmp_path):
     short = ["trainer.steps=2", "trainer.log_every=1", "compress=null"]
     train(tiny(*short, "trainer.tensorboard=true"), tmp_path / "r")
     assert list((tmp_path / "r" / "tensorboard").glob("events.*"))
+
+
+def test_progress_bar(tmp_path, capsys):
+    train(tiny("trainer.steps=4", "compress=null"), tmp_path / "r", progress_bar=True)
+    shown = capsys.readouterr().out
+    assert "training" in shown
+    assert "4/4" in shown
+    assert "Epoch" not in shown

@@ -65,7 +65,6 @@ class SequenceModule(pl.LightningModule):
             batch_size=labels.numel(),
             on_step=False,
             on_epoch=True,
-            prog_bar=part == "val",
         )
 
     def configure_optimizers(self) -> Any:

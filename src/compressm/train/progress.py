@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import RichProgressBar
 
 from compressm.integrations.lightning import CompressionCallback
 
@@ -36,3 +37,18 @@ class Progress(pl.Callback):
             f"step {trainer.global_step} of {trainer.max_steps}: "
             + ", ".join([*parts, f"val/accuracy {100 * values['val/accuracy']:.2f} %"])
         )
+
+
+class Bar(RichProgressBar):
+    """Lightning's bar for a run that is one long epoch."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=10)
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
+        """The training loss alone: validation has a line of its own."""
+        shown = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in shown.items() if name == "train/loss"}

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from compressm.calibration import Calibration
@@ -28,7 +27,7 @@ from compressm.train.folder import RunFolder
 from compressm.train.logger import JsonlLogger
 from compressm.train.model_files import ModelCard, load_run_model, save_model
 from compressm.train.module import SequenceModule
-from compressm.train.progress import Progress
+from compressm.train.progress import Bar, Progress
 from compressm.train.stream import TrainStream, calibration_batches
 from compressm.train.summary import Size, Summary
 
@@ -123,7 +122,7 @@ def _run(
             val_every=config.trainer.validation_interval,
         )
         cutting: list[pl.Callback] = [compression] if compression else []
-        bar: list[pl.Callback] = [RichProgressBar(refresh_rate=10)] if progress_bar else []
+        bar: list[pl.Callback] = [Bar()] if progress_bar else []
         trainer = _trainer(
             config,
             # The clock first, so that it stops before a cut.
