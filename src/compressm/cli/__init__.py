@@ -1,5 +1,7 @@
 """The command line. Every module of this folder is a command: it has `register(app)`.
 
+Modules whose names start with an underscore are what commands share.
+
 Modules import what is heavy inside their functions, so that `compressm --help` is quick.
 """
 
@@ -11,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from compressm import __version__
 from compressm.errors import CompressmError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -35,10 +38,24 @@ def build_app() -> Typer:
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
     )
-    # A callback keeps the command names even when there is only one command.
-    app.callback()(lambda: None)
-    for module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
-        importlib.import_module(f"{__name__}.{module}").register(app)
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            typer.echo(f"compressm {__version__}")
+            raise typer.Exit
+
+    @app.callback()
+    def common(
+        version: bool = typer.Option(
+            False, "--version", help="Show the version.", callback=show_version, is_eager=True
+        ),
+    ) -> None:
+        """Shrink state space models while they train."""
+
+    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
+    for name in names:
+        if not name.startswith("_"):
+            importlib.import_module(f"{__name__}.{name}").register(app)
     return app
 
 

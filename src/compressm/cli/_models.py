@@ -1,0 +1,73 @@
+"""What commands share that look at finished models: their data, accuracies, and policies."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from compressm.calibration import Calibration
+from compressm.data import DataSplits, Loaders, load, loaders
+from compressm.train.build import cross_entropy, logits_of, loss_of
+from compressm.train.config import RunConfig
+from compressm.train.stream import calibration_batches
+
+# As many batches as a training run looks at by default.
+_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The data set that a run trained on, with the same validation split."""
+
+    config: RunConfig
+    splits: DataSplits
+
+    @classmethod
+    def load(cls, config: RunConfig, data_dir: Path | None) -> RunData:
+        """Load it, from `data_dir` where that is given.
+
+        Raises:
+            DataError, MissingExtraError: the data set is not here.
+        """
+        data = config.data
+        if data_dir is not None:
+            data = dataclasses.replace(data, data_dir=str(data_dir))
+        return cls(config, load(data))
+
+    def calibration(self) -> Calibration:
+        """A few training batches, drawn as a run draws them for its cuts."""
+        settings = self.config.compress
+        count = _BATCHES if settings is None else settings.batches
+        batches = calibration_batches(
+            self.splits.train,
+            batch_size=self.config.trainer.batch_size,
+            count=count,
+            seed=self.config.seed,
+        )
+        return Calibration(batches, loss=loss_of, max_batches=count)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Loss (nats) and accuracy on the validation and the test part, named as in a run."""
+        trainer = self.config.trainer
+        # The training part is not looked at, so a smaller batch must not be refused for its sake.
+        parts: Loaders = loaders(
+            self.splits,
+            batch_size=trainer.eval_batch_size or trainer.batch_size,
+            seed=self.config.seed,
+            drop_last=False,
+        )
+        figures: dict[str, float] = {}
+        for name, loader in (("val", parts.val), ("test", parts.test)):
+            loss = correct = count = 0.0
+            with torch.inference_mode():
+                for batch in loader:
+                    logits, labels = logits_of(model, batch), batch["labels"]
+                    loss += cross_entropy(logits, labels).item() * labels.numel()
+                    correct += (logits.argmax(-1) == labels).sum().item()
+                    count += labels.numel()
+            figures |= {f"{name}/loss": loss / count, f"{name}/accuracy": correct / count}
+        return figures

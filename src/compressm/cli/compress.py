@@ -1,0 +1,163 @@
+"""`compressm compress`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from compressm.cli import _text
+from compressm.errors import CompressmError, ConfigError, DataError, MissingExtraError
+from compressm.report.names import short_names
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from compressm.calibration import Calibration
+    from compressm.cli._models import RunData
+    from compressm.events import Event
+    from compressm.ranks import Policy
+    from compressm.train.config import RunConfig
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("compress")(compress)
+
+
+def compress(
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN|CHECKPOINT", help="Run folder or .safetensors file.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
+    tolerance: Annotated[
+        float | None, typer.Option("--tolerance", "-t", help="Share of energy to drop, 0 … 1.")
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", "-r", help="States to keep in every layer.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="How to rank and reduce; docs: Methods.")
+    ] = "auto",
+    min_rank: Annotated[int, typer.Option(help="Keep at least so many states.")] = 1,
+    multiple_of: Annotated[int, typer.Option(help="Round kept states up to a multiple.")] = 1,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Accuracy before and after, on validation and test.")
+    ] = False,
+    use_data: Annotated[
+        bool, typer.Option("--data/--no-data", help="Look at a few training batches of the run.")
+    ] = True,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with local data sets.")] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")] = False,
+) -> None:
+    """Cut the states of a trained model, in one call and without training.
+
+    Examples:
+
+        compressm compress runs/digits-lru -o small.safetensors --tolerance 0.1 --evaluate
+
+        compressm compress model.safetensors -o small.safetensors --rank 8 --no-data
+    """
+    policy = _policy(tolerance, rank, min_rank, multiple_of)
+    target = _target(out, force)
+
+    from compressm import compress_
+    from compressm.train.model_files import ModelCard, load_run_model, read_card, save_model
+
+    network, config = load_run_model(model)
+    card = read_card(model)
+    data, reason = _data(config, data_dir, use_data or evaluate, needed=evaluate)
+    calibration: Calibration | None = None
+    if use_data and data is not None:
+        calibration = data.calibration()
+    before = data.evaluate(network) if evaluate and data is not None else {}
+    try:
+        event = compress_(network, policy=policy, method=method, data=calibration)
+    except CompressmError as error:
+        if calibration is None and reason:
+            raise type(error)(f"{error} ({reason})") from error
+        raise
+    after = data.evaluate(network) if evaluate and data is not None else {}
+    save_model(
+        target,
+        network,
+        ModelCard(config=config, task=card.task, step=card.step, metrics=after),
+    )
+    if reason:
+        typer.echo(f"Without data: {reason}.\n")
+    _text.show(_text.console(), "", _layers(event), _NOTE)
+    for site in event.sites:
+        for note in site.notes:
+            typer.echo(f"{site.site or '(model)'}: {note}")
+    if event.kind == "kept":
+        typer.echo("Nothing was cut: the policy would keep (nearly) all states.")
+    typer.echo(f"parameters {event.parameters_before:,} → {event.parameters_after:,}")
+    for name, title in (("val", "validation"), ("test", "test")):
+        if before:
+            pair = [100 * figures[f"{name}/accuracy"] for figures in (before, after)]
+            typer.echo(f"{title} accuracy {pair[0]:.2f} → {pair[1]:.2f} %")
+    typer.echo(f"written to {target}")
+
+
+_NOTE = (
+    "Error: relative H2 norm, for white-noise input. Bound: on the H-infinity norm of the change "
+    "of the layer, where balanced truncation without a refit guarantees one."
+)
+
+
+def _policy(tolerance: float | None, rank: int | None, min_rank: int, multiple_of: int) -> Policy:
+    from compressm.ranks import EnergyTolerance, FixedRank
+
+    if tolerance is not None and rank is None:
+        return EnergyTolerance(tolerance, min_rank=min_rank, multiple_of=multiple_of)
+    if rank is not None and tolerance is None:
+        return FixedRank(rank, min_rank=min_rank, multiple_of=multiple_of)
+    given = "both" if rank is not None else "neither"
+    raise ConfigError(
+        f"expected either --tolerance or --rank, got {given}; for example --tolerance 0.1"
+    )
+
+
+def _target(out: Path, force: bool) -> Path:
+    """The file to write, refused before anything is computed."""
+    target = out if out.suffix == ".safetensors" else out.with_name(out.name + ".safetensors")
+    if target.is_dir():
+        raise ConfigError(f"--out: {target} is a folder; give the name of a file")
+    if target.exists() and not force:
+        raise ConfigError(f"--out: {target} is there already; give --force to replace it")
+    if not target.parent.is_dir():
+        raise ConfigError(f"--out: there is no folder {target.parent}")
+    return target
+
+
+def _data(
+    config: RunConfig, data_dir: Path | None, wanted: bool, *, needed: bool
+) -> tuple[RunData | None, str]:
+    """The run's data and "", or None and why there are none."""
+    if not wanted:
+        return None, "--no-data was given"
+    from compressm.cli._models import RunData
+
+    try:
+        return RunData.load(config, data_dir), ""
+    except (DataError, MissingExtraError) as error:
+        if needed or data_dir is not None:
+            raise
+        return None, f"the data set {config.data.name!r} could not be loaded: {error}"
+
+
+def _layers(event: Event) -> Table:
+    table = _text.table("layer", "family", "states", "energy kept", "error", "bound")
+    names = short_names([site.site for site in event.sites])
+    for site in event.sites:
+        cut = site.after < site.before
+        table.add_row(
+            names[site.site],
+            site.family,
+            f"{site.before} → {site.after}" if cut else f"{site.before}",
+            f"{100 * site.energy_kept:.1f} %",
+            "–" if site.error is None else f"{100 * site.error:.1f} %",
+            "–" if site.bound is None else _text.number(site.bound),
+        )
+    return table

@@ -1,0 +1,159 @@
+"""`compressm inspect`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from compressm.cli import _text
+from compressm.report.names import short_names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.table import Table
+
+    from compressm.spectrum import Spectrum
+
+TOLERANCES = (0.01, 0.05, 0.1, 0.2)
+_LEADING = 5
+_SPARK = 16
+_BOUND = (
+    "Bound: 2 Σ of the dropped singular values, the most that balanced truncation changes the "
+    "layer's output per unit of input (H-infinity norm). A refit has no bound of its own."
+)
+_INPUTS = {
+    "infinite": "any input (white noise)",
+    "finite": "white noise of finite length",
+    "empirical": "the inputs that the layer sees on training data",
+    "gradient": "training data, weighted by the gradient of the loss",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("inspect")(inspect)
+
+
+def inspect(
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN|CHECKPOINT", help="Run folder or .safetensors file.")
+    ],
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="How states are ranked; docs: Methods.")
+    ] = "auto",
+    data: Annotated[
+        bool, typer.Option("--data", help="Measure on a few batches of the run's training data.")
+    ] = False,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with local data sets.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Show the singular values of every layer, and what cuts they would allow.
+
+    Examples:
+
+        compressm inspect runs/digits-lru
+
+        compressm inspect runs/digits-lru --data --method empirical
+
+        compressm inspect model.safetensors --json
+    """
+    from compressm import measure
+    from compressm.adapters import find_sites
+    from compressm.cli import _models
+    from compressm.train.model_files import load_run_model
+
+    network, config = load_run_model(model)
+    calibration = None
+    if data or data_dir is not None:
+        calibration = _models.RunData.load(config, data_dir).calibration()
+    spectra = measure(network, method=method, data=calibration)
+    families = {name: site.adapter.family for name, site in find_sites(network).items()}
+    if as_json:
+        layers = [_to_dict(name, families[name], s) for name, s in spectra.items()]
+        result = {"model": str(model), "method": method, "layers": layers}
+        typer.echo(json.dumps(result, indent=2, allow_nan=False))
+        return
+    out = _text.console()
+    parameters = sum(p.numel() for p in network.parameters())
+    typer.echo(f"{model}: {config.name}, {parameters:,} parameters\n")
+    names = short_names(spectra)
+    kinds = " / ".join(sorted({_INPUTS.get(s.kind, s.kind) for s in spectra.values()}))
+    _text.show(
+        out,
+        "Layers",
+        _layers(spectra, families, names),
+        f"A singular value says how much a direction of the state matters for {kinds}. "
+        "Energy: the share of their sum that the leading 1, 2, … N states hold.",
+    )
+    bounded = all(spectrum.guaranteed for spectrum in spectra.values())
+    _text.show(
+        out,
+        "States kept when at most so much energy is dropped" + " (≤ bound)" * bounded,
+        _ranks(spectra, names),
+        _BOUND if bounded else "No bound: these singular values come from data.",
+    )
+
+
+def _plans(spectra: Mapping[str, Spectrum]) -> dict[float, dict[str, int]]:
+    """For each tolerance what `compressm compress --tolerance` would keep."""
+    from compressm.ranks import EnergyTolerance
+
+    return {t: EnergyTolerance(t).plan(spectra) for t in TOLERANCES}
+
+
+def _to_dict(name: str, family: str, spectrum: Spectrum) -> dict[str, Any]:
+    plans = _plans({name: spectrum})
+    return {
+        "site": name,
+        "family": family,
+        "state_dim": spectrum.state_dim,
+        "kind": spectrum.kind,
+        "singular_values_per_state": spectrum.per_state,
+        "numerical_rank": spectrum.numerical_rank,
+        "singular_values": spectrum.values.tolist(),
+        "tolerances": [
+            {
+                "tolerance": tolerance,
+                "rank": plan[name],
+                "energy_kept": spectrum.energy(plan[name]),
+                "bound": spectrum.bound(plan[name]),
+            }
+            for tolerance, plan in plans.items()
+        ],
+    }
+
+
+def _layers(
+    spectra: Mapping[str, Spectrum], families: Mapping[str, str], names: Mapping[str, str]
+) -> Table:
+    table = _text.table("layer", "family", "states", "leading singular values", "energy")
+    table.columns[3].justify = table.columns[4].justify = "left"
+    for name, spectrum in spectra.items():
+        leading = [_text.number(v) for v in spectrum.values[:_LEADING].tolist()]
+        more = " …" if len(spectrum.values) > _LEADING else ""
+        curve = [spectrum.energy(rank) for rank in range(1, spectrum.state_dim + 1)]
+        table.add_row(
+            names[name],
+            families[name],
+            str(spectrum.state_dim),
+            "  ".join(leading) + more,
+            _text.spark(curve, _SPARK),
+        )
+    return table
+
+
+def _ranks(spectra: Mapping[str, Spectrum], names: Mapping[str, str]) -> Table:
+    table = _text.table("layer", *(f"{tolerance:.0%}" for tolerance in TOLERANCES))
+    plans = _plans(spectra)
+    for name, spectrum in spectra.items():
+        cells = []
+        for plan in plans.values():
+            bound = spectrum.bound(plan[name])
+            suffix = "" if bound is None else f" (≤ {_text.number(bound)})"
+            cells.append(f"{plan[name]}{suffix}")
+        table.add_row(names[name], *cells)
+    return table

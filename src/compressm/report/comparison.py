@@ -1,0 +1,90 @@
+"""Several runs side by side: the rows that terminal and HTML tables share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compressm.report.names import states_text
+from compressm.report.records import Outcome, RunRecord
+
+MISSING = "–"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One run; every field is text for a cell."""
+
+    label: str
+    test: str = MISSING
+    validation: str = MISSING
+    states: str = MISSING
+    parameters: str = MISSING
+    wall: str = MISSING
+    step: str = MISSING
+
+
+# Field of a row and the two lines of its column's title.
+COLUMNS: tuple[tuple[str, str], ...] = (
+    ("label", "run"),
+    ("test", "test\nacc. %"),
+    ("validation", "valid.\nacc. %"),
+    ("states", "states\nper layer"),
+    ("parameters", "parameters"),
+    ("wall", "whole\nrun, s"),
+    ("step", "step\nms"),
+)
+CAPTION = (
+    "Accuracies are those of the model that validation chose after the last cut. Arrows: before "
+    "the first → after the last cut. A step is forward, backward and optimizer (median)."
+)
+
+
+def compare(records: Sequence[RunRecord]) -> list[Row]:
+    """One row for each run; an unfinished run has only what its files know so far."""
+    return [_row(record) for record in records]
+
+
+def _row(record: RunRecord) -> Row:
+    if record.outcome is not None:
+        return _finished(record.label, record.outcome)
+    stairs = record.state_dims().values()
+    values = record.series("val/accuracy")[1]
+    return Row(
+        label=f"{record.label} (unfinished, step {record.last_step})",
+        validation=_percent(values[-1]) if values else MISSING,
+        states=_arrow(
+            states_text([s.states[0] for s in stairs]), states_text([s.states[-1] for s in stairs])
+        )
+        or MISSING,
+    )
+
+
+def _finished(label: str, run: Outcome) -> Row:
+    return Row(
+        label=label,
+        test=_percent(run.best.get("test/accuracy")),
+        validation=_percent(run.best.get("val/accuracy")),
+        states=_arrow(
+            states_text([*run.states_start.values()]), states_text([*run.states_end.values()])
+        ),
+        parameters=_arrow(f"{run.parameters_start:,}", f"{run.parameters_end:,}"),
+        wall=f"{run.wall_seconds:.1f}",
+        step=_step(run),
+    )
+
+
+def _step(run: Outcome) -> str:
+    if run.step_ms_start is None or run.step_ms_end is None:
+        return MISSING
+    if run.states_start == run.states_end:  # two medians of the same model differ by noise alone
+        return f"{run.step_ms_end:.1f}"
+    return f"{run.step_ms_start:.1f} → {run.step_ms_end:.1f}"
+
+
+def _arrow(before: str, after: str) -> str:
+    return after if before == after else f"{before} → {after}"
+
+
+def _percent(share: float | None) -> str:
+    return MISSING if share is None else f"{100 * share:.1f}"
