@@ -117,7 +117,7 @@ def finish(model, optimizer, lr, task: Task, start: int, steps: int) -> dict[str
     }
 
 
-def run(seeds: list[int], steps: int, methods: list[str], out: Path) -> None:
+def run(seeds: list[int], sizes: list[int], steps: int, methods: list[str], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = out.read_text().splitlines() if out.exists() else []
     done = {(r["seed"], r["arm"], r["kept"]) for r in map(json.loads, lines)}
@@ -148,7 +148,7 @@ def run(seeds: list[int], steps: int, methods: list[str], out: Path) -> None:
         if (seed, "full", STATES) not in done:
             end = finish(*branch(), task, cut, steps)
             record(seed=seed, arm="full", kept=STATES, at_cut=at_cut, after_cut=at_cut, **end)
-        for kept in SIZES:
+        for kept in sizes:
             if (seed, "scratch", kept) not in done:
                 small = build(kept, seed)
                 small_optimizer = make_optimizer(small)
@@ -216,13 +216,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=("run", "summary"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--out", type=Path, default=RESULTS / "ablation.jsonl")
     args = parser.parse_args()
     if args.command == "run":
         torch.set_num_threads(1)
-        run(args.seeds, args.steps, args.methods, args.out)
+        run(args.seeds, args.sizes, args.steps, args.methods, args.out)
     else:
         summarise(args.out, args.out.with_suffix(".json"))
 

@@ -21,6 +21,7 @@ ALLOWED = {
     "calibration": set(),
     "nn": {"ops"},
     "ranks": {"spectrum"},
+    "budgets": {"ranks", "spectrum"},
     "adapters": {"numerics", "nn", "edits", "calibration", "spectrum"},
     "guard": set(),
     "writeback": {"edits", "guard"},

@@ -6,6 +6,13 @@ compressor = compressm.Compressor(model, optimizer, policy=…, schedule=…)
 """
 
 from compressm.adapters import register_adapter
+from compressm.budgets import (
+    GlobalThreshold,
+    MetricBudget,
+    ParameterBudget,
+    StateBytesBudget,
+    StepTimeBudget,
+)
 from compressm.calibration import Calibration
 from compressm.checkpoint import load_compressed
 from compressm.compressor import Compressor, compress_, measure
@@ -28,11 +35,16 @@ __all__ = [
     "FixedFraction",
     "FixedRank",
     "GlobalEnergy",
+    "GlobalThreshold",
     "Guard",
+    "MetricBudget",
+    "ParameterBudget",
     "Policy",
     "Schedule",
     "SiteChange",
     "Spectrum",
+    "StateBytesBudget",
+    "StepTimeBudget",
     "compress_",
     "load_compressed",
     "measure",

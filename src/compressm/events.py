@@ -63,6 +63,7 @@ class Event:
         metric_after: and after; None where it was not a finite number.
         attempts: cuts tried; each after the first took half as many states.
         evaluation_seconds: wall-clock of the guard's evaluations (not part of `seconds`).
+        notes: what the policy has to say, such as how many evaluations it took.
     """
 
     step: int | None
@@ -76,6 +77,7 @@ class Event:
     metric_after: float | None = None
     attempts: int = 1
     evaluation_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """One JSON object on one line."""
@@ -86,7 +88,7 @@ class Event:
         """The event of a line that `to_json` wrote."""
         raw: dict[str, Any] = json.loads(line)
         sites = tuple(SiteChange.from_dict(site) for site in raw.pop("sites"))
-        return cls(sites=sites, **raw)
+        return cls(sites=sites, **{**raw, "notes": tuple(raw.get("notes", ()))})
 
     def __str__(self) -> str:
         """One line for a log."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TypeVar, final
-
-import torch
 
 from compressm.errors import InputError
 from compressm.spectrum import Spectrum
@@ -30,6 +29,21 @@ def register_policy(name: str) -> Callable[[type[P]], type[P]]:
         return cls
 
     return add
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveModel:
+    """What a policy may ask of the model beyond its spectra.
+
+    Attributes:
+        parameters: of the whole model now.
+        trial: `with trial(plan):` has the model as the plan would leave it, inside only.
+        notes: lines that a policy adds here end up in the event.
+    """
+
+    parameters: int
+    trial: Callable[[Mapping[str, int]], AbstractContextManager[object]]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -66,13 +80,16 @@ class Policy(ABC):
     def targets(self, spectra: Mapping[str, Spectrum]) -> Mapping[str, int]:
         """The states that the policy would keep at each site, before the shared constraints."""
 
-    @final
-    def plan(self, spectra: Mapping[str, Spectrum]) -> dict[str, int]:
+    def plan(
+        self, spectra: Mapping[str, Spectrum], model: LiveModel | None = None
+    ) -> dict[str, int]:
         """The states to keep at each site; a site's own N means that it is left alone."""
         targets = self.targets(spectra)
-        return {site: self._constrain(targets[site], s.state_dim) for site, s in spectra.items()}
+        return {site: self.constrain(targets[site], s.state_dim) for site, s in spectra.items()}
 
-    def _constrain(self, target: int, state_dim: int) -> int:
+    @final
+    def constrain(self, target: int, state_dim: int) -> int:
+        """`target` under `min_rank`, `multiple_of` and `gate`."""
         rank = max(target, self.min_rank)
         rank = self.multiple_of * math.ceil(rank / self.multiple_of)
         return rank if rank < self.gate * state_dim else state_dim
@@ -126,8 +143,7 @@ class GlobalEnergy(Policy):
         pool: list[tuple[float, str]] = []
         for site, s in spectra.items():
             scale = s.total if self.normalise and s.total > 0 else 1.0
-            padded = torch.nn.functional.pad(s.values, (0, -len(s.values) % s.per_state))
-            pool += [(float(e) / scale, site) for e in padded.view(-1, s.per_state).sum(1)]
+            pool += [(float(energy) / scale, site) for energy in s.by_state]
         # Within a layer the energies descend, so the kept ones are always its leading states.
         pool.sort(key=lambda entry: -entry[0])
         needed = (1 - self.tolerance) * math.fsum(energy for energy, _ in pool)

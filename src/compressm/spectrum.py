@@ -15,6 +15,19 @@ from torch import Tensor
 from compressm.errors import InputError
 
 
+@dataclass(frozen=True, kw_only=True)
+class StateCost:
+    """What one stored state of a layer costs.
+
+    Attributes:
+        parameters: parameters that go when the state goes.
+        state_bytes: bytes of recurrent state for each sequence that streams through the layer.
+    """
+
+    parameters: int = 0
+    state_bytes: int = 0
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Spectrum:
     """Singular values of one layer, largest first, and what keeping r states would retain.
@@ -28,6 +41,7 @@ class Spectrum:
         kind: where P and Q come from: "infinite", "finite", "empirical", "gradient", …
         guaranteed: whether 2 Σ_{i>r} σ_i bounds the H-infinity error of balanced truncation
             (true for infinite-horizon Gramians only; Antoulas 2005, section 7.2).
+        cost: what each stored state costs, for policies with a budget.
     """
 
     values: Tensor
@@ -35,6 +49,7 @@ class Spectrum:
     per_state: int = 1
     kind: str = "infinite"
     guaranteed: bool = True
+    cost: StateCost = StateCost()
 
     def __post_init__(self) -> None:
         """Refuse values that are not a spectrum."""
@@ -74,6 +89,13 @@ class Spectrum:
     def energy(self, rank: int) -> float:
         """Share of Σσ that the leading `rank` states keep, in [0, 1]; 1 for a zero spectrum."""
         return 1.0 if self.total == 0 else 1.0 - self.discarded(rank) / self.total
+
+    @cached_property
+    def by_state(self) -> Tensor:
+        """(N,) Σ of the singular values that each stored state accounts for, descending."""
+        missing = self.state_dim * self.per_state - len(self.values)
+        padded = torch.nn.functional.pad(self.values, (0, missing))
+        return padded.view(self.state_dim, self.per_state).sum(1)
 
     def rank_for_energy(self, tolerance: float) -> int:
         """Smallest r whose discarded share Σ_{i>r} σ_i / Σ σ_i is at most `tolerance`."""

@@ -6,13 +6,14 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from compressm.cutting import Cutter
 from compressm.events import Event, SiteChange
 from compressm.guard import Guard, gentler
 from compressm.pipeline import Survey
-from compressm.ranks import Policy
+from compressm.ranks import LiveModel, Policy
 from compressm.writeback import Snapshot
 
 
@@ -40,7 +41,8 @@ class Transaction:
     def __init__(self, cutter: Cutter, policy: Policy, guard: Guard | None) -> None:
         self._cutter, self._policy, self._guard = cutter, policy, guard
         self._trial: _Trial | None = None
-        self._seconds = self._evaluation = 0.0
+        self._evaluation = 0.0
+        self._notes: tuple[str, ...] = ()
         self.spent = 0.0
         self.stopped = False
 
@@ -54,8 +56,10 @@ class Transaction:
         started = time.perf_counter()
         self._evaluation = 0.0
         survey = self._cutter.survey()
-        plan = self._policy.plan(survey.spectra)
         before = self._cutter.parameters
+        live = LiveModel(parameters=before, trial=partial(self._cutter.trial, survey))
+        plan = self._policy.plan(survey.spectra, live)
+        self._notes = tuple(live.notes)
         if self._guard is None or not _cuts(plan, survey):
             proposal = self._cutter.propose(survey, plan)
             self._cutter.commit(proposal)
@@ -167,6 +171,7 @@ class Transaction:
             metric_after=after if after is not None and math.isfinite(after) else None,
             attempts=1 if trial is None else trial.attempts,
             evaluation_seconds=self._evaluation,
+            notes=self._notes,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch import nn
 from compressm.calibration import Probe
 from compressm.edits import Edit
 from compressm.errors import InputError
-from compressm.spectrum import Spectrum
+from compressm.spectrum import Spectrum, StateCost
 
 Select = Literal["largest", "smallest", "random"]
 SELECTIONS: tuple[Select, ...] = ("largest", "smallest", "random")
@@ -85,6 +85,10 @@ class Adapter(ABC):
     @abstractmethod
     def state_dim(self, module: nn.Module) -> int:
         """N, the states that the layer has now."""
+
+    @abstractmethod
+    def cost(self, module: nn.Module) -> StateCost:
+        """What each of its states costs."""
 
     @abstractmethod
     def observe(self, module: nn.Module, method: str, *, has_data: bool) -> Observer:

@@ -19,6 +19,7 @@ from compressm.adapters.lti import LinearAdapter
 from compressm.edits import Edit, Project, Reset, Select
 from compressm.nn import LRU
 from compressm.numerics import Reduction, StateSpace
+from compressm.spectrum import StateCost
 
 # exp(-exp(ν)) of a float32 layer is 0 or 1 beyond these, and the logarithms would be infinite.
 _NU_LOG_RANGE = (-30.0, 4.0)
@@ -34,6 +35,13 @@ class LRUAdapter(LinearAdapter):
     def state_dim(self, module: nn.Module) -> int:
         assert isinstance(module, LRU)
         return module.state_dim
+
+    def cost(self, module: nn.Module) -> StateCost:
+        assert isinstance(module, LRU)
+        # ν, θ, γ, and the real and imaginary parts of a row of B and a column of C.
+        return StateCost(
+            parameters=3 + 4 * module.width, state_bytes=2 * module.nu_log.element_size()
+        )
 
     def inputs(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
@@ -179,27 +179,27 @@ class LinearMeasurement(Measurement):
             per_state=len(self.balancing.sigma) // order,
             kind=gramians.kind,
             guaranteed=gramians.kind == "infinite",
+            cost=observer.adapter.cost(observer.module),
         )
 
     def reduce(self, rank: int, *, select: Select, generator: torch.Generator) -> Draft:
         method, system = self.observer.method, self.observer.system
-        reachable = -(-self.balancing.numerical_rank // self.spectrum.per_state)
-        if method.basis == "modes" or reachable == 0:
+        if method.basis == "modes" or self.balancing.numerical_rank == 0:
             # With nothing to balance (a dead layer), any modes do; the refit makes them exact.
             reduction = self._modes(rank, select, generator)
             return LinearDraft(self.observer, reduction, refit_on_data=False)
-        notes: tuple[str, ...] = ()
-        if rank > reachable:
-            notes = (f"{rank} states asked for, the system has {reachable} above rounding",)
-            rank = reachable
         reduction = numerics.balanced_truncation(
-            system, self.balancing, rank, which=select, generator=generator
+            system, self.balancing, rank, which=select, generator=generator, strict=False
         )
+        if reduction.order != self.balancing.numerical_rank:
+            # Fewer states than asked for hold all there is only at full numerical rank.
+            reduction = numerics.padded(system, reduction, rank)
+        driven = numerics.with_idle_parts_driven(system, reduction.system)
+        reduction = numerics.with_system(reduction, driven)
         if method.refit == "h2":
-            reduction = replace(reduction, system=numerics.h2_refit(system, reduction.system))
-        return LinearDraft(
-            self.observer, reduction, refit_on_data=method.refit == "data", notes=notes
-        )
+            refitted = numerics.h2_refit(system, reduction.system)
+            reduction = numerics.with_system(reduction, refitted)
+        return LinearDraft(self.observer, reduction, refit_on_data=method.refit == "data")
 
     def _modes(self, rank: int, select: Select, generator: torch.Generator) -> Reduction:
         system = self.observer.system
@@ -224,10 +224,9 @@ class LinearDraft(Draft):
         reduction: Reduction,
         *,
         refit_on_data: bool,
-        notes: tuple[str, ...] = (),
     ) -> None:
         self.observer, self.reduction = observer, reduction
-        self.notes = notes + reduction.notes
+        self.notes = reduction.notes
         if (
             observer.method.guaranteed
             and reduction.order is not None
@@ -248,7 +247,7 @@ class LinearDraft(Draft):
         if self._driven is not None:
             reduced, joint = self.reduction.system, self._driven.states.moment
             refitted = numerics.data_refit(self.observer.system, reduced, joint)
-            self.reduction = replace(self.reduction, system=refitted)
+            self.reduction = numerics.with_system(self.reduction, refitted)
         full = self.observer.system
         size = numerics.h2_norm(full)
         if size > 0:

@@ -15,6 +15,7 @@ from compressm.numerics.hankel import (
     truncation_bound,
 )
 from compressm.numerics.norms import h2_error, h2_norm, hinf_error, hinf_norm
+from compressm.numerics.padding import padded, with_idle_parts_driven
 from compressm.numerics.refit import (
     DATA_RIDGE,
     data_refit,
@@ -52,11 +53,13 @@ __all__ = [
     "hinf_error",
     "hinf_norm",
     "mode_reduction",
+    "padded",
     "psd_factor",
     "refit_input",
     "refit_output",
     "split_joint",
     "stack",
     "truncation_bound",
+    "with_idle_parts_driven",
     "with_system",
 ]
