@@ -1,0 +1,247 @@
+"""`compressm bench ops`: every backend of the LRU, alone and inside the whole model."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional
+
+from compressm.nn import LRU, SequenceClassifier
+from compressm.ops import linear, plans
+
+# A backend estimated to be this much slower than the cheapest is left out.
+_HOPELESS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A published training setting: sizes of the batch and of the model."""
+
+    name: str
+    batch: int
+    length: int
+    features: int
+    width: int
+    depth: int
+    states: tuple[int, ...]
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        name="sMNIST", batch=50, length=784, features=1, width=8, depth=1, states=(256, 128, 28, 13)
+    ),
+    Setting(
+        name="sCIFAR", batch=2, length=1024, features=3, width=512, depth=6, states=(384, 192, 96)
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One row: milliseconds, best and median over the rounds."""
+
+    setting: str
+    states: int
+    backend: str
+    chunk: int
+    chosen: bool
+    forward: tuple[float, float]
+    forward_backward: tuple[float, float]
+    model_step: tuple[float, float]
+
+
+Call = Callable[[], object]
+
+
+def _layer_calls(setting: Setting, states: int, backend: str) -> tuple[Call, Call]:
+    """Forward alone, and forward + backward, of one layer."""
+    layer = LRU(setting.width, states, backend=backend)
+    u = torch.randn(setting.batch, setting.length, setting.width)
+    direction = torch.randn_like(u)
+    wanted: list[Tensor] = [u.clone().requires_grad_(), *layer.parameters()]
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return layer(u)  # type: ignore[no-any-return]
+
+    def both() -> object:
+        return torch.autograd.grad(layer(wanted[0]), wanted, direction)
+
+    return forward, both
+
+
+def _model_call(setting: Setting, states: int, backend: str) -> Call:
+    """Forward, backward and AdamW step of the whole model in training mode."""
+    model = SequenceClassifier(
+        input="real",
+        features=setting.features,
+        width=setting.width,
+        state_dim=states,
+        depth=setting.depth,
+        classes=10,
+        layer_options={"backend": backend},
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
+    inputs = torch.randn(setting.batch, setting.length, setting.features)
+    labels = torch.randint(10, (setting.batch,))
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        functional.cross_entropy(model(inputs), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def _measure(calls: list[Call], rounds: int) -> list[tuple[float, float]]:
+    """Best and median milliseconds of every call; one of each per round, so that a machine that
+    slows down in between slows all of them."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for call in calls:
+        call()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for call, record in zip(calls, seconds, strict=True):
+                start = time.perf_counter()
+                call()
+                record.append(time.perf_counter() - start)
+    finally:
+        gc.enable()
+    return [(1e3 * min(record), 1e3 * statistics.median(record)) for record in seconds]
+
+
+def _rows(setting: Setting, states: int) -> Iterator[tuple[str, int, bool]]:
+    """Backend, chunk length and whether "auto" would choose it, without the hopeless ones."""
+    ranked = plans(setting.batch, setting.length, setting.width, states)
+    for plan in ranked:
+        if plan.seconds <= _HOPELESS * ranked[0].seconds:
+            yield plan.backend, plan.chunk, plan is ranked[0]
+
+
+def _load() -> float | None:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def machine_facts() -> dict[str, Any]:
+    """Processor, threads, versions, load, and the GFLOP/s that matrix products reach here."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        cpu = names[0].split(":", 1)[1].strip() if names else cpu
+    x, weight = torch.randn(2048, 512), torch.randn(768, 512)
+    load = _load()
+    best = _measure([lambda: linear(x, weight), lambda: torch.mm(x, weight.t())], rounds=10)
+    fast, plain = (2e-6 * 2048 * 512 * 768 / milliseconds for milliseconds, _ in best)
+    return {
+        "cpu": cpu,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load": load,
+        "gflops": {"compressm.ops.linear": round(fast), "torch.mm": round(plain)},
+    }
+
+
+def measure_ops(settings: tuple[Setting, ...], *, rounds: int) -> list[Timing]:
+    """Time every sensible backend of every setting in interleaved rounds."""
+    rows: list[tuple[str, int, str, int, bool]] = []
+    calls: list[Call] = []
+    for setting in settings:
+        for states in setting.states:
+            for backend, chunk, chosen in _rows(setting, states):
+                rows.append((setting.name, states, backend, chunk, chosen))
+                calls += _layer_calls(setting, states, backend)
+                calls.append(_model_call(setting, states, backend))
+    timings = _measure(calls, rounds)
+    return [
+        Timing(
+            setting=name,
+            states=states,
+            backend=backend,
+            chunk=chunk,
+            chosen=chosen,
+            forward=timings[3 * index],
+            forward_backward=timings[3 * index + 1],
+            model_step=timings[3 * index + 2],
+        )
+        for index, (name, states, backend, chunk, chosen) in enumerate(rows)
+    ]
+
+
+def _table(timings: list[Timing], facts: dict[str, Any], rounds: int) -> Table:
+    gflops = facts["gflops"]
+    table = Table(
+        title=f"milliseconds, best of {rounds}",
+        caption=f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}; matrix "
+        f"products: {gflops['compressm.ops.linear']} GFLOP/s, torch.mm "
+        f"{gflops['torch.mm']}. ● what backend='auto' takes.",
+    )
+    for title in ("setting", "N", "backend"):
+        table.add_column(title)
+    for title in ("forward", "and backward", "whole-model step"):
+        table.add_column(title, justify="right")
+    for index, row in enumerate(timings):
+        name = f"{row.backend} T={row.chunk}" if row.backend == "chunk" else row.backend
+        table.add_row(
+            row.setting,
+            str(row.states),
+            f"{'●' if row.chosen else ' '} {name}",
+            *(f"{best:.1f}" for best, _ in (row.forward, row.forward_backward, row.model_step)),
+            end_section=index + 1 < len(timings) and timings[index + 1].states != row.states,
+        )
+    return table
+
+
+def bench_ops(
+    json_path: Path | None = None, *, quick: bool = False, console: Console | None = None
+) -> dict[str, Any]:
+    """Time the operators and print a table.
+
+    Args:
+        json_path: also write the numbers and facts about the machine here.
+        quick: largest and smallest N only, three rounds: under 20 seconds.
+        console: where to print; standard output by default.
+
+    Returns:
+        What is written to `json_path`.
+    """
+    console = console or Console()
+    load, cores = _load(), os.cpu_count() or 1
+    if load is not None and load > 0.3 * cores:
+        console.print(
+            f"[yellow]warning:[/] the machine is busy (load {load:.1f} on {cores} cores); "
+            "trust the ratios more than the milliseconds"
+        )
+    settings = SETTINGS
+    if quick:
+        settings = tuple(replace(s, states=(s.states[0], s.states[-1])) for s in SETTINGS)
+    rounds = 3 if quick else 15
+    facts = machine_facts()
+    timings = measure_ops(settings, rounds=rounds)
+    console.print(_table(timings, facts, rounds))
+    result = {
+        "machine": facts,
+        "rounds": rounds,
+        "settings": [asdict(setting) for setting in settings],
+        "timings": [asdict(timing) for timing in timings],
+    }
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
