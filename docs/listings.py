@@ -1,0 +1,119 @@
+"""Tables of what the code offers, read from its registries, so that they cannot fall behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import compressm
+from compressm.adapters.lti import DEFAULT_METHOD, METHODS, Method
+from compressm.data import available, known_options
+from compressm.ranks import POLICIES, Policy
+from compressm.train import bundled_recipes, load_recipe
+
+_STATES = {"infinite": "white noise", "empirical": "real inputs"}
+_OUTPUTS = {"infinite": "white noise", "gradient": "loss gradient"}
+_REFIT = {"none": "none", "h2": "H2-optimal", "data": "least squares on data"}
+
+
+def methods() -> list[str]:
+    """The names of the methods of LTI layers, in their order."""
+    return list(METHODS)
+
+
+def _needs(method: Method) -> str:
+    if method.observability == "gradient":
+        return "data and loss"
+    return "data" if method.needs_data else "nothing"
+
+
+def method_table() -> str:
+    """What each named method does and needs."""
+    default = {name: has_data for has_data, name in DEFAULT_METHOD.items()}
+    rows = []
+    for name, m in METHODS.items():
+        mark = {True: " (auto, with data)", False: " (auto, without data)", None: ""}[
+            default.get(name)
+        ]
+        refit = "with the moments that chose them" if m.basis == "modes" else _REFIT[m.refit]
+        basis = {
+            "modes": "existing modes, greedy",
+            "balanced": f"balanced, {'real map' if m.real_pairs else 'complex system'}",
+        }[m.basis]
+        sources = (_STATES[m.controllability], _OUTPUTS[m.observability])
+        bound = "yes" if m.guaranteed else "no"
+        rows.append([f"`{name}`{mark}", *sources, basis, refit, _needs(m), bound])
+    columns = ["method", "P from", "Q from", "basis", "readout refit", "needs", "bound holds"]
+    return table(columns, rows)
+
+
+def policy_table() -> str:
+    """Name in recipes, class, and the settings of its own."""
+    rows = []
+    names = {cls: f"`{name}`" for name, cls in POLICIES.items()}
+    public = (getattr(compressm, name) for name in compressm.__all__)
+    for cls in public:
+        if not (isinstance(cls, type) and issubclass(cls, Policy)) or cls is Policy:
+            continue
+        shared = {"min_rank", "multiple_of", "gate"}
+        own = [f for f in dataclasses.fields(cls) if f.name not in shared]
+        settings = ", ".join(f"`{f.name}`{_default(f)}" for f in own)
+        rows.append([f"`{cls.__name__}`", names.get(cls, "–"), settings, _first_sentence(cls)])
+    return table(["class", "name in recipes", "settings", "rule"], rows)
+
+
+def data_table() -> str:
+    """The registered data sets."""
+    rows = [
+        [f"`{name}`", text, ", ".join(f"`{key}`" for key in known_options(name)) or "–"]
+        for name, text in available().items()
+    ]
+    return table(["name", "what it is", "options"], rows)
+
+
+def recipe_table() -> str:
+    """The bundled recipes with their sizes, and the comment at their top."""
+    rows = []
+    for name, path in bundled_recipes().items():
+        c = load_recipe(path)
+        model = f"{c.model.depth} × (H={c.model.width}, N={c.model.state_dim})"
+        cuts = "–"
+        if c.compress is not None:
+            policy = c.compress.build_policy()
+            cuts = f"{c.compress.cuts} × `{type(policy).__name__}`"
+        steps = f"{c.trainer.steps:,} × {c.trainer.batch_size}"
+        rows.append([f"`{name}`", _comment(path), f"`{c.data.name}`", model, steps, cuts])
+    return table(["recipe", "what it is", "data", "layers", "steps × batch", "cuts"], rows)
+
+
+def _comment(path: Path) -> str:
+    """The comment that a recipe begins with."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return " ".join(line.lstrip("# ") for line in lines[:first])
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    return "" if field.default is dataclasses.MISSING else f" = {field.default}"
+
+
+def _first_sentence(cls: type) -> str:
+    text = " ".join(inspect.getdoc(cls).split("\n\n")[0].split()) if cls.__doc__ else ""
+    return text.rstrip(".")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+LISTINGS: dict[str, Callable[[], str]] = {
+    "methods": method_table,
+    "policies": policy_table,
+    "data": data_table,
+    "recipes": recipe_table,
+}

@@ -1,0 +1,154 @@
+"""Tables of the README and the documentation, made from result files and from the code.
+
+A text asks for a table with two comments, and what stands between them is replaced:
+
+    <!-- table: ablation test -->
+    <!-- /table -->
+
+MkDocs does that when it builds (`hooks` in mkdocs.yml). GitHub shows the README as it is, so
+
+    python docs/tables.py README.md
+
+writes its tables into the file; a test keeps them up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import listings
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+_MARK = re.compile(r"(<!-- table: ([^>]*?) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+Json = dict[str, Any]
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """MkDocs' hook: fill the tables of one page."""
+    return fill(markdown)
+
+
+def fill(text: str, results: Path = RESULTS) -> str:
+    """`text` with every marked table made anew.
+
+    Raises:
+        KeyError: there is no table of that name.
+    """
+
+    def make(match: re.Match[str]) -> str:
+        name, *words = match[2].split()
+        if name in listings.LISTINGS:
+            made = listings.LISTINGS[name]()
+        else:
+            made = _from_results(name, words, results)
+        return f"{match[1]}\n{made}\n\n{match[3]}"
+
+    return _MARK.sub(make, text)
+
+
+def _from_results(name: str, words: Sequence[str], results: Path) -> str:
+    file, render, how = FIGURES[name]
+    path = results / file
+    if not path.is_file():
+        return f"*Not measured yet; `{how}` writes `benchmarks/results/{file}`.*"
+    return render(json.loads(path.read_text(encoding="utf-8")), *words)
+
+
+def ablation(results: Json, key: str, *arms: str) -> str:
+    """One row for each arm, one column for each size: mean ± standard deviation over seeds.
+
+    Args:
+        results: what `benchmarks/ablation.py summary` writes.
+        key: "at_cut", "after_cut", "val" or "test".
+        arms: rows to show; without them all.
+    """
+    cells = {(row["arm"], row["kept"]): row[key] for row in results["table"] if key in row}
+    full = next((row for row in results["table"] if row["arm"] == "full"), None)
+    sizes = sorted({kept for arm, kept in cells if arm != "full"}, reverse=True)
+    order = {name: place for place, name in enumerate(("full", "scratch", *listings.methods()))}
+    present = sorted({arm for arm, _ in cells}, key=lambda arm: (order.get(arm, len(order)), arm))
+    shown = [arm for arm in present if not arms or arm in arms]
+    best = {
+        size: max((cells[arm, size]["mean"] for arm in shown if (arm, size) in cells), default=None)
+        for size in sizes
+    }
+    rows = []
+    for arm in shown:
+        row = [_arm_name(arm, full)]
+        for size in sizes:
+            cell = cells.get((arm, full["kept"] if arm == "full" and full else size))
+            text = "–" if cell is None else figure(cell)
+            top = cell is not None and arm != "full" and cell["mean"] == best[size]
+            row.append(f"**{text}**" if top else text)
+        rows.append(row)
+    counts = sorted({cell["n"] for cell in cells.values()})
+    seeds = "–".join(str(n) for n in sorted({counts[0], counts[-1]}))
+    return (
+        listings.table(["method", *(f"{size} states" for size in sizes)], rows)
+        + f"\n\nAccuracy in percent, mean ± standard deviation over {seeds} "
+        + f"seed{'s' if counts[-1] > 1 else ''}; "
+        + "source: `benchmarks/results/ablation.json`."
+    )
+
+
+def _arm_name(arm: str, full: Json | None) -> str:
+    if arm == "full" and full:
+        return f"never cut ({full['kept']} states)"
+    return "trained small from scratch" if arm == "scratch" else f"`{arm}`"
+
+
+def figure(cell: Mapping[str, float]) -> str:
+    """Mean ± standard deviation, or the single value that there is."""
+    return f"{cell['mean']:.1f}" + (f" ± {cell['std']:.1f}" if cell["n"] > 1 else "")
+
+
+def speed(results: Json) -> str:
+    """Milliseconds of every operator; the ones that the cost model chooses are bold.
+
+    Args:
+        results: what `compressm bench ops --json` writes; timings are [best, median].
+    """
+    rows = []
+    for t in results["timings"]:
+        name = f"{t['backend']}, T={t['chunk']}" if t["backend"] == "chunk" else t["backend"]
+        times = (f"{t[key][0]:.1f} ({t[key][1]:.1f})" for key in ("forward_backward", "model_step"))
+        cells = [name, *times]
+        cells = [f"**{cell}**" for cell in cells] if t["chosen"] else cells
+        rows.append([t["setting"], t["states"], *cells])
+    sizes = "; ".join(
+        f"{s['name']}: batch {s['batch']}, L={s['length']}, H={s['width']}, {s['depth']} "
+        f"block{'s' if s['depth'] > 1 else ''}"
+        for s in results["settings"]
+    )
+    facts = results["machine"]
+    columns = ["setting", "N", "operator", "layer, forward + backward", "whole model, one step"]
+    return (
+        listings.table(columns, rows)
+        + f"\n\nMilliseconds, best (median) of {results['rounds']} rounds. {sizes}. "
+        + f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}; "
+        + "source: `benchmarks/results/ops.json`."
+    )
+
+
+# name: (file in benchmarks/results, what makes the table, the command that writes the file)
+FIGURES: dict[str, tuple[str, Callable[..., str], str]] = {
+    "ablation": ("ablation.json", ablation, "python benchmarks/ablation.py summary"),
+    "ops": ("ops.json", speed, "compressm bench ops --json benchmarks/results/ops.json"),
+}
+
+
+def main(paths: Sequence[str]) -> None:
+    """Rewrite the tables of these files."""
+    for path in map(Path, paths):
+        path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

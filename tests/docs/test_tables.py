@@ -1,0 +1,127 @@
+import json
+
+import listings
+import pytest
+import tables
+
+from compressm.adapters.lti import METHODS
+from tests.docs.pages import PAGES, ROOT, name
+
+
+def marked(request):
+    return f"before\n\n<!-- table: {request} -->\nold\n<!-- /table -->\n\nafter"
+
+
+def cell(mean, std, n=3):
+    return {"mean": mean, "std": std, "n": n}
+
+
+@pytest.fixture
+def results(tmp_path):
+    rows = [
+        {"arm": "modes-h2", "kept": 8, "test": cell(70.04, 1.26), "after_cut": cell(50.0, 2.0)},
+        {"arm": "full", "kept": 64, "test": cell(93.0, 0.5), "after_cut": cell(75.0, 1.0)},
+        {"arm": "scratch", "kept": 8, "test": cell(71.0, 1.0)},
+        {"arm": "published", "kept": 8, "test": cell(60.0, 1.0), "after_cut": cell(10.0, 1.0)},
+        {"arm": "published", "kept": 4, "test": cell(50.0, 1.0), "after_cut": cell(9.0, 1.0)},
+    ]
+    (tmp_path / "ablation.json").write_text(json.dumps({"torch": "2", "table": rows}))
+    return tmp_path
+
+
+def rows_of(text):
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_figures_are_those_of_the_file(results):
+    header, _, *rows = rows_of(tables.fill(marked("ablation test"), results))
+    assert header == ["method", "8 states", "4 states"]
+    assert rows == [
+        ["never cut (64 states)", "93.0 ± 0.5", "93.0 ± 0.5"],
+        ["trained small from scratch", "**71.0 ± 1.0**", "–"],
+        ["`published`", "60.0 ± 1.0", "**50.0 ± 1.0**"],
+        ["`modes-h2`", "70.0 ± 1.3", "–"],
+    ]
+
+
+def test_the_caption_says_how_many_seeds_and_where_from(results):
+    made = tables.fill(marked("ablation test"), results)
+    assert "over 3 seeds" in made
+    assert "benchmarks/results/ablation.json" in made
+
+
+def test_arms_can_be_chosen_and_arms_without_the_figure_are_left_out(results):
+    _, _, *rows = rows_of(tables.fill(marked("ablation test full published"), results))
+    assert [row[0] for row in rows] == ["never cut (64 states)", "`published`"]
+    _, _, *rows = rows_of(tables.fill(marked("ablation after_cut"), results))
+    assert "trained small from scratch" not in [row[0] for row in rows]
+
+
+def test_one_seed_has_no_deviation():
+    assert tables.figure(cell(70.0, 0.0, n=1)) == "70.0"
+
+
+def test_filling_replaces_what_stood_there_and_is_stable(results):
+    once = tables.fill(marked("ablation test"), results)
+    assert "old" not in once
+    assert once.startswith("before")
+    assert once.endswith("after")
+    assert tables.fill(once, results) == once
+
+
+def test_results_that_are_not_there_say_how_to_get_them(tmp_path):
+    assert "benchmarks/ablation.py summary" in tables.fill(marked("ablation test"), tmp_path)
+
+
+def test_an_unknown_table_is_an_error():
+    with pytest.raises(KeyError, match="nonsense"):
+        tables.fill(marked("nonsense"))
+
+
+def test_speeds_are_those_of_the_file_and_the_chosen_operator_is_bold():
+    timing = {"setting": "sMNIST", "states": 28, "forward": [1.0, 2.0]}
+    both = {"forward_backward": [3.14, 4.0], "model_step": [5.0, 6.0]}
+    shape = {"batch": 50, "length": 784, "width": 8, "depth": 1}
+    _, _, *rows = rows_of(
+        tables.speed(
+            {
+                "machine": {"cpu": "a processor", "threads": 2, "torch": "2"},
+                "rounds": 15,
+                "settings": [{"name": "sMNIST", **shape}],
+                "timings": [
+                    {**timing, **both, "backend": "chunk", "chunk": 8, "chosen": True},
+                    {**timing, **both, "backend": "fft", "chunk": 1, "chosen": False},
+                ],
+            }
+        )
+    )
+    assert rows == [
+        ["sMNIST", "28", "**chunk, T=8**", "**3.1 (4.0)**", "**5.0 (6.0)**"],
+        ["sMNIST", "28", "fft", "3.1 (4.0)", "5.0 (6.0)"],
+    ]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent == ROOT], ids=name)
+def test_the_tables_of_files_that_are_read_as_they_are_are_up_to_date(page):
+    text = page.read_text(encoding="utf-8")
+    assert tables.fill(text) == text, f"run: python docs/tables.py {page.name}"
+
+
+def test_every_table_that_a_page_asks_for_can_be_made():
+    for page in PAGES:
+        tables.fill(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("listing", listings.LISTINGS)
+def test_listings_are_whole_tables(listing):
+    header, rule, *rows = rows_of(listings.LISTINGS[listing]())
+    assert rows
+    assert {len(row) for row in (rule, *rows)} == {len(header)}
+
+
+def test_every_method_is_listed_with_what_it_needs():
+    rows = {row[0].split("`")[1]: row for row in rows_of(listings.method_table())[2:]}
+    assert list(rows) == list(METHODS)
+    for method_name, method in METHODS.items():
+        assert ("data" in rows[method_name][5]) == method.needs_data
