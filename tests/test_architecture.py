@@ -27,6 +27,7 @@ ALLOWED = {
     "writeback": {"edits", "guard"},
     "cutting": {"adapters", "calibration", "guard", "pipeline", "writeback"},
     "transaction": {"cutting", "events", "guard", "pipeline", "ranks", "writeback"},
+    "monitor": {"calibration", "numerics", "pipeline"},
     "pipeline": {"adapters", "calibration", "edits", "events", "spectrum"},
     "checkpoint": {"adapters", "writeback"},
     "compressor": {
@@ -35,6 +36,7 @@ ALLOWED = {
         "cutting",
         "events",
         "guard",
+        "monitor",
         "pipeline",
         "ranks",
         "schedule",

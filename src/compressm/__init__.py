@@ -19,8 +19,9 @@ from compressm.compressor import Compressor, compress_, measure
 from compressm.errors import CompressmError
 from compressm.events import Event, EventLog, SiteChange
 from compressm.guard import Guard
+from compressm.monitor import Monitor
 from compressm.ranks import EnergyTolerance, FixedFraction, FixedRank, GlobalEnergy, Policy
-from compressm.schedule import Schedule
+from compressm.schedule import Schedule, WhenSettled
 from compressm.spectrum import Spectrum
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ __all__ = [
     "GlobalThreshold",
     "Guard",
     "MetricBudget",
+    "Monitor",
     "ParameterBudget",
     "Policy",
     "Schedule",
@@ -45,6 +47,7 @@ __all__ = [
     "Spectrum",
     "StateBytesBudget",
     "StepTimeBudget",
+    "WhenSettled",
     "compress_",
     "load_compressed",
     "measure",

@@ -163,3 +163,21 @@ def _to_device(batch: Any, device: torch.device) -> Any:
 
 def _describe(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+def calibration_of(
+    data: Iterable[Any] | Calibration | None, forward: Forward | None, loss: Loss | None
+) -> Calibration | None:
+    """`data` as a `Calibration` (or None), however it was given.
+
+    Raises:
+        InputError: `forward` or `loss` without batches of its own to run on.
+    """
+    if data is None or isinstance(data, Calibration):
+        if forward is not None or loss is not None:
+            raise InputError(
+                "forward, loss: these say how `data` runs through the model; give them together "
+                "with data=<batches>, or inside the Calibration"
+            )
+        return data
+    return Calibration(data, forward=forward, loss=loss)

@@ -11,14 +11,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from compressm.adapters.base import SELECTIONS, Select, find_sites
-from compressm.calibration import Calibration, Forward, Loss
+from compressm.calibration import Calibration, Forward, Loss, calibration_of
 from compressm.cutting import Cutter
 from compressm.errors import InputError
 from compressm.events import Event, EventLog
 from compressm.guard import Guard
+from compressm.monitor import Monitor
 from compressm.pipeline import Survey
 from compressm.ranks import Policy
-from compressm.schedule import Schedule
+from compressm.schedule import Schedule, WhenSettled
 from compressm.spectrum import Spectrum
 from compressm.transaction import Transaction
 from compressm.writeback import as_optimizers
@@ -50,7 +51,7 @@ def measure(
         InputError: no compressible layer, an unknown method, or data that it needs is missing.
         UnstableSystemError: a layer has an eigenvalue on or outside the unit circle.
     """
-    calibration = _calibration(data, forward, loss)
+    calibration = calibration_of(data, forward, loss)
     return Survey.of(model, method, calibration).spectra
 
 
@@ -100,12 +101,14 @@ class Compressor:
     Args:
         model, optimizer, policy, method, data, forward, loss, transport, select, seed:
             as for `compress_`.
-        schedule: the steps at which to measure and cut. Each of them is acted on exactly once.
+        schedule: the steps at which to measure and cut, each of them acted on exactly once; or
+            `WhenSettled`, which measures at intervals and cuts when the ranking has settled.
         guard: undo cuts that cost more than the user's budget, see `Guard`.
         log: where events go: a path (JSONL) or a callable.
 
     Attributes:
         events: all events so far.
+        monitor: of a `WhenSettled` schedule, else None.
     """
 
     def __init__(
@@ -114,7 +117,7 @@ class Compressor:
         optimizer: Optimizer | Iterable[Optimizer] | None = None,
         *,
         policy: Policy,
-        schedule: Schedule,
+        schedule: Schedule | WhenSettled,
         method: str = "auto",
         data: Iterable[Any] | Calibration | None = None,
         forward: Forward | None = None,
@@ -130,6 +133,8 @@ class Compressor:
         )
         self.schedule = schedule
         self.events: list[Event] = []
+        self.monitor = _monitor(schedule, model) if isinstance(schedule, WhenSettled) else None
+        self._cutter = cutter
         self._transaction = Transaction(cutter, policy, guard)
         self._log = EventLog(log) if isinstance(log, (str, Path)) else log
         self._step = 0
@@ -165,12 +170,22 @@ class Compressor:
             event = self._transaction.judge(self._step)
         else:
             self._acted = int(self._due)
-            event = self._transaction.begin(self._step)
-        self._due = self._next_due()
+            event = self._watch() if self.monitor else self._transaction.begin(self._step)
         self.events.append(event)
+        self._due = self._next_due()
         if self._log is not None:
             self._log(event)
         return event
+
+    def _watch(self) -> Event:
+        """Measure; cut if the ranking of every layer has settled or it is time."""
+        assert self.monitor is not None
+        assert isinstance(self.schedule, WhenSettled)
+        survey = self._cutter.survey()
+        self.monitor.observe(survey, self._step)
+        if all(self.monitor.settled.values()) or self._acted >= self.schedule.latest:
+            return self._transaction.begin(self._step, survey)
+        return self._transaction.measured(self._step, survey)
 
     def state_dict(self) -> dict[str, Any]:
         """Step count, cuts done, events and random state, for a resumed run.
@@ -182,6 +197,7 @@ class Compressor:
             "acted": self._acted,
             "events": [event.to_json() for event in self.events],
             "transaction": self._transaction.state_dict(),
+            "monitor": None if self.monitor is None else self.monitor.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -189,13 +205,33 @@ class Compressor:
         self._step, self._acted = int(state["step"]), int(state["acted"])
         self.events = [Event.from_json(line) for line in state["events"]]
         self._transaction.load_state_dict(state["transaction"])
+        if self.monitor is not None and state["monitor"] is not None:
+            self.monitor.load_state_dict(state["monitor"])
         self._due = self._next_due()
 
     def _next_due(self) -> float:
         if self._transaction.judged_at is not None:
             return self._transaction.judged_at
-        due = None if self._transaction.stopped else self.schedule.next_after(self._acted)
+        if self._transaction.stopped or self._cut_often_enough():
+            return _NEVER
+        due = self.schedule.next_after(self._acted)
         return _NEVER if due is None else due
+
+    def _cut_often_enough(self) -> bool:
+        if not isinstance(self.schedule, WhenSettled):
+            return False
+        over = sum(event.kind not in ("measured", "trial") for event in self.events)
+        return over >= self.schedule.cuts
+
+
+def _monitor(schedule: WhenSettled, model: nn.Module) -> Monitor:
+    return Monitor(
+        model,
+        tolerance=schedule.tolerance,
+        patience=schedule.patience,
+        slack=schedule.slack,
+        min_correlation=schedule.min_correlation,
+    )
 
 
 def _cutter(
@@ -217,23 +253,10 @@ def _cutter(
         model=model,
         optimizers=as_optimizers(optimizer),
         method=method,
-        calibration=_calibration(data, forward, loss),
+        calibration=calibration_of(data, forward, loss),
         transport=transport,
         select=select,
         generator=torch.Generator().manual_seed(seed),
         companions=() if guard is None else guard.companions,
         snapshot_folder=None if folder is None else Path(folder),
     )
-
-
-def _calibration(
-    data: Iterable[Any] | Calibration | None, forward: Forward | None, loss: Loss | None
-) -> Calibration | None:
-    if data is None or isinstance(data, Calibration):
-        if forward is not None or loss is not None:
-            raise InputError(
-                "forward, loss: these say how `data` runs through the model; give them together "
-                "with data=<batches>, or inside the Calibration"
-            )
-        return data
-    return Calibration(data, forward=forward, loss=loss)

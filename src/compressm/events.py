@@ -53,7 +53,7 @@ class Event:
         step: optimizer step at which it happened (None outside a training loop).
         kind: "cut", or "kept" when the policy found nothing worth cutting. With a guard also
             "trial" (cut, to be judged after recovery steps), then "accepted"; or "rejected" (no
-            attempt passed, everything is as it was before).
+            attempt passed, everything is as it was before). "measured": nothing but that.
         method: the method asked for.
         sites: every compressible layer.
         parameters_before: parameters of the whole model before.

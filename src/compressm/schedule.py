@@ -74,3 +74,37 @@ class Schedule:
     def next_after(self, step: int) -> int | None:
         """The first due step after `step`, or None when there is none left."""
         return next((due for due in self.steps if due > step), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhenSettled:
+    """Measure every so often and cut at the moment at which the ranking of states has settled.
+
+    Attributes:
+        every: steps between measurements.
+        latest: cut here at the latest, settled or not.
+        cuts: how many times to cut; after each the ranking must settle anew.
+        tolerance, patience, slack, min_correlation: what "settled" means, see `Monitor`.
+    """
+
+    every: int
+    latest: int
+    cuts: int = 1
+    tolerance: float = 0.1
+    patience: int = 3
+    slack: float = 1.5
+    min_correlation: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Refuse a schedule that never measures."""
+        if self.every < 1 or self.latest < self.every or self.cuts < 1:
+            raise InputError(
+                "expected every >= 1, latest >= every, cuts >= 1, "
+                f"got every={self.every}, latest={self.latest}, cuts={self.cuts}"
+            )
+
+    def next_after(self, step: int) -> int | None:
+        """The next measurement after `step`, or None past `latest`."""
+        if step >= self.latest:
+            return None
+        return min((step // self.every + 1) * self.every, self.latest)

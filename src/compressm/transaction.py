@@ -51,11 +51,17 @@ class Transaction:
         """The step at which a pending cut is judged; None when none is pending."""
         return None if self._trial is None else self._trial.judged_at
 
-    def begin(self, step: int | None) -> Event:
-        """Measure, plan and cut; with a guard, only if the cut is worth its price."""
+    def measured(self, step: int | None, survey: Survey) -> Event:
+        """The event of a measurement without a cut."""
+        self._evaluation, self._notes = 0.0, ()
+        now = self._cutter.parameters
+        return self._event("measured", step, survey.unchanged(), now, time.perf_counter())
+
+    def begin(self, step: int | None, survey: Survey | None = None) -> Event:
+        """Measure (or take `survey`), plan, cut; with a guard, only if it is worth its price."""
         started = time.perf_counter()
         self._evaluation = 0.0
-        survey = self._cutter.survey()
+        survey = survey or self._cutter.survey()
         before = self._cutter.parameters
         live = LiveModel(parameters=before, trial=partial(self._cutter.trial, survey))
         plan = self._policy.plan(survey.spectra, live)

@@ -22,6 +22,7 @@ from torch import nn
 from compressm.calibration import Probe
 from compressm.edits import Edit
 from compressm.errors import InputError
+from compressm.numerics import HankelMatrix
 from compressm.spectrum import Spectrum, StateCost
 
 Select = Literal["largest", "smallest", "random"]
@@ -61,6 +62,10 @@ class Measurement(ABC):
     """One measured layer."""
 
     spectrum: Spectrum
+
+    @abstractmethod
+    def hankel_matrix(self) -> HankelMatrix:
+        """Hermitian, eigenvalues as in `spectrum`, in coordinates that persist over training."""
 
     @abstractmethod
     def reduce(self, rank: int, *, select: Select, generator: torch.Generator) -> Draft:

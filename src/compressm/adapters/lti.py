@@ -19,7 +19,7 @@ from compressm.adapters.base import Adapter, Draft, Measurement, Observer, Selec
 from compressm.calibration import Probe
 from compressm.edits import Edit
 from compressm.errors import InputError
-from compressm.numerics import Gramians, Reduction, StateMoments, StateSpace
+from compressm.numerics import Gramians, HankelMatrix, Reduction, StateMoments, StateSpace
 from compressm.spectrum import Spectrum
 
 
@@ -181,6 +181,9 @@ class LinearMeasurement(Measurement):
             guaranteed=gramians.kind == "infinite",
             cost=observer.adapter.cost(observer.module),
         )
+
+    def hankel_matrix(self) -> HankelMatrix:
+        return numerics.hankel_matrix(self.gramians.P, self.gramians.Q)
 
     def reduce(self, rank: int, *, select: Select, generator: torch.Generator) -> Draft:
         method, system = self.observer.method, self.observer.system

@@ -16,6 +16,7 @@ from compressm.numerics.hankel import (
 )
 from compressm.numerics.norms import h2_error, h2_norm, hinf_error, hinf_norm
 from compressm.numerics.padding import padded, with_idle_parts_driven
+from compressm.numerics.perturbation import HankelMatrix, hankel_matrix, weyl_bound
 from compressm.numerics.refit import (
     DATA_RIDGE,
     data_refit,
@@ -33,6 +34,7 @@ __all__ = [
     "Balancing",
     "Diagonalisation",
     "Gramians",
+    "HankelMatrix",
     "ModeOrder",
     "Reduction",
     "StateMoments",
@@ -49,6 +51,7 @@ __all__ = [
     "h2_error",
     "h2_norm",
     "h2_refit",
+    "hankel_matrix",
     "hankel_singular_values",
     "hinf_error",
     "hinf_norm",
@@ -60,6 +63,7 @@ __all__ = [
     "split_joint",
     "stack",
     "truncation_bound",
+    "weyl_bound",
     "with_idle_parts_driven",
     "with_system",
 ]
