@@ -83,7 +83,7 @@ def _layer_calls(setting: Setting, states: int, backend: str) -> tuple[Call, Cal
     return forward, both
 
 
-def _model_call(setting: Setting, states: int, backend: str) -> Call:
+def model_call(setting: Setting, states: int, backend: str) -> Call:
     """Forward, backward and AdamW step of the whole model in training mode."""
     model = SequenceClassifier(
         input="real",
@@ -167,7 +167,7 @@ def measure_ops(settings: tuple[Setting, ...], *, rounds: int) -> list[Timing]:
             for backend, chunk, chosen in _rows(setting, states):
                 rows.append((setting.name, states, backend, chunk, chosen))
                 calls += _layer_calls(setting, states, backend)
-                calls.append(_model_call(setting, states, backend))
+                calls.append(model_call(setting, states, backend))
     timings = _measure(calls, rounds)
     return [
         Timing(
@@ -231,7 +231,7 @@ def bench_ops(
     settings = SETTINGS
     if quick:
         settings = tuple(replace(s, states=(s.states[0], s.states[-1])) for s in SETTINGS)
-    rounds = 3 if quick else 15
+    rounds = 3 if quick else 8
     facts = machine_facts()
     timings = measure_ops(settings, rounds=rounds)
     console.print(_table(timings, facts, rounds))

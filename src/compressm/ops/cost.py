@@ -20,6 +20,7 @@ class Machine:
     """What a machine does in a second, and what a call costs.
 
     Args:
+        device: "cpu", or anything else for an accelerator.
         gemm: flop/s of large matrix products.
         batched: flop/s of many small complex products.
         fft: flop/s of real FFTs, counting 2.5 n log2(n) for each.
@@ -27,6 +28,7 @@ class Machine:
         call: seconds for launching one operator.
     """
 
+    device: str
     gemm: float
     batched: float
     fft: float
@@ -37,8 +39,8 @@ class Machine:
 # Fitted to forward + backward of all backends on 13 sizes on two Zen 5 cores in float32 (median
 # error 11 %, at most 14 % slower than the best choice). Only the ratios matter for the choice,
 # and these are alike on other CPUs. The accelerator's are nominal figures, not measured.
-CPU = Machine(gemm=3.4e11, batched=1.3e11, fft=1.7e10, stream=1.5e10, call=9.5e-6)
-ACCELERATOR = Machine(gemm=3e13, batched=1.5e13, fft=2e12, stream=1e12, call=1e-5)
+CPU = Machine(device="cpu", gemm=3.4e11, batched=1.3e11, fft=1.7e10, stream=1.5e10, call=9.5e-6)
+ACCELERATOR = Machine(device="cuda", gemm=3e13, batched=1.5e13, fft=2e12, stream=1e12, call=1e-5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class Plan:
 
 def _scan_seconds(m: Machine, batch: int, steps: int, states: int) -> float:
     """A scan each way, and the products with which the gradient of λ is summed."""
-    chunk = chunk_steps(batch, steps, states)
+    chunk = chunk_steps(batch, steps, states, m.device)
     passes = 2 if chunk < steps else 1
     calls = 2 * (chunk + 2 * (steps // chunk))
     return (48 * passes + 48) * batch * steps * states / m.stream + calls * m.call
