@@ -140,7 +140,7 @@ def speed(results: Json) -> str:
 # name: (file in benchmarks/results, what makes the table, the command that writes the file)
 FIGURES: dict[str, tuple[str, Callable[..., str], str]] = {
     "ablation": ("ablation.json", ablation, "python benchmarks/ablation.py summary"),
-    "ops": ("ops.json", speed, "compressm bench ops --json benchmarks/results/ops.json"),
+    "ops": ("ops.json", speed, "python benchmarks/ops.py"),
 }
 
 

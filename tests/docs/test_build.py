@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import compressm
 from tests.docs.pages import ROOT
 
 
@@ -34,3 +35,12 @@ def test_the_files_that_the_readme_links_are_there():
 
 def test_the_readme_is_no_longer_than_two_screens():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 100
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    shown = re.findall(
+        r"^::: compressm\.(\w+)$", "\n".join(p.read_text("utf-8") for p in pages), re.M
+    )
+    wanted = set(compressm.__all__) - {"CompressmError"}  # on the page of all errors
+    assert sorted(wanted - set(shown)) == []
