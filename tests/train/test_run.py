@@ -1,6 +1,8 @@
 """Whole runs: what they leave behind, and that a killed run ends as if it had not been killed."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -158,6 +160,29 @@ def test_a_killed_run_ends_like_the_uninterrupted_one(finished, tmp_path, monkey
         for f in (folder, whole)
     ]
     assert untimed[0] == untimed[1]
+
+
+@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, signal_number, code):
+    training_step = SequenceModule.training_step
+    handler = signal.getsignal(signal_number)
+
+    def interrupted(self, batch, batch_idx):
+        if self.global_step == 8:
+            os.kill(os.getpid(), signal_number)
+        return training_step(self, batch, batch_idx)
+
+    said = []
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(SequenceModule, "training_step", interrupted)
+            with pytest.raises(SystemExit) as stop:
+                train(tiny(), tmp_path / "r", say=said.append)
+    finally:
+        signal.signal(signal_number, handler)
+    assert stop.value.code == code
+    assert said[-1].endswith(f"compressm train --resume {tmp_path / 'r'}")
+    assert resume(tmp_path / "r").last["step"] == 24
 
 
 def test_a_run_killed_in_its_final_tests_is_resumed(finished, tmp_path, monkeypatch):

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from compressm.calibration import Calibration
 from compressm.data import DataSplits, Loaders, load, loaders
@@ -24,18 +20,13 @@ from compressm.train.callbacks import BestModel, RunCheckpoint, Save
 from compressm.train.clock import StepClock
 from compressm.train.config import RunConfig
 from compressm.train.folder import RunFolder
-from compressm.train.logger import JsonlLogger
 from compressm.train.model_files import ModelCard, load_run_model, save_model
 from compressm.train.module import SequenceModule
 from compressm.train.progress import Bar, Progress
 from compressm.train.stream import TrainStream, calibration_batches
 from compressm.train.summary import Size, Summary
+from compressm.train.trainer import cpu_threads, make_loggers, make_trainer, quiet_lightning
 
-_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "64-true"]] = {
-    "32": "32-true",
-    "bf16": "bf16-mixed",
-    "64": "64-true",
-}
 Say = Callable[[str], None]
 
 
@@ -90,7 +81,7 @@ def _run(
     say: Say,
     progress_bar: bool,
 ) -> Summary:
-    with _threads(config.trainer.threads), _quiet_lightning():
+    with cpu_threads(config.trainer.threads), quiet_lightning():
         torch.manual_seed(config.seed)
         splits = load(config.data)
         module = SequenceModule(config, splits.task)
@@ -123,18 +114,22 @@ def _run(
         )
         cutting: list[pl.Callback] = [compression] if compression else []
         bar: list[pl.Callback] = [Bar()] if progress_bar else []
-        trainer = _trainer(
+        trainer = make_trainer(
             config,
             # The clock first, so that it stops before a cut.
             callbacks=[clock, *cutting, best, last, *bar, Progress(compression, say)],
-            logger=_loggers(config, folder),
+            logger=make_loggers(config, folder),
             enable_progress_bar=progress_bar,
         )
         stream = TrainStream(batches.train, config.trainer.steps)
         # Only now, so that a run which cannot start leaves nothing behind.
         if checkpoint is None:
             folder.create(config)
-        trainer.fit(module, stream, batches.val, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(module, stream, batches.val, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C and of SIGTERM
+            say(f"interrupted; continue with: compressm train --resume {folder.path}")
+            raise SystemExit(143 if isinstance(stop, SIGTERMException) else 130) from stop
         end = Size.of(module.model)
         figures = _evaluate_both(config, module, batches, best, save, folder)
         summary = Summary.collect(
@@ -198,67 +193,13 @@ def _compression(
     )
 
 
-def _trainer(config: RunConfig, **options: Any) -> pl.Trainer:
-    settings = config.trainer
-    return pl.Trainer(
-        accelerator=settings.accelerator,
-        devices=1 if settings.device is None else [settings.device],
-        precision=_PRECISION[settings.precision],
-        max_steps=settings.steps,
-        max_epochs=-1,
-        val_check_interval=settings.validation_interval,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        log_every_n_steps=settings.log_interval,
-        gradient_clip_val=config.optim.clip,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **options,
-    )
-
-
 def _evaluate(config: RunConfig, module: SequenceModule, batches: Loaders) -> dict[str, float]:
     """Loss and accuracy on validation and test of the model as it is."""
-    trainer = _trainer(config, logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    trainer = make_trainer(
+        config, logger=False, enable_progress_bar=False, enable_checkpointing=False
+    )
     metrics: dict[str, float] = {}
     for run, loader in ((trainer.validate, batches.val), (trainer.test, batches.test)):
         run(module, loader, verbose=False)
         metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     return metrics
-
-
-def _loggers(config: RunConfig, folder: RunFolder) -> list[Logger]:
-    found: list[Logger] = [JsonlLogger(folder.metrics)]
-    if config.trainer.tensorboard:
-        found.append(TensorBoardLogger(folder.path, name="tensorboard", version=""))
-    return found
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Leave out Lightning's advertisements and its advice to use many loading processes."""
-    names = ("lightning.pytorch", "lightning.fabric")
-    levels = {name: logging.getLogger(name).level for name in names}
-    with warnings.catch_warnings():
-        # The data are tensors in memory: a worker process would only copy them.
-        warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
-        # Lightning 2.6 on torch 2.13 asks in a deprecated way.
-        warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*", category=FutureWarning)
-        for name in names:
-            logging.getLogger(name).setLevel(logging.WARNING)
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
