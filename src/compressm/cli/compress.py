@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from compressm.cli import _text
-from compressm.errors import CompressmError, ConfigError, DataError, MissingExtraError
+from compressm.errors import ConfigError, DataError, InputError, MissingExtraError
 from compressm.report.names import short_names
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def compress(
     before = data.evaluate(network) if evaluate and data is not None else {}
     try:
         event = compress_(network, policy=policy, method=method, data=calibration)
-    except CompressmError as error:
-        if calibration is None and reason:
-            raise type(error)(f"{error} ({reason})") from error
+    except InputError as error:
+        if calibration is None and str(error).startswith("data:"):
+            raise InputError(f"method {method!r} looks at real activations; {reason}") from error
         raise
     after = data.evaluate(network) if evaluate and data is not None else {}
     save_model(

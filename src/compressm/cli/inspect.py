@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from compressm.cli import _text
+from compressm.errors import InputError
 from compressm.report.names import short_names
 
 if TYPE_CHECKING:
@@ -70,7 +71,12 @@ def inspect(
     calibration = None
     if data or data_dir is not None:
         calibration = _models.RunData.load(config, data_dir).calibration()
-    spectra = measure(network, method=method, data=calibration)
+    try:
+        spectra = measure(network, method=method, data=calibration)
+    except InputError as error:
+        if calibration is None and str(error).startswith("data:"):
+            raise InputError(f"method {method!r} looks at real activations; add --data") from error
+        raise
     families = {name: site.adapter.family for name, site in find_sites(network).items()}
     if as_json:
         layers = [_to_dict(name, families[name], s) for name, s in spectra.items()]

@@ -15,13 +15,13 @@ def short_names(sites: Iterable[str]) -> dict[str, str]:
     if len(paths) < 2:
         return {site: site or "(model)" for site in paths}
     parts = list(paths.values())
-    shortest = min(len(path) for path in parts)
-    head = _shared(parts, shortest)
-    tail = _shared([path[::-1] for path in parts], shortest - head)
-    if head and any(path[head].isdigit() for path in parts if len(path) > head):
+    spare = min(len(path) for path in parts) - 1  # one part of every path must stay
+    head = _shared(parts, spare)
+    tail = _shared([path[::-1] for path in parts], spare - head)
+    if head and any(path[head].isdigit() for path in parts):
         head -= 1
     return {
-        site: ".".join(path[head : len(path) - tail]) or site or "(model)"
+        site: ".".join(path[head : len(path) - tail]) or "(model)"
         for site, path in paths.items()
     }
 
