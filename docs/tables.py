@@ -93,7 +93,7 @@ def ablation(results: Json, key: str, *arms: str) -> str:
     return (
         listings.table(["method", *(f"{size} states" for size in sizes)], rows)
         + f"\n\nAccuracy in percent, mean ± standard deviation over {seeds} "
-        + f"seed{'s' if counts[-1] > 1 else ''}; "
+        + f"seed{'s' if counts[-1] > 1 else ''}; bold: the highest mean of its column; "
         + "source: `benchmarks/results/ablation.json`."
     )
 
@@ -128,11 +128,13 @@ def speed(results: Json) -> str:
         for s in results["settings"]
     )
     facts = results["machine"]
+    # A busy machine makes everything slower, so say how busy it was.
+    load = "" if facts["load"] is None else f", load {facts['load']:.1f} at the start"
     columns = ["setting", "N", "operator", "layer, forward + backward", "whole model, one step"]
     return (
         listings.table(columns, rows)
         + f"\n\nMilliseconds, best (median) of {results['rounds']} rounds. {sizes}. "
-        + f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}; "
+        + f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}{load}; "
         + "source: `benchmarks/results/ops.json`."
     )
 
