@@ -61,7 +61,7 @@ def policy_table() -> str:
         shared = {"min_rank", "multiple_of", "gate"}
         own = [f for f in dataclasses.fields(cls) if f.name not in shared]
         settings = ", ".join(f"`{f.name}`{_default(f)}" for f in own)
-        rows.append([f"`{cls.__name__}`", names.get(cls, "–"), settings, _first_sentence(cls)])
+        rows.append([f"`{cls.__name__}`", names.get(cls, "–"), settings, _summary(cls)])
     return table(["class", "name in recipes", "settings", "rule"], rows)
 
 
@@ -100,9 +100,9 @@ def _default(field: dataclasses.Field[Any]) -> str:
     return "" if field.default is dataclasses.MISSING else f" = {field.default}"
 
 
-def _first_sentence(cls: type) -> str:
-    text = " ".join(inspect.getdoc(cls).split("\n\n")[0].split()) if cls.__doc__ else ""
-    return text.rstrip(".")
+def _summary(cls: type) -> str:
+    first = (inspect.getdoc(cls) or "").split("\n\n")[0]
+    return " ".join(first.split()).rstrip(".")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
