@@ -82,7 +82,7 @@ class LRUAdapter(LinearAdapter):
         C = C / scale
 
         twice = torch.cat([scale, scale])
-        lift, project = _real(reduction.lift), _real(reduction.project)
+        lift, project = reduction.lift, reduction.project
         to_B = (
             lift * (torch.cat([gamma, gamma]) / twice) / torch.cat([old_gamma, old_gamma])[:, None]
         )
@@ -123,14 +123,6 @@ class LRUAdapter(LinearAdapter):
                 transport=Select(indices, 1),
             ),
         ]
-
-
-def _real(matrix: Tensor) -> Tensor:
-    """A map of complex states as a map of the stacked [Re; Im]; real maps are that already."""
-    if not matrix.is_complex():
-        return matrix
-    top = torch.cat([matrix.real, -matrix.imag], dim=1)
-    return torch.cat([top, torch.cat([matrix.imag, matrix.real], dim=1)])
 
 
 def _polar_logs(lam: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,8 @@ B batch, L length, H width, N states, r kept states.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import torch
@@ -87,7 +87,10 @@ class LinearAdapter(Adapter):
 
     @abstractmethod
     def write(self, module: nn.Module, reduction: Reduction) -> Sequence[Edit]:
-        """The edits that store a reduced diagonal system in the layer."""
+        """The edits that store a reduced diagonal system in the layer.
+
+        `lift` and `project` are real, in the coordinates [Re x; Im x], for real-output systems.
+        """
 
     @abstractmethod
     def inputs(
@@ -138,6 +141,12 @@ class DrivenStates:
         self.states.update(u.detach(), mask)
         if self.adjoint is not None and gradient is not None:
             self.adjoint.update(gradient.flip(1), None if mask is None else mask.flip(1))
+
+    def pool(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Add up what several ranks saw."""
+        self.states.pool(total)
+        if self.adjoint is not None:
+            self.adjoint.pool(total)
 
 
 @final
@@ -257,4 +266,18 @@ class LinearDraft(Draft):
             self.error = numerics.h2_error(full, self.reduction.system) / size
 
     def edits(self) -> Sequence[Edit]:
-        return self.observer.adapter.write(self.observer.module, self.reduction)
+        reduction = self.reduction
+        if reduction.system.real_output:
+            lift, project = in_real_coordinates(reduction.lift, reduction.project)
+            reduction = replace(reduction, lift=lift, project=project)
+        return self.observer.adapter.write(self.observer.module, reduction)
+
+
+def in_real_coordinates(*maps: Tensor) -> tuple[Tensor, ...]:
+    """Complex-linear maps of states as maps of the stacked [Re; Im]; real maps as they are."""
+    return tuple(
+        m
+        if not m.is_complex()
+        else torch.cat([torch.cat([m.real, -m.imag], 1), torch.cat([m.imag, m.real], 1)])
+        for m in maps
+    )
