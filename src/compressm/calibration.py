@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -78,7 +79,7 @@ class Calibration:
         flags = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
-            with torch.random.fork_rng(), torch.set_grad_enabled(gradients):
+            with torch.random.fork_rng(), torch.set_grad_enabled(gradients), _uncompiled():
                 seen = sum(self._run_batch(model, probes, batch, gradients) for batch in self.data)
         finally:
             for module, training in flags:
@@ -145,6 +146,17 @@ def _accepted(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
             f"({', '.join(parameters)}) takes none; pass forward=lambda model, batch: …"
         )
     return accepted
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Compiled code skips hooks that were set after it was made, so the probes need eager mode.
+
+    Where nobody has imported the compiler nothing is compiled, and its import takes seconds.
+    """
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def _device(model: nn.Module) -> torch.device:

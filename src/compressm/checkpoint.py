@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from compressm.adapters.base import find_sites
 from compressm.errors import CheckpointError
-from compressm.writeback import resize_
+from compressm.writeback import as_optimizers, resize_
 
 
-def load_compressed(model: nn.Module, source: str | Path | Mapping[str, Tensor]) -> None:
+def load_compressed(
+    model: nn.Module,
+    source: str | Path | Mapping[str, Tensor],
+    optimizer: Optimizer | Iterable[Optimizer] | None = None,
+) -> None:
     """Load the weights of a compressed model into `model`, resizing its layers first.
 
     Only parameters of compressible layers may differ in shape, and only in size: everything else
-    must fit as in `load_state_dict(strict=True)`. Make the optimizer afterwards, since resized
-    parameters are new objects.
+    must fit as in `load_state_dict(strict=True)`. Resized parameters are new objects: make the
+    optimizer afterwards, or give it here.
 
     Args:
         model: built at any state dimension.
         source: a state dict, or the path of a .safetensors file (no pickle is ever read).
+        optimizer: one or several that already hold the model's parameters.
 
     Raises:
         CheckpointError: the file is missing or unreadable, a key is missing or unexpected, or a
@@ -37,10 +44,7 @@ def load_compressed(model: nn.Module, source: str | Path | Mapping[str, Tensor])
             f"checkpoint: {_listed(missing)} missing, {_listed(unexpected)} unexpected; build the "
             "model with the depth and options of the checkpoint"
         )
-    resizable: dict[str, tuple[nn.Module, str]] = {}
-    for site, found in find_sites(model).items():
-        for name, _ in found.module.named_parameters(recurse=False):
-            resizable[f"{site}.{name}" if site else name] = (found.module, name)
+    resizable = _resizable(model)
     wrong = [
         f"{key} {tuple(own[key].shape)} ≠ {tuple(value.shape)}"
         for key, value in state.items()
@@ -52,8 +56,50 @@ def load_compressed(model: nn.Module, source: str | Path | Mapping[str, Tensor])
             "model with the width of the checkpoint"
         )
     for key, (module, name) in resizable.items():
-        resize_(model, module, name, state[key].shape)
+        resize_(model, module, name, state[key].shape, as_optimizers(optimizer))
     model.load_state_dict(state)
+
+
+def fit_on_load(model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> None:
+    """From now on `model.load_state_dict` resizes compressible layers to what arrives.
+
+    Loops that build the model, make the optimizer and then load (Trainer, Accelerate) can so
+    resume with smaller states, and the optimizers hold the resized parameters. Calling it again
+    adds optimizers.
+    """
+    hooks = (h.hook for h in model._load_state_dict_pre_hooks.values() if hasattr(h, "hook"))
+    fit = next((hook for hook in hooks if isinstance(hook, _Fit)), None)
+    if fit is None:
+        fit = _Fit()
+        model.register_load_state_dict_pre_hook(fit)  # type: ignore[no-untyped-call]
+    known = {id(optimizer) for optimizer in fit.optimizers}
+    fit.optimizers += [optimizer for optimizer in optimizers if id(optimizer) not in known]
+
+
+class _Fit:
+    """The hook of `fit_on_load`; a copied or pickled model keeps it, without the optimizers."""
+
+    def __init__(self) -> None:
+        self.optimizers: list[Optimizer] = []
+
+    def __reduce__(self) -> tuple[type[_Fit], tuple[()]]:
+        return _Fit, ()
+
+    def __call__(self, model: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+        for key, (module, name) in _resizable(model).items():
+            arriving, own = state.get(prefix + key), module._parameters[name]
+            # What cannot be a matter of the state dimension is left for the loader to report.
+            if isinstance(arriving, Tensor) and own is not None and arriving.ndim == own.ndim:
+                resize_(model, module, name, arriving.shape, self.optimizers)
+
+
+def _resizable(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Key in the state dict -> (module, name) of every parameter of a compressible layer."""
+    return {
+        f"{site}.{name}" if site else name: (found.module, name)
+        for site, found in find_sites(model).items()
+        for name, _ in found.module.named_parameters(recurse=False)
+    }
 
 
 def _read(path: Path) -> dict[str, Tensor]:

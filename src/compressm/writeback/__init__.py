@@ -1,15 +1,19 @@
 """The only place that changes models and optimizers."""
 
-from compressm.writeback.commit import commit_, resize_
+from compressm.writeback.carry import Averages, uncompiled
+from compressm.writeback.commit import commit_, prepared, resize_
 from compressm.writeback.moments import FIRST_MOMENTS, SECOND_MOMENTS, as_optimizers
 from compressm.writeback.snapshot import Snapshot, undisturbed
 
 __all__ = [
     "FIRST_MOMENTS",
     "SECOND_MOMENTS",
+    "Averages",
     "Snapshot",
     "as_optimizers",
     "commit_",
+    "prepared",
     "resize_",
+    "uncompiled",
     "undisturbed",
 ]

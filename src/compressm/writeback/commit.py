@@ -6,6 +6,7 @@ a few assignments, so an error leaves model and optimizers as they were.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 
 from compressm.edits import Edit
 from compressm.errors import InputError, OptimizerError
+from compressm.writeback.carry import Averages, successor, warn_of_hooks
 from compressm.writeback.moments import Change, transport_states
 
 
@@ -25,14 +27,17 @@ def commit_(
     optimizers: Sequence[Optimizer] = (),
     *,
     transport: str = "project",
+    averages: Averages | None = None,
 ) -> None:
-    """Apply all edits to the live model and optimizers, or none.
+    """Apply all edits to the live model, its optimizers and averaged copies, or none.
 
     Every edited parameter is replaced by a **new** `nn.Parameter` (an old autograd graph stays
     valid), in all modules that share it and in all parameter groups that hold it. Optimizer state
     follows by the edit's transport; where no rule holds, or with `transport="reset"`, the state of
     that parameter starts anew, its own step count included, so that bias correction stays right.
     Accumulated gradients follow as first moments do. Groups, schedules and all other state stay.
+    Compiled code of the process is dropped: it was made for the old sizes, and after eight
+    recompilations of one function `torch.compile` would go on in eager mode without an error.
 
     Raises:
         OptimizerError: an edited trainable parameter is in none of the given optimizers.
@@ -46,6 +51,12 @@ def commit_(
     ]
     _check_ownership(model, changes, optimizers)
     replaced = {id(change.old): change.new for change in changes}
+    modules = list(model.modules())
+    if averages is not None and edits:
+        for edit in edits:
+            replaced |= {id(old): new for old, new in averages.follow(model, edit)}
+        modules += [module for copy in averages.modules for module in copy.modules()]
+    warn_of_hooks((_name(model, change), change.old) for change in changes)
     if unknown:
         warnings.warn(
             "optimizer state that no transport rule covers is reset for the cut parameters: "
@@ -54,13 +65,15 @@ def commit_(
         )
 
     # From here on nothing can fail.
-    for module in model.modules():
+    for module in modules:
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) in replaced:
                 module._parameters[name] = replaced[id(parameter)]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["params"] = [replaced.get(id(p), p) for p in group["params"]]
+    if edits and "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
     for change in changes:
         for owner, state in zip(change.owners, change.states, strict=True):
             owner.state.pop(change.old, None)
@@ -69,16 +82,33 @@ def commit_(
 
 
 @torch.no_grad()
-def resize_(model: nn.Module, module: nn.Module, name: str, shape: torch.Size) -> None:
-    """Give one parameter another shape (its values are lost), wherever the model shares it."""
+def resize_(
+    model: nn.Module,
+    module: nn.Module,
+    name: str,
+    shape: torch.Size,
+    optimizers: Sequence[Optimizer] = (),
+) -> None:
+    """Give one parameter another shape (its values are lost), wherever the model shares it.
+
+    Optimizers that hold it hold the new one afterwards; its state stays where it has the new shape
+    already, because it was loaded before, and is dropped otherwise.
+    """
     old = module._parameters[name]
     if old is None or old.shape == shape:
         return
-    new = nn.Parameter(old.new_zeros(shape), requires_grad=old.requires_grad)
+    new = successor(old, old.new_zeros(shape))
     for other in model.modules():
         for key, parameter in other._parameters.items():
             if parameter is old:
                 other._parameters[key] = new
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["params"] = [new if p is old else p for p in group["params"]]
+        state = optimizer.state.pop(old, {})
+        tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+        if state and all(value.shape == shape or value.numel() == 1 for value in tensors):
+            optimizer.state[new] = state
 
 
 def _prepare(
@@ -88,15 +118,11 @@ def _prepare(
     changes = []
     for name, old, value in zip(edit.names, olds, edit.values, strict=True):
         assert old is not None  # checked by Edit
-        new = nn.Parameter(
-            value.to(device=old.device, dtype=old.dtype).contiguous().clone(),
-            requires_grad=old.requires_grad,
-        )
-        new.__dict__.update(old.__dict__)  # marks such as `_no_weight_decay` stay
-        changes.append(Change(edit.module, name, old, new))
-    if all(change.old.grad is not None for change in changes):
-        moved = edit.transport.first(tuple(c.old.grad for c in changes))  # type: ignore[misc]
-        for change, grad in zip(changes, moved or (), strict=False):
+        changes.append(Change(edit.module, name, old, successor(old, value)))
+    driven = [change for change in changes if change.old.grad is not None]
+    if driven and (edit.transport.exact or len(driven) == len(changes)):
+        moved = edit.transport.first(tuple(c.old.grad for c in driven))  # type: ignore[misc]
+        for change, grad in zip(driven, moved or (), strict=False):
             change.new.grad = grad
     for optimizer in optimizers:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -115,10 +141,9 @@ def _prepare(
 def _check_ownership(
     model: nn.Module, changes: Sequence[Change], optimizers: Sequence[Optimizer]
 ) -> None:
-    names = {id(p): name for name, p in model.named_parameters()}
     seen: set[int] = set()
     for change in changes:
-        name = names.get(id(change.old), change.name)
+        name = _name(model, change)
         if id(change.old) in seen:
             raise InputError(
                 f"model: the parameter {name} is shared by two compressible layers; layers with "
@@ -131,3 +156,8 @@ def _check_ownership(
                 "it, so it would stop learning; pass every optimizer of the model, or "
                 "requires_grad_(False) it"
             )
+
+
+def _name(model: nn.Module, change: Change) -> str:
+    named = model.named_parameters()
+    return next((name for name, p in named if p is change.old), change.name)

@@ -13,11 +13,14 @@ from torch.optim import Optimizer
 from compressm.edits import Transport
 from compressm.errors import OptimizerError
 
-# Optimizer state by what it estimates: gradients (they follow the basis) or their squares.
-FIRST_MOMENTS = frozenset({"exp_avg", "momentum_buffer", "grad_avg", "exp_avg_slow", "momentum"})
-SECOND_MOMENTS = frozenset(
-    {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "acc_delta", "exp_avg_var"}
+# Optimizer state by what it estimates: gradients (they follow the basis), their squares, or the
+# roots of those.
+FIRST_MOMENTS = frozenset(
+    {"exp_avg", "momentum_buffer", "grad_avg", "exp_avg_slow", "momentum", "prev"}
 )
+SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_avg_var"})
+MAGNITUDES = frozenset({"exp_inf"})
+KNOWN = FIRST_MOMENTS | SECOND_MOMENTS | MAGNITUDES
 
 
 @dataclass
@@ -42,6 +45,7 @@ def as_optimizers(optimizer: Optimizer | Iterable[Optimizer] | None) -> list[Opt
         return []
     several = isinstance(optimizer, Iterable) and not hasattr(optimizer, "param_groups")
     listed: list[Optimizer] = list(optimizer) if several else [optimizer]  # type: ignore[arg-type, list-item]
+    listed = [_unwrapped(item) for item in listed]
     for item in listed:
         if not hasattr(item, "param_groups") or not hasattr(item, "state"):
             raise OptimizerError(
@@ -53,6 +57,14 @@ def as_optimizers(optimizer: Optimizer | Iterable[Optimizer] | None) -> list[Opt
                 "a change of shape; cut between two runs of it, with a new LBFGS for each"
             )
     return listed
+
+
+def _unwrapped(item: Optimizer) -> Optimizer:
+    """The optimizer behind wrappers that keep nothing of their own (Accelerate's, Lightning's)."""
+    inner = getattr(item, "optimizer", None)
+    if not isinstance(inner, Optimizer) or getattr(item, "state", None) is not inner.state:
+        return item
+    return _unwrapped(inner)
 
 
 def transport_states(
@@ -75,15 +87,20 @@ def transport_states(
         for key, value in state.items()
         if isinstance(value, Tensor) and value.numel() > 1 and value.shape != change.old.shape
     }
-    unknown |= foreign
-    moved = {} if rule is None else _move(rule, per_parameter, states, unknown)
-    keep = not foreign and rule is not None and all(v is not None for v in moved.values())
+    unruled = set() if rule is None or rule.exact else per_parameter - KNOWN
+    unknown |= {f"{type(optimizer).__name__}.{key}" for key in foreign | unruled}
+    keep = rule is not None and not foreign
+    moved: dict[str, dict[int, Tensor] | None] = {}
+    if rule is not None and keep:
+        shapes = [change.old.shape for change in changes]
+        moved = {key: _move(rule, key, states, shapes) for key in sorted(per_parameter)}
+    keep = keep and all(tensors is not None for tensors in moved.values())
     out: list[dict[str, Any] | None] = []
     for i, (change, state) in enumerate(zip(changes, states, strict=True)):
         if not state:
             out.append(None)
         elif keep:
-            mine = {key: tensors[i] for key, tensors in moved.items() if tensors is not None}
+            mine = {key: tensors[i] for key, tensors in moved.items() if tensors and i in tensors}
             out.append({**state, **mine})
         else:
             out.append(_fresh(optimizer, change, state))
@@ -91,22 +108,28 @@ def transport_states(
 
 
 def _move(
-    rule: Transport, keys: set[str], states: Sequence[dict[str, Any]], unknown: set[str]
-) -> dict[str, tuple[Tensor, ...] | None]:
-    """Each kind of state of a group in the reduced coordinates; None where no rule covers it."""
-    moved: dict[str, tuple[Tensor, ...] | None] = {}
-    for key in keys:
-        tensors = tuple(state[key] for state in states if key in state)
-        moved[key] = None
-        if len(tensors) < len(states):
-            continue
-        if rule.exact or key in FIRST_MOMENTS:
-            moved[key] = rule.first(tensors)
-        elif key in SECOND_MOMENTS:
-            moved[key] = rule.second(tensors)
-        else:
-            unknown.add(key)
-    return moved
+    rule: Transport, key: str, states: Sequence[dict[str, Any]], shapes: Sequence[torch.Size]
+) -> dict[int, Tensor] | None:
+    """One kind of state of a group in the reduced coordinates, by position in the group.
+
+    None where no rule covers it. A change of basis mixes the group and needs it of every member.
+    """
+    having = [
+        i
+        for i, (state, shape) in enumerate(zip(states, shapes, strict=True))
+        if isinstance(state.get(key), Tensor) and state[key].shape == shape
+    ]
+    tensors = tuple(states[i][key] for i in having)
+    moved: tuple[Tensor, ...] | None = None
+    whole = len(having) == len(states)
+    if rule.exact or (whole and key in FIRST_MOMENTS):
+        moved = rule.first(tensors)
+    elif whole and key in SECOND_MOMENTS:
+        moved = rule.second(tensors)
+    elif whole and key in MAGNITUDES:
+        squares = rule.second(tuple(t.square() for t in tensors))
+        moved = None if squares is None else tuple(t.sqrt() for t in squares)
+    return None if moved is None else dict(zip(having, moved, strict=True))
 
 
 def _fresh(optimizer: Optimizer, change: Change, state: dict[str, Any]) -> dict[str, Any] | None:

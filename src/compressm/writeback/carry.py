@@ -1,0 +1,102 @@
+"""What hangs on a parameter object and has to follow it: marks, hooks, averaged copies."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from compressm.edits import Edit, Transport
+from compressm.errors import InputError
+
+_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+def successor(old: nn.Parameter, value: Tensor) -> nn.Parameter:
+    """A new parameter with the old one's dtype, device, marks (`_no_weight_decay`) and hooks.
+
+    Hooks move with their registry, so the handle that the user holds still removes them.
+    """
+    new = nn.Parameter(
+        value.to(device=old.device, dtype=old.dtype).contiguous().clone(),
+        requires_grad=old.requires_grad,
+    )
+    new.__dict__.update(old.__dict__)
+    for name in _HOOKS:
+        if getattr(old, name, None):
+            setattr(new, name, getattr(old, name))
+    return new
+
+
+def warn_of_hooks(olds: Iterable[tuple[str, nn.Parameter]]) -> None:
+    """One warning that names the parameters whose hooks now see tensors of another shape."""
+    named = sorted(name for name, old in olds if any(getattr(old, hook, None) for hook in _HOOKS))
+    if named:
+        warnings.warn(
+            f"hooks registered on {', '.join(named)} were moved to the new, smaller parameters; "
+            "register them again if they hold the old parameter or anything of its shape",
+            stacklevel=4,
+        )
+
+
+class Averages:
+    """The copies of a model that hold averaged weights, such as `AveragedModel`.
+
+    Args:
+        model: the live model.
+        copies: `torch.optim.swa_utils.AveragedModel`s of it, or plain copies.
+
+    Raises:
+        InputError: one of them is not a copy of the model.
+    """
+
+    def __init__(self, model: nn.Module, copies: Sequence[nn.Module]) -> None:
+        self.modules = [_bare(copy) for copy in copies]
+        own = {name: p.shape for name, p in model.named_parameters()}
+        for copy in self.modules:
+            if {name: p.shape for name, p in copy.named_parameters()} != own:
+                raise InputError(
+                    f"ema: expected an AveragedModel of the same model, at the same sizes, got a "
+                    f"{type(copy).__name__} whose parameters have other names or shapes"
+                )
+
+    def follow(self, model: nn.Module, edit: Edit) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """(averaged parameter, its successor) for every copy; nothing is changed here.
+
+        A selection of states is followed exactly, and the copy gets the same correction as the
+        model (a refitted readout): a' = a[kept] + (p' - p[kept]). After a change of basis no
+        average of old values makes a consistent layer, so averaging starts anew from the cut one.
+        """
+        path = next(name for name, module in model.named_modules() if module is edit.module)
+        pairs = []
+        for copy in self.modules:
+            counterpart = copy.get_submodule(path)
+            for name, value in zip(edit.names, edit.values, strict=True):
+                old, averaged = edit.module._parameters[name], counterpart._parameters[name]
+                assert old is not None
+                assert averaged is not None
+                moved = _followed(edit.transport, averaged, old, value)
+                pairs.append((averaged, successor(averaged, moved)))
+        return pairs
+
+
+def _followed(rule: Transport, averaged: Tensor, old: Tensor, value: Tensor) -> Tensor:
+    value = value.to(device=averaged.device, dtype=averaged.dtype)
+    moved = rule.first((averaged, old.to(averaged))) if rule.exact else None
+    if moved is None:
+        return value
+    kept, kept_old = moved
+    return kept + (value - kept_old)
+
+
+def _bare(copy: nn.Module) -> nn.Module:
+    inner = copy.module if isinstance(copy, torch.optim.swa_utils.AveragedModel) else copy
+    return uncompiled(inner)
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that `torch.compile` wraps, or the model itself."""
+    original = getattr(model, "_orig_mod", None)
+    return original if isinstance(original, nn.Module) else model
