@@ -205,12 +205,12 @@ class MetricBudget(_Searched):
         plans = self.candidates(spectra)
         sign = 1 if self.higher_is_better else -1
         with model.trial(plans[0]):  # changes nothing, and puts the random numbers back
-            before = float(self.evaluate())
+            before = model.evaluate(self.evaluate)
 
         def fits(plan: Mapping[str, int]) -> bool:
             with model.trial(plan):
                 # Not "drop > max_drop": a metric that is no number must not pass.
-                return sign * (before - float(self.evaluate())) <= self.max_drop
+                return sign * (before - model.evaluate(self.evaluate)) <= self.max_drop
 
         low, high, trials = 0, len(plans), 0
         while high - low > 1 and trials < self.max_trials:
@@ -246,7 +246,7 @@ class StepTimeBudget(_Searched):
 
         def fits(index: int) -> bool:
             with model.trial(plans[index]):
-                measured[index] = self._measure()
+                measured[index] = model.evaluate(self._measure)
             return measured[index] <= self.seconds
 
         low, high = -1, len(plans) - 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,21 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from compressm.adapters.base import SELECTIONS, Select, find_sites
+from compressm.adapters.base import SELECTIONS, Select
 from compressm.calibration import Calibration, Forward, Loss, calibration_of
+from compressm.checkpoint import fit_on_load
 from compressm.cutting import Cutter
 from compressm.errors import InputError
 from compressm.events import Event, EventLog
 from compressm.guard import Guard
 from compressm.monitor import Monitor
-from compressm.pipeline import Survey
+from compressm.pipeline import Survey, observe
 from compressm.ranks import Policy
 from compressm.schedule import Schedule, WhenSettled
 from compressm.spectrum import Spectrum
+from compressm.team import Team
 from compressm.transaction import Transaction
-from compressm.writeback import as_optimizers
+from compressm.writeback import Averages, as_optimizers
 
 _NEVER = float("inf")
 
@@ -34,6 +36,8 @@ def measure(
     data: Iterable[Any] | Calibration | None = None,
     forward: Forward | None = None,
     loss: Loss | None = None,
+    process_group: Any = None,
+    wrapper: nn.Module | None = None,
 ) -> dict[str, Spectrum]:
     """Hankel singular values (or their data-driven kin) of every compressible layer.
 
@@ -43,6 +47,7 @@ def measure(
         data: a few batches, or a `Calibration`, for methods that look at real activations.
         forward: `forward(model, batch)` where `model(batch)` is not the way to call it.
         loss: `loss(model, batch) -> scalar` for gradient-weighted methods.
+        process_group, wrapper: see `Compressor`; a distributed model is measured by all its ranks.
 
     Returns:
         Spectrum by module path, in the order of the model.
@@ -52,7 +57,11 @@ def measure(
         UnstableSystemError: a layer has an eigenvalue on or outside the unit circle.
     """
     calibration = calibration_of(data, forward, loss)
-    return Survey.of(model, method, calibration).spectra
+    team = Team.of(model, wrapper, process_group)
+    try:
+        return dict(Survey.of(team.model, method, calibration, team.ranks).spectra)
+    finally:
+        team.ranks.close()
 
 
 def compress_(
@@ -68,6 +77,9 @@ def compress_(
     select: Select = "largest",
     seed: int = 0,
     guard: Guard | None = None,
+    ema: Sequence[nn.Module] = (),
+    process_group: Any = None,
+    wrapper: nn.Module | None = None,
 ) -> Event:
     """Cut the states that do not matter out of a live model and its optimizer(s), in place, once.
 
@@ -81,6 +93,8 @@ def compress_(
         select: which states stay: the "largest"; "smallest" and "random" are for ablations.
         seed: of the random selection.
         guard: undo the cut, or make it gentler, when it costs more than the guard allows.
+        ema: `AveragedModel`s (or plain copies) that hold averages of the weights; they are cut too.
+        process_group, wrapper: see `Compressor`.
 
     Returns:
         The event: what was measured and what was cut.
@@ -89,22 +103,39 @@ def compress_(
         InputError, UnstableSystemError: as `measure`; nothing has been changed.
         OptimizerError: a cut parameter is trainable but in no optimizer; nothing has been changed.
     """
-    cutter = _cutter(model, optimizer, method, data, forward, loss, transport, select, seed, guard)
     if guard is not None and guard.recovery_steps:
         raise InputError("guard: recovery_steps needs a training loop; use a Compressor")
-    return Transaction(cutter, policy, guard).begin(step=None)
+    team = Team.of(model, wrapper, process_group)
+    try:
+        cutter = _cutter(
+            team, optimizer, method, data, forward, loss, transport, select, seed, guard, ema
+        )
+        return Transaction(cutter, policy, guard).begin(step=None)
+    finally:
+        team.ranks.close()
 
 
 class Compressor:
     """Compression inside a training loop: call `step()` after every optimizer step.
 
+    From then on `model.load_state_dict` takes smaller states: it resizes the layers, and the given
+    optimizers hold the new parameters. So a run resumes in any order: build model, optimizer and
+    compressor as for a new run, then load the state of each.
+
     Args:
-        model, optimizer, policy, method, data, forward, loss, transport, select, seed:
+        model, optimizer, policy, method, data, forward, loss, transport, select, seed, ema:
             as for `compress_`.
         schedule: the steps at which to measure and cut, each of them acted on exactly once; or
             `WhenSettled`, which measures at intervals and cuts when the ranking has settled.
         guard: undo cuts that cost more than the user's budget, see `Guard`.
-        log: where events go: a path (JSONL) or a callable.
+        log: where events go: a path (JSONL, written by the first rank) or a callable (called on
+            every rank).
+        process_group: of replicas whose gradients are reduced by other means than DDP. Models in
+            `DistributedDataParallel` or under `fully_shard` bring their own.
+        wrapper: the `DistributedDataParallel` when `model` is only a part of what it wraps.
+
+    With several ranks all of them build a compressor and call `step` alike. `model` is the DDP
+    itself, wrapped before; it is renewed in place when its parameters are replaced.
 
     Attributes:
         events: all events so far.
@@ -126,23 +157,32 @@ class Compressor:
         select: Select = "largest",
         seed: int = 0,
         guard: Guard | None = None,
+        ema: Sequence[nn.Module] = (),
         log: str | Path | Callable[[Event], None] | None = None,
+        process_group: Any = None,
+        wrapper: nn.Module | None = None,
     ) -> None:
+        team = Team.of(model, wrapper, process_group)
         cutter = _cutter(
-            model, optimizer, method, data, forward, loss, transport, select, seed, guard
+            team, optimizer, method, data, forward, loss, transport, select, seed, guard, ema
         )
         self.schedule = schedule
         self.events: list[Event] = []
-        self.monitor = _monitor(schedule, model) if isinstance(schedule, WhenSettled) else None
+        self.monitor = _monitor(schedule, team.model) if isinstance(schedule, WhenSettled) else None
         self._cutter = cutter
         self._transaction = Transaction(cutter, policy, guard)
-        self._log = EventLog(log) if isinstance(log, (str, Path)) else log
+        self._log = log if not isinstance(log, (str, Path)) else None
+        if isinstance(log, (str, Path)) and team.ranks.first:
+            self._log = EventLog(log)
         self._step = 0
         self._acted = 0
         self._due: float = self._next_due()
         # A method that cannot work should say so now, not at the first cut.
-        for site in find_sites(model).values():
-            site.adapter.observe(site.module, method, has_data=cutter.calibration is not None)
+        team.require_unwrapped()
+        observe(team.model, method, has_data=cutter.calibration is not None, ranks=team.ranks)
+        fit_on_load(team.model, cutter.optimizers)
+        for copy in Averages(team.model, ema).modules:
+            fit_on_load(copy)
 
     @property
     def finished(self) -> bool:
@@ -182,8 +222,11 @@ class Compressor:
         assert self.monitor is not None
         assert isinstance(self.schedule, WhenSettled)
         survey = self._cutter.survey()
-        self.monitor.observe(survey, self._step)
-        if all(self.monitor.settled.values()) or self._acted >= self.schedule.latest:
+        ranks = self._cutter.ranks
+        with ranks.agreement("comparing with the measurement before"):
+            self.monitor.observe(survey, self._step)
+        settled = ranks.broadcast(all(self.monitor.settled.values()))
+        if settled or self._acted >= self.schedule.latest:
             return self._transaction.begin(self._step, survey)
         return self._transaction.measured(self._step, survey)
 
@@ -235,7 +278,7 @@ def _monitor(schedule: WhenSettled, model: nn.Module) -> Monitor:
 
 
 def _cutter(
-    model: nn.Module,
+    team: Team,
     optimizer: Optimizer | Iterable[Optimizer] | None,
     method: str,
     data: Iterable[Any] | Calibration | None,
@@ -245,12 +288,13 @@ def _cutter(
     select: Select,
     seed: int,
     guard: Guard | None,
+    ema: Sequence[nn.Module],
 ) -> Cutter:
     if select not in SELECTIONS:
         raise InputError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
     folder = None if guard is None or guard.snapshot_folder is None else guard.snapshot_folder
     return Cutter(
-        model=model,
+        team=team,
         optimizers=as_optimizers(optimizer),
         method=method,
         calibration=calibration_of(data, forward, loss),
@@ -259,4 +303,5 @@ def _cutter(
         generator=torch.Generator().manual_seed(seed),
         companions=() if guard is None else guard.companions,
         snapshot_folder=None if folder is None else Path(folder),
+        ema=tuple(ema),
     )

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm.adapters.base import Select
 from compressm.calibration import Calibration
+from compressm.distributed import Ranks
 from compressm.guard import Companion
 from compressm.pipeline import Proposal, Survey
-from compressm.writeback import Snapshot, commit_, undisturbed
+from compressm.team import Team
+from compressm.writeback import Averages, Snapshot, prepared, undisturbed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cutter:
-    """How to cut: everything but when and how much."""
+    """How to cut: everything but when and how much.
 
-    model: nn.Module
+    Attributes:
+        team: the model, and the processes that share it.
+        ema: averaged copies of the model; they are cut with it, and rolled back with it.
+    """
+
+    team: Team
     optimizers: Sequence[Optimizer]
     method: str
     calibration: Calibration | None
@@ -31,6 +39,22 @@ class Cutter:
     generator: torch.Generator
     companions: Sequence[Companion] = field(default=())
     snapshot_folder: Path | None = None
+    ema: Sequence[nn.Module] = field(default=())
+
+    @property
+    def everything(self) -> nn.Module:
+        """All modules that a cut changes, as one."""
+        return nn.ModuleList([self.model, *self.ema]) if self.ema else self.model
+
+    @property
+    def model(self) -> nn.Module:
+        """The bare module, without a wrapper around it."""
+        return self.team.model
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that cut together."""
+        return self.team.ranks
 
     @property
     def parameters(self) -> int:
@@ -39,24 +63,55 @@ class Cutter:
 
     def survey(self) -> Survey:
         """Measure all layers."""
-        return Survey.of(self.model, self.method, self.calibration)
+        self.team.require_unwrapped()
+        self._require_identical("before the cut")
+        return Survey.of(self.model, self.method, self.calibration, self.ranks)
 
     def propose(self, survey: Survey, plan: Mapping[str, int]) -> Proposal:
         """Reduce the layers that the plan makes smaller."""
         return survey.propose(plan, select=self.select, generator=self.generator)
 
     def commit(self, proposal: Proposal) -> None:
-        """Write a proposal into the live model and optimizers."""
-        commit_(self.model, proposal.edits, self.optimizers, transport=self.transport)
+        """Write a proposal into the live model and optimizers, on all ranks or on none."""
+        with self.ranks.agreement("preparing the cut"):
+            apply = prepared(
+                self.model,
+                proposal.edits,
+                self.optimizers,
+                transport=self.transport,
+                averages=Averages(self.model, self.ema),
+            )
+        apply()
+        self.team.renew_()
+        self._require_identical("after the cut")
 
     def snapshot(self) -> Snapshot:
         """Remember everything that a cut can change."""
-        return Snapshot(self.model, self.optimizers, self.companions, folder=self.snapshot_folder)
+        with self.ranks.agreement("remembering the state before the cut"):
+            return Snapshot(
+                self.everything, self.optimizers, self.companions, folder=self.snapshot_folder
+            )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Undo everything since the snapshot."""
+        snapshot.restore()
+        self.team.renew_()
 
     def evaluate(self, metric: Callable[[], float]) -> float:
-        """A metric of the live model; random numbers and training flags are put back."""
-        with undisturbed(self.model):
-            return float(metric())
+        """A metric of the live model, its mean over all ranks.
+
+        Random numbers and training flags are put back.
+        """
+        with undisturbed(self.team.outer), self.ranks.agreement("evaluating"):
+            value = float(metric())
+        return self.ranks.mean(value)
+
+    def _require_identical(self, when: str) -> None:
+        """Replicas must be the same; each rank's shards of a sharded model are its own."""
+        if self.ranks.size > 1 and not self.team.is_sharded:
+            states = (state for o in self.optimizers for state in o.state.values())
+            moments = (v for s in states for v in s.values() if isinstance(v, Tensor))
+            self.ranks.require_identical(itertools.chain(self.model.parameters(), moments), when)
 
     @contextmanager
     def trial(self, survey: Survey, plan: Mapping[str, int]) -> Iterator[Proposal]:
@@ -67,5 +122,5 @@ class Cutter:
             self.commit(proposal)
             yield proposal
         finally:
-            snapshot.restore()
+            self.restore(snapshot)
             snapshot.close()

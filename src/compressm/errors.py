@@ -35,6 +35,10 @@ class OptimizerError(CompressmError, RuntimeError):
     """A model edit and the given optimizers do not fit together."""
 
 
+class DistributedError(CompressmError, RuntimeError):
+    """Several processes cannot cut together: one of them failed, or their models differ."""
+
+
 class MissingExtraError(CompressmError, ImportError):
     """An optional dependency is not installed; the message names the extra to install."""
 

@@ -2,21 +2,27 @@
 
 survey = Survey.of(model, method, calibration)      measure every layer, in one pass
 proposal = survey.propose(plan, select, generator)  reduce and refit, in at most one more
+
+On several ranks all of them read the layers and pass their own data through them, the first one
+measures and reduces with the statistics of all, and the others are told what came of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from compressm.adapters.base import Draft, Measurement, Select, Site, find_sites
-from compressm.calibration import Calibration
+from compressm.adapters.base import Draft, Measurement, Observer, Select, Site, find_sites
+from compressm.calibration import Calibration, Probe
+from compressm.distributed import ALONE, Poolable, Ranks
 from compressm.edits import Edit
+from compressm.errors import InputError
 from compressm.events import SiteChange
 from compressm.spectrum import Spectrum
+from compressm.writeback.sharded import gathered, reshard_
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,56 +40,83 @@ class Proposal:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Survey:
-    """All compressible layers of a model, measured."""
+    """All compressible layers of a model, measured.
+
+    Attributes:
+        measurements: of the sites; empty on all ranks but the first.
+        spectra: what policies look at; the same on all ranks.
+    """
 
     model: nn.Module
     sites: Mapping[str, Site]
     measurements: Mapping[str, Measurement]
+    spectra: Mapping[str, Spectrum]
     calibration: Calibration | None
+    ranks: Ranks = ALONE
 
     @classmethod
-    def of(cls, model: nn.Module, method: str, calibration: Calibration | None) -> Survey:
+    def of(
+        cls,
+        model: nn.Module,
+        method: str,
+        calibration: Calibration | None,
+        ranks: Ranks = ALONE,
+    ) -> Survey:
         """Measure every site; those that look at data share one pass over it."""
-        sites = find_sites(model)
-        has_data = calibration is not None
-        observers = {
-            name: site.adapter.observe(site.module, method, has_data=has_data)
-            for name, site in sites.items()
-        }
+        calibration = _common(calibration, ranks)
+        sites, observers = observe(model, method, has_data=calibration is not None, ranks=ranks)
         if calibration is not None:
-            calibration.run(model, [o.probe for o in observers.values() if o.probe])
-        measurements = {name: observer.measure() for name, observer in observers.items()}
-        return cls(model=model, sites=sites, measurements=measurements, calibration=calibration)
-
-    @property
-    def spectra(self) -> dict[str, Spectrum]:
-        """What policies look at."""
-        return {name: measurement.spectrum for name, measurement in self.measurements.items()}
+            _show(calibration, model, [o.probe for o in observers.values() if o.probe], ranks)
+        with ranks.agreement("measuring"):
+            measuring = observers if ranks.first else {}
+            measured = {name: observer.measure() for name, observer in measuring.items()}
+        spectra = ranks.broadcast({name: m.spectrum for name, m in measured.items()})
+        return cls(
+            model=model,
+            sites=sites,
+            measurements=measured,
+            spectra=spectra,
+            calibration=calibration,
+            ranks=ranks,
+        )
 
     def propose(
         self, plan: Mapping[str, int], *, select: Select, generator: torch.Generator
     ) -> Proposal:
         """Reduce the layers that `plan` makes smaller. The model must be as it was measured."""
-        drafts = {
-            name: self.measurements[name].reduce(rank, select=select, generator=generator)
-            for name, rank in plan.items()
-            if rank < self.measurements[name].spectrum.state_dim
-        }
+        smaller = [name for name, rank in plan.items() if rank < self.spectra[name].state_dim]
+        drafts: dict[str, Draft] = {}
+        with self.ranks.agreement("reducing"):
+            if self.ranks.first:
+                drafts = {
+                    name: self.measurements[name].reduce(
+                        plan[name], select=select, generator=generator
+                    )
+                    for name in smaller
+                }
         if self.calibration is not None:
-            self.calibration.run(self.model, [d.probe for d in drafts.values() if d.probe])
-        for draft in drafts.values():
-            draft.finish()
-        return Proposal(
-            edits=[edit for draft in drafts.values() for edit in draft.edits()],
-            changes=tuple(self._change(name, drafts.get(name)) for name in self.sites),
+            probes = [draft.probe for draft in drafts.values() if draft.probe]
+            probes = self.ranks.broadcast(probes, self.model)
+            _show(self.calibration, self.model, probes, self.ranks)
+        edits: list[Edit] = []
+        for name in smaller:
+            with self.ranks.agreement("refitting"), gathered(self.sites[name].module):
+                if self.ranks.first:
+                    drafts[name].finish()
+                    edits += drafts[name].edits()
+        changes = tuple(self._change(name, drafts.get(name)) for name in self.sites)
+        edits, changes, drawn = self.ranks.broadcast(
+            (edits, changes, generator.get_state()), self.model
         )
+        generator.set_state(drawn)
+        return Proposal(edits=edits, changes=changes)
 
     def unchanged(self) -> tuple[SiteChange, ...]:
         """The changes of a cut that does not happen."""
         return tuple(self._change(name, None) for name in self.sites)
 
     def _change(self, name: str, draft: Draft | None) -> SiteChange:
-        spectrum = self.measurements[name].spectrum
+        spectrum = self.spectra[name]
         after = spectrum.state_dim if draft is None else draft.rank
         return SiteChange(
             site=name,
@@ -96,3 +129,47 @@ class Survey:
             values=tuple(spectrum.values.tolist()),
             notes=() if draft is None else draft.notes,
         )
+
+
+def observe(
+    model: nn.Module, method: str, *, has_data: bool, ranks: Ranks = ALONE
+) -> tuple[dict[str, Site], dict[str, Observer]]:
+    """Read every compressible layer of a model, whole where it is sharded, one at a time.
+
+    Raises:
+        InputError: no compressible layer, an unknown method, or data that it needs is missing.
+        UnstableSystemError: a layer has an eigenvalue on or outside the unit circle.
+    """
+    reshard_(model)
+    with ranks.agreement("looking for layers"):
+        sites = find_sites(model)
+    observers = {}
+    for name, site in sites.items():
+        with ranks.agreement(f"reading {name}"), gathered(site.module):
+            observers[name] = site.adapter.observe(site.module, method, has_data=has_data)
+    return sites, observers
+
+
+def _common(calibration: Calibration | None, ranks: Ranks) -> Calibration | None:
+    """As many batches as every rank has: a sharded model runs on all ranks or on none."""
+    batches = [] if calibration is None else list(calibration.data)
+    count = ranks.smallest(len(batches))
+    with ranks.agreement("looking at data"):
+        if count < len(batches) and not count:
+            raise InputError("data: given on some ranks only; each needs batches of its own")
+    if calibration is None or count == len(batches):
+        return calibration
+    return replace(calibration, data=batches[:count])
+
+
+def _show(
+    calibration: Calibration, model: nn.Module, probes: Sequence[Probe], ranks: Ranks
+) -> None:
+    """Let the probes see this rank's batches, and pool what the ranks have seen."""
+    with ranks.agreement("passing calibration data through the model"):
+        calibration.run(model, probes)
+    reshard_(model)
+    if ranks.size > 1:
+        for probe in probes:
+            if isinstance(probe, Poolable):
+                probe.pool(ranks.total)

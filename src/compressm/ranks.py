@@ -38,11 +38,14 @@ class LiveModel:
     Attributes:
         parameters: of the whole model now.
         trial: `with trial(plan):` has the model as the plan would leave it, inside only.
+        evaluate: calls what it is given and returns the mean over all ranks, so that they decide
+            alike; policies evaluate through it.
         notes: lines that a policy adds here end up in the event.
     """
 
     parameters: int
     trial: Callable[[Mapping[str, int]], AbstractContextManager[object]]
+    evaluate: Callable[[Callable[[], float]], float] = lambda metric: float(metric())
     notes: list[str] = field(default_factory=list)
 
 

@@ -63,8 +63,14 @@ class Transaction:
         self._evaluation = 0.0
         survey = survey or self._cutter.survey()
         before = self._cutter.parameters
-        live = LiveModel(parameters=before, trial=partial(self._cutter.trial, survey))
-        plan = self._policy.plan(survey.spectra, live)
+        live = LiveModel(
+            parameters=before,
+            trial=partial(self._cutter.trial, survey),
+            evaluate=self._cutter.evaluate,
+        )
+        with self._cutter.ranks.agreement("planning"):
+            plan = self._policy.plan(survey.spectra, live)
+        plan = self._cutter.ranks.broadcast(plan)
         self._notes = tuple(live.notes)
         if self._guard is None or not _cuts(plan, survey):
             proposal = self._cutter.propose(survey, plan)
@@ -90,7 +96,7 @@ class Transaction:
         trial, after = self._trial, self._evaluate()
         if self._accepts(after):
             return self._close("accepted", step, started, after)
-        trial.snapshot.restore()
+        self._cutter.restore(trial.snapshot)
         return self._retry(self._cutter.survey(), step, started, after)
 
     def _attempt(self, survey: Survey, step: int | None, started: float) -> Event:
@@ -109,13 +115,13 @@ class Transaction:
                 )
             after = self._evaluate()
         except BaseException:  # also Ctrl-C: nobody keeps a cut that was never judged
-            trial.snapshot.restore()
+            self._cutter.restore(trial.snapshot)
             trial.snapshot.close()
             self._trial = None
             raise
         if self._accepts(after):
             return self._close("cut", step, started, after)
-        trial.snapshot.restore()
+        self._cutter.restore(trial.snapshot)
         return self._retry(survey, step, started, after)
 
     def _retry(self, survey: Survey, step: int | None, started: float, after: float) -> Event:
@@ -210,7 +216,7 @@ class Transaction:
             return
         snapshot = Snapshot.from_state_dict(
             trial["snapshot"],
-            self._cutter.model,
+            self._cutter.everything,
             self._cutter.optimizers,
             self._cutter.companions,
         )

@@ -9,6 +9,8 @@ Shapes: B batch, L length, H width, N state, n coordinates (2N or N).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -65,6 +67,11 @@ class StateMoments:
         if not self._count:
             raise InputError("no time step has been seen; call update() with data first")
         return self._sum / self._count
+
+    def pool(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Replace the sums over samples by their totals over several processes."""
+        self._sum = total(self._sum)
+        self._count = float(total(torch.tensor(self._count, dtype=torch.float64)))
 
     def update(self, u: Tensor, mask: Tensor | None = None) -> StateMoments:
         """Add a batch of input sequences; each starts from a zero state.

@@ -15,19 +15,24 @@ _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def successor(old: nn.Parameter, value: Tensor) -> nn.Parameter:
-    """A new parameter with the old one's dtype, device, marks (`_no_weight_decay`) and hooks.
-
-    Hooks move with their registry, so the handle that the user holds still removes them.
-    """
+    """A new parameter with the old one's dtype, device, marks (`_no_weight_decay`) and hooks."""
     new = nn.Parameter(
         value.to(device=old.device, dtype=old.dtype).contiguous().clone(),
         requires_grad=old.requires_grad,
     )
+    carry_marks(old, new)
+    return new
+
+
+def carry_marks(old: nn.Parameter, new: nn.Parameter) -> None:
+    """Give `new` the marks and hooks of `old`.
+
+    Hooks move with their registry, so the handle that the user holds still removes them.
+    """
     new.__dict__.update(old.__dict__)
     for name in _HOOKS:
         if getattr(old, name, None):
             setattr(new, name, getattr(old, name))
-    return new
 
 
 def warn_of_hooks(olds: Iterable[tuple[str, nn.Parameter]]) -> None:

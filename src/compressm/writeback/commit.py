@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -16,8 +17,9 @@ from torch.optim import Optimizer
 
 from compressm.edits import Edit
 from compressm.errors import InputError, OptimizerError
-from compressm.writeback.carry import Averages, successor, warn_of_hooks
+from compressm.writeback.carry import Averages, carry_marks, successor, warn_of_hooks
 from compressm.writeback.moments import Change, transport_states
+from compressm.writeback.sharded import OnShards, Storage, is_shard, reshard_
 
 
 @torch.no_grad()
@@ -31,6 +33,22 @@ def commit_(
 ) -> None:
     """Apply all edits to the live model, its optimizers and averaged copies, or none.
 
+    See `prepared`.
+    """
+    prepared(model, edits, optimizers, transport=transport, averages=averages)()
+
+
+@torch.no_grad()
+def prepared(
+    model: nn.Module,
+    edits: Sequence[Edit],
+    optimizers: Sequence[Optimizer] = (),
+    *,
+    transport: str = "project",
+    averages: Averages | None = None,
+) -> Callable[[], None]:
+    """Do all that can fail of applying the edits; what is returned applies them and cannot fail.
+
     Every edited parameter is replaced by a **new** `nn.Parameter` (an old autograd graph stays
     valid), in all modules that share it and in all parameter groups that hold it. Optimizer state
     follows by the edit's transport; where no rule holds, or with `transport="reset"`, the state of
@@ -38,6 +56,8 @@ def commit_(
     Accumulated gradients follow as first moments do. Groups, schedules and all other state stay.
     Compiled code of the process is dropped: it was made for the old sizes, and after eight
     recompilations of one function `torch.compile` would go on in eager mode without an error.
+    Under `fully_shard` values are given whole and stored as shards; optimizer states are gathered
+    one edit at a time.
 
     Raises:
         OptimizerError: an edited trainable parameter is in none of the given optimizers.
@@ -45,9 +65,13 @@ def commit_(
     """
     if transport not in ("project", "reset"):
         raise InputError(f"transport: expected 'project' or 'reset', got {transport!r}")
+    reshard_(model)
     unknown: set[str] = set()
+    storages: list[Storage] = []
     changes = [
-        change for edit in edits for change in _prepare(edit, optimizers, transport, unknown)
+        change
+        for edit in edits
+        for change in _prepare(model, edit, optimizers, transport, unknown, storages)
     ]
     _check_ownership(model, changes, optimizers)
     replaced = {id(change.old): change.new for change in changes}
@@ -61,10 +85,18 @@ def commit_(
         warnings.warn(
             "optimizer state that no transport rule covers is reset for the cut parameters: "
             + ", ".join(sorted(unknown)),
-            stacklevel=3,
+            stacklevel=4,
         )
+    return partial(_apply, modules, optimizers, changes, replaced, storages)
 
-    # From here on nothing can fail.
+
+def _apply(
+    modules: Sequence[nn.Module],
+    optimizers: Sequence[Optimizer],
+    changes: Sequence[Change],
+    replaced: Mapping[int, nn.Parameter],
+    storages: Sequence[Storage],
+) -> None:
     for module in modules:
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) in replaced:
@@ -72,7 +104,9 @@ def commit_(
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["params"] = [replaced.get(id(p), p) for p in group["params"]]
-    if edits and "torch._dynamo" in sys.modules:
+    for storage in storages:
+        storage.put_()
+    if changes and "torch._dynamo" in sys.modules:
         torch.compiler.reset()
     for change in changes:
         for owner, state in zip(change.owners, change.states, strict=True):
@@ -112,16 +146,27 @@ def resize_(
 
 
 def _prepare(
-    edit: Edit, optimizers: Sequence[Optimizer], transport: str, unknown: set[str]
+    model: nn.Module,
+    edit: Edit,
+    optimizers: Sequence[Optimizer],
+    transport: str,
+    unknown: set[str],
+    storages: list[Storage],
 ) -> list[Change]:
     olds = [edit.module._parameters[name] for name in edit.names]
     changes = []
     for name, old, value in zip(edit.names, olds, edit.values, strict=True):
         assert old is not None  # checked by Edit
-        changes.append(Change(edit.module, name, old, successor(old, value)))
+        if is_shard(old):
+            storages.append(Storage(model, old, value))
+            carry_marks(old, storages[-1].parameter)
+            changes.append(Change(edit.module, name, old, storages[-1].parameter))
+        else:
+            changes.append(Change(edit.module, name, old, successor(old, value)))
+    follow = OnShards(edit.transport) if storages else edit.transport
     driven = [change for change in changes if change.old.grad is not None]
     if driven and (edit.transport.exact or len(driven) == len(changes)):
-        moved = edit.transport.first(tuple(c.old.grad for c in driven))  # type: ignore[misc]
+        moved = follow.first(tuple(c.old.grad for c in driven))  # type: ignore[misc]
         for change, grad in zip(driven, moved or (), strict=False):
             change.new.grad = grad
     for optimizer in optimizers:
@@ -130,7 +175,7 @@ def _prepare(
         # A change of basis mixes the parameters of its group, so it needs the state of them all.
         whole = len(mine) == len(changes) or edit.transport.exact
         states = [optimizer.state.get(change.old) or {} for change in mine]
-        rule = edit.transport if whole and transport == "project" else None
+        rule = follow if whole and transport == "project" else None
         moved_states = transport_states(optimizer, rule, mine, states, unknown)
         for change, state in zip(mine, moved_states, strict=True):
             change.owners.append(optimizer)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm.guard import Companion
+from compressm.writeback.sharded import Records, reshard_
 
 
 class Snapshot:
@@ -42,6 +43,8 @@ class Snapshot:
         *,
         folder: Path | None = None,
     ) -> None:
+        reshard_(model)
+        self._records = Records(model)
         self._model, self._optimizers = model, list(optimizers)
         self._companions = list(companions)
         self._tensors: list[Tensor] = []
@@ -98,6 +101,7 @@ class Snapshot:
         self = cls.__new__(cls)
         self._model, self._optimizers = model, list(optimizers)
         self._companions, self._file, self._saved = list(companions), None, state
+        self._records = Records(model)
         modules = dict(model.named_modules())
         self._tensors = [torch.empty(0)] * len(state["values"])
         for path, kind, name, number in state["slots"]:
@@ -134,6 +138,8 @@ class Snapshot:
     def restore(self) -> None:
         """Undo everything since the snapshot; it stays usable and can be restored again."""
         saved, tensors = self.state_dict(), self._tensors
+        reshard_(self._model)
+        self._records.put_back()
         modules = dict(self._model.named_modules())
         for path, kind, name, number in saved["slots"]:
             getattr(modules[path], kind)[name] = None if number is None else tensors[number]
