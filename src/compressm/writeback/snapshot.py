@@ -193,7 +193,8 @@ def random_states() -> dict[str, Any]:
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
     if "numpy" in sys.modules:  # not imported for its own sake
-        states["numpy"] = sys.modules["numpy"].random.get_state()
+        name, keys, *rest = sys.modules["numpy"].random.get_state()
+        states["numpy"] = (name, keys.tolist(), *rest)  # plain, so that no pickle is needed
     return states
 
 

@@ -1,0 +1,251 @@
+"""CompressionCallback in a real Hugging Face Trainer."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import compressm
+from compressm.errors import CheckpointError, InputError, OptimizerError
+from compressm.nn import SequenceClassifier, state_dims
+
+transformers = pytest.importorskip("transformers")
+from compressm.integrations.transformers import CompressionCallback  # noqa: E402
+
+FULL = 16
+
+
+class Wrapped(nn.Module):
+    """One of our models with the signature and the outputs that a Trainer wants."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = SequenceClassifier(
+            input="real", features=1, width=4, state_dim=FULL, depth=1, classes=3
+        )
+
+    def forward(self, inputs, labels=None):
+        logits = self.net(inputs)
+        out = {"logits": logits}
+        if labels is not None:
+            out["loss"] = nn.functional.cross_entropy(logits, labels)
+        return out
+
+
+def build():
+    torch.manual_seed(3)
+    return Wrapped()
+
+
+def examples(count, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return [
+        {"inputs": torch.randn(10, 1, generator=g), "labels": torch.randint(3, (), generator=g)}
+        for _ in range(count)
+    ]
+
+
+def trainer(folder, callback, *, steps=12, model=None, optimizers=(None, None), more=(), **options):
+    args = transformers.TrainingArguments(
+        **{
+            "output_dir": str(folder),
+            "max_steps": steps,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-2,
+            "report_to": "none",
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "logging_strategy": "no",
+            "save_strategy": "no",
+            "seed": 7,
+            **options,
+        }
+    )
+    return transformers.Trainer(
+        model=model or build(),
+        args=args,
+        train_dataset=examples(40),
+        eval_dataset=examples(8, seed=1),
+        callbacks=[callback, *more],
+        optimizers=optimizers,
+    )
+
+
+def cutting(*steps, **options):
+    return CompressionCallback(
+        **{
+            "policy": compressm.FixedFraction(0.5),
+            "schedule": compressm.Schedule.at(*steps),
+            **options,
+        }
+    )
+
+
+def dims(model):
+    return list(state_dims(model).values())
+
+
+def same(a, b):
+    torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
+
+
+def test_cuts_at_optimizer_steps_under_gradient_accumulation(tmp_path):
+    callback = cutting(2, 5, log=tmp_path / "events.jsonl")
+    run = trainer(tmp_path, callback, steps=8, gradient_accumulation_steps=2)
+    run.train()
+    assert [event.step for event in callback.events] == [2, 5]
+    assert len(compressm.EventLog.read(tmp_path / "events.jsonl")) == 2
+    assert dims(run.model) == [4]
+    held = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in run.model.parameters()}
+
+
+@pytest.mark.parametrize("optimizer", ["trainer's", "ours"])
+def test_a_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(tmp_path, optimizer):
+    def start(folder):
+        model, given = build(), (None, None)
+        if optimizer == "ours":  # made before the checkpoint is loaded: the harder case
+            made = torch.optim.AdamW(model.parameters(), lr=1e-2)
+            given = (made, torch.optim.lr_scheduler.StepLR(made, 5, 0.5))
+        callback = cutting(3, 9)
+        options = {"save_strategy": "steps", "save_steps": 6}
+        return callback, trainer(folder, callback, model=model, optimizers=given, **options)
+
+    _, whole = start(tmp_path / "a")
+    whole.train()
+    callback, resumed = start(tmp_path / "b")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-6"))
+    assert [event.step for event in callback.events] == [3, 9]
+    assert dims(resumed.model) == [4]
+    same(resumed.model, whole.model)
+    torch.testing.assert_close(
+        resumed.optimizer.state_dict(), whole.optimizer.state_dict(), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("verdict", [1.0, 0.0])
+def test_a_run_resumed_while_a_cut_is_pending_ends_the_same(tmp_path, verdict):
+    def start(folder):
+        model = build()
+        guard = compressm.Guard(
+            lambda: 1.0 if dims(model) == [FULL] else verdict,
+            max_drop=0.1,
+            recovery_steps=4,
+            max_attempts=1,
+        )
+        callback = cutting(4, guard=guard)
+        options = {"save_strategy": "steps", "save_steps": 6}
+        return callback, trainer(folder, callback, model=model, **options)
+
+    _, whole = start(tmp_path)
+    whole.train()
+    callback, resumed = start(tmp_path)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    kinds = ["trial", "accepted" if verdict else "rejected"]
+    assert [event.kind for event in callback.events] == kinds
+    same(resumed.model, whole.model)
+
+    (tmp_path / "checkpoint-6" / "compressm.pt").unlink()
+    with pytest.raises(CheckpointError, match="resume from an earlier one"):
+        start(tmp_path)[1].train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+
+
+class Improving(transformers.TrainerCallback):
+    """Loses the labels' meaning after a step, so that the best model is an early one."""
+
+    def __init__(self, run_ends_badly_after):
+        self.after = run_ends_badly_after
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step > self.after:
+            with torch.no_grad():
+                model.net.head.bias.add_(torch.tensor([9.0, -9.0, 4.0]))
+
+
+def best_of(tmp_path, cut_at, bad_after):
+    callback = cutting(cut_at)
+    run = trainer(
+        tmp_path,
+        callback,
+        steps=8,
+        more=[Improving(bad_after)],
+        load_best_model_at_end=True,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=2,
+        save_steps=2,
+    )
+    run.train()
+    return run
+
+
+def test_the_best_model_is_one_of_the_final_size(tmp_path):
+    """The best of all is from before the cut; the best from the moment of the cut on wins."""
+    run = best_of(tmp_path, cut_at=4, bad_after=3)
+    losses = {log["step"]: log["eval_loss"] for log in run.state.log_history if "eval_loss" in log}
+    assert min(losses, key=losses.get) == 2
+    assert run.state.best_global_step == 4
+    assert dims(run.model) == [FULL // 2]
+    fresh = build()
+    fresh.load_state_dict(
+        compressm.checkpoint.load_file(tmp_path / "checkpoint-4" / "model.safetensors")
+    )
+    same(fresh, run.model)
+
+
+def test_a_late_cut_leaves_only_the_last_model(tmp_path):
+    """The Trainer evaluates and saves at its last step, whatever the interval."""
+    run = best_of(tmp_path, cut_at=8, bad_after=0)
+    assert run.state.best_global_step == 8
+    assert dims(run.model) == [FULL // 2]
+
+
+def test_an_uncut_best_model_can_be_loaded_into_a_cut_one_and_trained_on(tmp_path):
+    """The Trainer loads by `load_state_dict`; what it loads is what its optimizer holds."""
+    run = trainer(tmp_path, cutting(2), steps=4)
+    full = {key: value.clone() for key, value in run.model.state_dict().items()}
+    run.train()
+    assert dims(run.model) == [FULL // 2]
+    run.model.load_state_dict(full)
+    held = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in run.model.parameters()}
+
+
+def test_the_learning_rate_goes_on_and_guards_know_the_scheduler(tmp_path):
+    model = build()
+    guard = compressm.Guard(lambda: 1.0 if dims(model) == [FULL] else 0.0, max_drop=0.5)
+    rejected = trainer(tmp_path, cutting(3, guard=guard), model=model)
+    rejected.train()
+    plain = trainer(tmp_path, cutting(99))
+    plain.train()
+    same(rejected.model, plain.model)
+
+
+def test_data_in_the_dicts_of_the_trainer(tmp_path):
+    batches = [{"inputs": torch.randn(4, 10, 1), "labels": torch.zeros(4, dtype=torch.long)}]
+    callback = cutting(1, data=batches, method="empirical-data")
+    trainer(tmp_path, callback, steps=1).train()
+    assert callback.events[0].method == "empirical-data"
+
+
+def test_what_cannot_work_is_refused_when_the_trainer_is_built(tmp_path):
+    with pytest.raises(InputError, match="method"):
+        trainer(tmp_path, cutting(1, method="magic"))
+    with pytest.raises(InputError, match="no compressible layer"):
+        trainer(tmp_path, cutting(1), model=nn.Linear(2, 2))
+
+
+def test_the_state_is_plain_json(tmp_path):
+    run = trainer(tmp_path, cutting(1), steps=2, save_strategy="steps", save_steps=2)
+    run.train()
+    state = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())
+    assert isinstance(state["stateful_callbacks"]["compressm"], str)
+
+
+def test_an_optimizer_that_lacks_parameters_is_refused(tmp_path):
+    model = build()
+    made = torch.optim.SGD(model.net.head.parameters(), lr=0.1)
+    given = (made, torch.optim.lr_scheduler.StepLR(made, 5))
+    with pytest.raises(OptimizerError, match="no given optimizer holds"):
+        trainer(tmp_path, cutting(1), model=model, optimizers=given).train()
