@@ -19,6 +19,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
+from compressm.adapters.plain import require_plain
 from compressm.calibration import Probe
 from compressm.edits import Edit
 from compressm.errors import InputError
@@ -145,7 +146,8 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
     """All compressible layers by module path ("" is the model itself), each module once.
 
     Raises:
-        InputError: the model has none; the message lists the layer types that were seen.
+        InputError: the model has none (the message lists the layer types that were seen), or one
+            whose parameters are computed from others.
     """
     sites = {
         name: Site(name, module, adapter)
@@ -159,4 +161,6 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
             f"model: no compressible layer among {', '.join(seen)}; known are {', '.join(known)}. "
             "Register others with @compressm.register_adapter(TheirLayer)"
         )
+    for name, site in sites.items():
+        require_plain(name, site.module)
     return sites
