@@ -135,9 +135,12 @@ def _move(
 def _fresh(optimizer: Optimizer, change: Change, state: dict[str, Any]) -> dict[str, Any] | None:
     """State as before the first step.
 
-    No entry at all, which torch's convention makes anew at the next step; Adagrad alone fills its
-    state when it is built and never again.
+    No entry at all, which torch's convention makes anew at the next step, but for two: Adagrad
+    fills its state when it is built and never again, and fused SGD cannot mix parameters with and
+    without momentum (a first step from zero momentum is the same as one without).
     """
+    if isinstance(optimizer, torch.optim.SGD) and state.get("momentum_buffer") is not None:
+        return {"momentum_buffer": torch.zeros_like(change.new)}
     if not isinstance(optimizer, torch.optim.Adagrad):
         return None
     start = optimizer.defaults["initial_accumulator_value"]
