@@ -32,12 +32,15 @@ def _needs(method: Method) -> str:
 
 def method_table() -> str:
     """What each named method does and needs."""
-    default = {name: has_data for has_data, name in DEFAULT_METHOD.items()}
+    default = {name: given for given, name in DEFAULT_METHOD.items()}
+    when = {
+        "nothing": " (auto, without data)",
+        "data": " (auto, with data)",
+        "loss": " (auto, with data and loss)",
+    }
     rows = []
     for name, m in METHODS.items():
-        mark = {True: " (auto, with data)", False: " (auto, without data)", None: ""}[
-            default.get(name)
-        ]
+        mark = when[default[name]] if name in default else ""
         refit = "with the moments that chose them" if m.basis == "modes" else _REFIT[m.refit]
         basis = {
             "modes": "existing modes, greedy",

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from compressm.errors import InputError
 
+Given = Literal["nothing", "data", "loss"]  # what a method has to look at; "loss" implies data
 Forward = Callable[[nn.Module, Any], Any]
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -132,6 +133,13 @@ class Calibration:
         if isinstance(batch, Mapping):
             return model(**_accepted(model, batch))
         return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+def given_by(calibration: Calibration | None) -> Given:
+    """What a method has to look at."""
+    if calibration is None:
+        return "nothing"
+    return "data" if calibration.loss is None else "loss"
 
 
 def _accepted(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from compressm.adapters.base import SELECTIONS, Select
-from compressm.calibration import Calibration, Forward, Loss, calibration_of
+from compressm.calibration import Calibration, Forward, Loss, calibration_of, given_by
 from compressm.checkpoint import fit_on_load
 from compressm.cutting import Cutter
 from compressm.errors import InputError
@@ -179,7 +179,7 @@ class Compressor:
         self._due: float = self._next_due()
         # A method that cannot work should say so now, not at the first cut.
         team.require_unwrapped()
-        observe(team.model, method, has_data=cutter.calibration is not None, ranks=team.ranks)
+        observe(team.model, method, given=given_by(cutter.calibration), ranks=team.ranks)
         fit_on_load(team.model, cutter.optimizers)
         for copy in Averages(team.model, ema).modules:
             fit_on_load(copy)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from compressm.adapters.base import Draft, Measurement, Observer, Select, Site, find_sites
-from compressm.calibration import Calibration, Probe
+from compressm.calibration import Calibration, Given, Probe, given_by
 from compressm.distributed import ALONE, Poolable, Ranks
 from compressm.edits import Edit
 from compressm.errors import InputError
@@ -64,7 +64,7 @@ class Survey:
     ) -> Survey:
         """Measure every site; those that look at data share one pass over it."""
         calibration = _common(calibration, ranks)
-        sites, observers = observe(model, method, has_data=calibration is not None, ranks=ranks)
+        sites, observers = observe(model, method, given=given_by(calibration), ranks=ranks)
         if calibration is not None:
             _show(calibration, model, [o.probe for o in observers.values() if o.probe], ranks)
         with ranks.agreement("measuring"):
@@ -132,7 +132,7 @@ class Survey:
 
 
 def observe(
-    model: nn.Module, method: str, *, has_data: bool, ranks: Ranks = ALONE
+    model: nn.Module, method: str, *, given: Given, ranks: Ranks = ALONE
 ) -> tuple[dict[str, Site], dict[str, Observer]]:
     """Read every compressible layer of a model, whole where it is sharded, one at a time.
 
@@ -146,7 +146,7 @@ def observe(
     observers = {}
     for name, site in sites.items():
         with ranks.agreement(f"reading {name}"), gathered(site.module):
-            observers[name] = site.adapter.observe(site.module, method, has_data=has_data)
+            observers[name] = site.adapter.observe(site.module, method, given=given)
     return sites, observers
 
 

@@ -115,7 +115,7 @@ def test_moments_follow_the_change_of_basis_as_gradients_do():
 
 
 def test_the_published_transport_is_complex_linear():
-    measurement = ADAPTER.observe(layer(), "published", has_data=False).measure()
+    measurement = ADAPTER.observe(layer(), "published", given="nothing").measure()
     draft = measurement.reduce(5, select="largest", generator=torch.Generator())
     matrices = [e.transport.matrix for e in draft.edits() if isinstance(e.transport, Project)]
     assert [m.shape for m in matrices] == [(24, 10), (24, 10)]

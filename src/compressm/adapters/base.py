@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from compressm.adapters.plain import require_plain
-from compressm.calibration import Probe
+from compressm.calibration import Given, Probe
 from compressm.edits import Edit
 from compressm.errors import InputError
 from compressm.numerics import HankelMatrix
@@ -97,7 +97,7 @@ class Adapter(ABC):
         """What each of its states costs."""
 
     @abstractmethod
-    def observe(self, module: nn.Module, method: str, *, has_data: bool) -> Observer:
+    def observe(self, module: nn.Module, method: str, *, given: Given) -> Observer:
         """Prepare to measure `module` by a named method ("auto": the family's default).
 
         Raises:

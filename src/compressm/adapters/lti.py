@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from compressm import numerics
 from compressm.adapters.base import Adapter, Draft, Measurement, Observer, Select
-from compressm.calibration import Probe
+from compressm.calibration import Given, Probe
 from compressm.edits import Edit
 from compressm.errors import InputError
 from compressm.numerics import Gramians, HankelMatrix, Reduction, StateMoments, StateSpace
@@ -75,7 +75,12 @@ METHODS: dict[str, Method] = {
 # Time steps recorded of each batch: enough for moments of some thousand states, and their cost
 # (samples x states²) stays below that of the batch itself.
 _SAMPLES_PER_BATCH = 4096
-DEFAULT_METHOD = {False: "real-pairs-h2", True: "empirical-data"}  # by "is there data"
+# What "auto" means, by what there is to look at; docs/ablation.md is what the choice rests on.
+DEFAULT_METHOD: dict[Given, str] = {
+    "nothing": "real-pairs-h2",
+    "data": "empirical-data",
+    "loss": "gradient-data",
+}
 
 
 class LinearAdapter(Adapter):
@@ -99,15 +104,20 @@ class LinearAdapter(Adapter):
         """(u, mask) of one call of the layer: u (B, L, H), mask (B, L) or None."""
 
     @final
-    def observe(self, module: nn.Module, method: str, *, has_data: bool) -> Observer:
-        name = DEFAULT_METHOD[has_data] if method == "auto" else method
+    def observe(self, module: nn.Module, method: str, *, given: Given) -> Observer:
+        name = DEFAULT_METHOD[given] if method == "auto" else method
         if name not in METHODS:
             raise InputError(
                 f"method: {self.family} layers know {', '.join(METHODS)} and auto, got {method!r}"
             )
-        if METHODS[name].needs_data and not has_data:
+        if METHODS[name].needs_data and given == "nothing":
             raise InputError(
                 f"data: method {name!r} looks at real activations; pass data=<a few batches>"
+            )
+        if METHODS[name].observability == "gradient" and given != "loss":
+            raise InputError(
+                f"loss: method {name!r} weights states by the gradient of the loss; "
+                "pass loss=lambda model, batch: <scalar>"
             )
         return LinearObserver(self, module, METHODS[name])
 

@@ -105,11 +105,13 @@ def _largest_error(full: StateSpace, reduced: StateSpace, pole: Tensor) -> Tenso
 
     def apply(v: Tensor) -> Tensor:
         out = [(C @ (g * (B @ v.to(B.dtype)))).real for C, g, B in systems]
-        return out[0] - out[1]
+        difference: Tensor = out[0] - out[1]
+        return difference
 
     def transposed(w: Tensor) -> Tensor:
         out = [(B.mT @ (g * (C.mT @ w.to(C.dtype)))).real for C, g, B in systems]
-        return out[0] - out[1]
+        difference: Tensor = out[0] - out[1]
+        return difference
 
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(full.inputs, dtype=torch.float64, generator=generator)
@@ -118,7 +120,7 @@ def _largest_error(full: StateSpace, reduced: StateSpace, pole: Tensor) -> Tenso
         new = transposed(apply(v))
         if not float(new.norm()) > 0:
             break  # nothing is left to explain at this pole; any direction will do
-        v = new / new.norm()
+        v = torch.nn.functional.normalize(new, dim=0)
     return v
 
 
