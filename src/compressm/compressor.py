@@ -58,10 +58,7 @@ def measure(
     """
     calibration = calibration_of(data, forward, loss)
     team = Team.of(model, wrapper, process_group)
-    try:
-        return dict(Survey.of(team.model, method, calibration, team.ranks).spectra)
-    finally:
-        team.ranks.close()
+    return dict(Survey.of(team.model, method, calibration, team.ranks).spectra)
 
 
 def compress_(
@@ -106,13 +103,10 @@ def compress_(
     if guard is not None and guard.recovery_steps:
         raise InputError("guard: recovery_steps needs a training loop; use a Compressor")
     team = Team.of(model, wrapper, process_group)
-    try:
-        cutter = _cutter(
-            team, optimizer, method, data, forward, loss, transport, select, seed, guard, ema
-        )
-        return Transaction(cutter, policy, guard).begin(step=None)
-    finally:
-        team.ranks.close()
+    cutter = _cutter(
+        team, optimizer, method, data, forward, loss, transport, select, seed, guard, ema
+    )
+    return Transaction(cutter, policy, guard).begin(step=None)
 
 
 class Compressor:
@@ -181,6 +175,7 @@ class Compressor:
         team.require_unwrapped()
         observe(team.model, method, given=given_by(cutter.calibration), ranks=team.ranks)
         fit_on_load(team.model, cutter.optimizers)
+        team.renew_on_load()
         for copy in Averages(team.model, ema).modules:
             fit_on_load(copy)
 
@@ -234,6 +229,9 @@ class Compressor:
         """Step count, cuts done, events and random state, for a resumed run.
 
         While a cut is pending it holds the copy of model and optimizers that undoing it needs.
+
+        Raises:
+            InputError: a cut of a model under `fully_shard` is pending; save when it is judged.
         """
         return {
             "step": self._step,

@@ -15,10 +15,12 @@ from torch.optim import Optimizer
 from compressm.adapters.base import Select
 from compressm.calibration import Calibration
 from compressm.distributed import Ranks
+from compressm.errors import DistributedError, InputError
 from compressm.guard import Companion
 from compressm.pipeline import Proposal, Survey
 from compressm.team import Team
 from compressm.writeback import Averages, Snapshot, prepared, undisturbed
+from compressm.writeback.sharded import stored_as
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +42,19 @@ class Cutter:
     companions: Sequence[Companion] = field(default=())
     snapshot_folder: Path | None = None
     ema: Sequence[nn.Module] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Refuse what sharded models cannot have."""
+        if self.team.is_sharded and self.ema:
+            raise InputError(
+                "ema: averaged copies of a model under fully_shard cannot be cut; make the average "
+                "after the last cut"
+            )
+        if self.team.is_sharded and self.snapshot_folder is not None:
+            raise InputError(
+                "guard: snapshot_folder cannot hold sharded tensors; leave it out (each rank keeps "
+                "a copy of its own shards in memory)"
+            )
 
     @property
     def everything(self) -> nn.Module:
@@ -84,6 +99,13 @@ class Cutter:
         apply()
         self.team.renew_()
         self._require_identical("after the cut")
+        if self.team.is_sharded:
+            with self.ranks.agreement("checking the cut"):
+                if not stored_as(proposal.edits):
+                    raise DistributedError(
+                        "after the cut the shards of a parameter do not add up to its new value; "
+                        "go back to the last checkpoint, and please report this"
+                    )
 
     def snapshot(self) -> Snapshot:
         """Remember everything that a cut can change."""

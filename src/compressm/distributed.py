@@ -76,9 +76,6 @@ class Ranks:
             DistributedError: on all ranks.
         """
 
-    def close(self) -> None:
-        """Give the connections back."""
-
 
 ALONE = Ranks()
 
@@ -91,9 +88,7 @@ class RankGroup(Ranks):
     """
 
     def __init__(self, ranks: list[int]) -> None:
-        self._group: Any = dist.new_group(
-            ranks, backend="gloo", timeout=_TIMEOUT, use_local_synchronization=True
-        )
+        self._group = _control_group(tuple(ranks))
         self._ranks = ranks
         self.size = len(ranks)
         self.first = dist.get_rank() == ranks[0]
@@ -168,8 +163,25 @@ class RankGroup(Ranks):
         dist.all_gather(out, tensor, group=self._group)
         return out
 
-    def close(self) -> None:
-        dist.destroy_process_group(self._group)
+
+_GROUPS: dict[tuple[int, ...], Any] = {}
+
+
+def _control_group(ranks: tuple[int, ...]) -> Any:
+    """The gloo group that cuts are talked over: one for each set of ranks, kept.
+
+    A group made again after its end would get the old one's name, and its old addresses.
+    """
+    if ranks in _GROUPS:
+        try:
+            dist.get_process_group_ranks(_GROUPS[ranks])
+        except (KeyError, ValueError):  # torch.distributed was initialised anew
+            del _GROUPS[ranks]
+    if ranks not in _GROUPS:
+        _GROUPS[ranks] = dist.new_group(
+            list(ranks), backend="gloo", timeout=_TIMEOUT, use_local_synchronization=True
+        )
+    return _GROUPS[ranks]
 
 
 def checksum(tensors: Iterable[Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from compressm.cutting import Cutter
+from compressm.errors import InputError
 from compressm.events import Event, SiteChange
 from compressm.guard import Guard, gentler
 from compressm.pipeline import Survey
@@ -189,6 +190,11 @@ class Transaction:
     def state_dict(self) -> dict[str, Any]:
         """Budget spent, random state, and a pending cut with all that undoing it needs."""
         trial = self._trial
+        if trial is not None and self._cutter.team.is_sharded:
+            raise InputError(
+                "state_dict: a cut of a sharded model waits for its verdict, and what would undo "
+                "it cannot be saved; save when `compressor.pending` is false"
+            )
         return {
             "spent": self.spent,
             "stopped": self.stopped,

@@ -131,7 +131,14 @@ def resize_(
     old = module._parameters[name]
     if old is None or old.shape == shape:
         return
-    new = successor(old, old.new_zeros(shape))
+    if is_shard(old):
+        reshard_(model)
+        storage = Storage(model, old, torch.zeros(shape))
+        storage.put_()
+        new = storage.parameter
+        carry_marks(old, new)
+    else:
+        new = successor(old, old.new_zeros(shape))
     for other in model.modules():
         for key, parameter in other._parameters.items():
             if parameter is old:

@@ -17,7 +17,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from compressm.edits import Transport
+from compressm.edits import Edit, Transport
 from compressm.errors import DistributedError
 
 # What stays of a parameter's record when its storage is replaced: where it is in the model.
@@ -170,12 +170,16 @@ class Records:
             _become(record, attributes)
 
 
-def stored_as(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> bool:
-    """Whether the shards of each parameter add up to its value, bit for bit, on all ranks."""
-    return all(
+def stored_as(edits: Sequence[Edit]) -> bool:
+    """Whether the shards of every edited parameter add up to its new value, bit for bit."""
+    same = [
         torch.equal(whole.cpu(), value.to(device="cpu", dtype=whole.dtype))
-        for whole, value in zip(map(_full, parameters), values, strict=True)
-    )
+        for edit in edits
+        for name, value in zip(edit.names, edit.values, strict=True)
+        if (p := edit.module._parameters[name]) is not None
+        for whole in [_full(p)]
+    ]
+    return all(same)  # only now: every rank has to gather every one
 
 
 def _fsdp_in_use() -> bool:
