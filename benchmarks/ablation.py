@@ -182,12 +182,21 @@ def run(seeds: list[int], sizes: list[int], steps: int, methods: list[str], out:
 def summarise(source: Path, target: Path) -> None:
     rows = [json.loads(line) for line in source.read_text().splitlines()]
     groups = defaultdict(list)
-    for row in rows:
+    # Two processes may both have trained the model that is never cut.
+    for row in {(r["seed"], r["arm"], r["kept"]): r for r in rows}.values():
         groups[row["arm"], row["kept"]].append(row)
 
     def statistics(values: list[float]) -> dict[str, float]:
         spread = stdev(values) if len(values) > 1 else 0.0
         return {"mean": round(fmean(values), 2), "std": round(spread, 2), "n": len(values)}
+
+    def paired(group: list[dict]) -> dict[str, dict[str, float]]:
+        """Differences to the published method, seed by seed: they share their first 10 %."""
+        published = {r["seed"]: r for r in groups["published", group[0]["kept"]]}
+        both = [(r, published[r["seed"]]) for r in group if r["seed"] in published]
+        if not both or group[0]["arm"] in ("published", "full"):
+            return {}
+        return {"test_over_published": statistics([a["test"] - b["test"] for a, b in both])}
 
     table = [
         {
@@ -199,15 +208,17 @@ def summarise(source: Path, target: Path) -> None:
                 for key in ("at_cut", "after_cut", "val", "test")
                 if all(r[key] is not None for r in group)
             },
+            **paired(group),
         }
         for (arm, kept), group in sorted(groups.items(), key=lambda item: (-item[0][1], item[0][0]))
     ]
     target.write_text(json.dumps({"torch": torch.__version__, "table": table}, indent=1) + "\n")
-    print(f"{'arm':18}{'kept':>5}{'after cut':>16}{'final val':>16}{'final test':>16}")
+    heads = ("after cut", "final val", "final test", "over published")
+    print(f"{'arm':18}{'kept':>5}" + "".join(f"{head:>16}" for head in heads))
     for row in table:
         cells = [
             f"{row[k]['mean']:.2f} ± {row[k]['std']:.2f}" if k in row else "–"
-            for k in ("after_cut", "val", "test")
+            for k in ("after_cut", "val", "test", "test_over_published")
         ]
         print(f"{row['arm']:18}{row['kept']:>5}" + "".join(f"{cell:>16}" for cell in cells))
 

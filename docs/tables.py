@@ -66,7 +66,7 @@ def ablation(results: Json, key: str, *arms: str) -> str:
 
     Args:
         results: what `benchmarks/ablation.py summary` writes.
-        key: "at_cut", "after_cut", "val" or "test".
+        key: "at_cut", "after_cut", "val", "test" or "test_over_published".
         arms: rows to show; without them all.
     """
     cells = {(row["arm"], row["kept"]): row[key] for row in results["table"] if key in row}
@@ -90,9 +90,10 @@ def ablation(results: Json, key: str, *arms: str) -> str:
         rows.append(row)
     counts = sorted({cell["n"] for cell in cells.values()})
     seeds = "–".join(str(n) for n in sorted({counts[0], counts[-1]}))
+    unit = "Points" if "_over_" in key else "Accuracy in percent"
     return (
         listings.table(["method", *(f"{size} states" for size in sizes)], rows)
-        + f"\n\nAccuracy in percent, mean ± standard deviation over {seeds} "
+        + f"\n\n{unit}, mean ± standard deviation over {seeds} "
         + f"seed{'s' if counts[-1] > 1 else ''}; bold: the highest mean of its column; "
         + "source: `benchmarks/results/ablation.json`."
     )
