@@ -92,11 +92,23 @@ def test_counts_optimizer_steps_under_gradient_accumulation():
     assert set(state_dims(module).values()) == {4}
 
 
-def test_resumes_from_a_lightning_checkpoint(tmp_path):
+class Rigid(LRU):
+    """A layer that cannot resize itself when smaller states are loaded."""
+
+    _load_from_state_dict = nn.Module._load_from_state_dict
+
+
+@pytest.mark.parametrize("layer", [LRU, Rigid])
+def test_resumes_from_a_lightning_checkpoint(layer, tmp_path):
+    def build():
+        module = Regression()
+        module.net = nn.Sequential(layer(3, 8), layer(3, 8))
+        return module
+
     first = cutting(2, 6)
-    trainer = fit(Regression(), first, steps=4)
+    trainer = fit(build(), first, steps=4)
     trainer.save_checkpoint(tmp_path / "c.ckpt")
-    second, module = cutting(2, 6), Regression()
+    second, module = cutting(2, 6), build()
     again = pl.Trainer(
         accelerator="cpu",
         max_steps=8,
@@ -117,6 +129,37 @@ def test_data_and_target():
     callback = cutting(1, data=batches, method="empirical-data", target="net")
     fit(Regression(), callback, steps=1)
     assert [site.site for site in callback.events[0].sites] == ["0", "1"]
+
+
+def test_data_that_can_be_read_only_once_are_enough():
+    batches = (batch for batch in torch.randn(2, 2, 11, 3))
+    callback = cutting(1, data=batches, method="empirical-data")
+    fit(Regression(), callback, steps=1)
+    assert callback.events[0].kind == "cut"
+
+
+def test_a_guard_puts_back_the_learning_rate_schedule_too():
+    class Scheduled(Regression):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            return [optimizer], [
+                {
+                    "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5),
+                    "interval": "step",
+                }
+            ]
+
+    module = Scheduled()
+    guard = compressm.Guard(
+        lambda: 1.0 if set(state_dims(module).values()) == {8} else 0.0,
+        max_drop=0.5,
+        recovery_steps=2,
+        max_attempts=1,
+    )
+    callback = cutting(3, guard=guard)
+    trainer = fit(module, callback, steps=5)
+    assert [event.kind for event in callback.events] == ["trial", "rejected"]
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 / 2**3, rel=1e-9)
 
 
 def test_what_cannot_work_is_refused_before_training():

@@ -8,7 +8,8 @@ from torch import nn
 
 import compressm
 from compressm.errors import CheckpointError, InputError, OptimizerError
-from compressm.nn import SequenceClassifier, state_dims
+from compressm.nn import LRU, SequenceClassifier, state_dims
+from compressm.nn.registry import LAYERS
 
 transformers = pytest.importorskip("transformers")
 from compressm.integrations.transformers import CompressionCallback  # noqa: E402
@@ -19,10 +20,10 @@ FULL = 16
 class Wrapped(nn.Module):
     """One of our models with the signature and the outputs that a Trainer wants."""
 
-    def __init__(self):
+    def __init__(self, layer="lru"):
         super().__init__()
         self.net = SequenceClassifier(
-            input="real", features=1, width=4, state_dim=FULL, depth=1, classes=3
+            input="real", features=1, width=4, state_dim=FULL, depth=1, classes=3, layer=layer
         )
 
     def forward(self, inputs, labels=None):
@@ -33,9 +34,15 @@ class Wrapped(nn.Module):
         return out
 
 
-def build():
+class Rigid(LRU):
+    """A layer that cannot resize itself when smaller states are loaded."""
+
+    _load_from_state_dict = nn.Module._load_from_state_dict
+
+
+def build(layer="lru"):
     torch.manual_seed(3)
-    return Wrapped()
+    return Wrapped(layer)
 
 
 def examples(count, seed=0):
@@ -101,10 +108,15 @@ def test_cuts_at_optimizer_steps_under_gradient_accumulation(tmp_path):
     assert held == {id(p) for p in run.model.parameters()}
 
 
+@pytest.mark.parametrize("layer", ["lru", "rigid"])
 @pytest.mark.parametrize("optimizer", ["trainer's", "ours"])
-def test_a_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(tmp_path, optimizer):
+def test_a_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(
+    tmp_path, optimizer, layer, monkeypatch
+):
+    monkeypatch.setitem(LAYERS, "rigid", Rigid)
+
     def start(folder):
-        model, given = build(), (None, None)
+        model, given = build(layer), (None, None)
         if optimizer == "ours":  # made before the checkpoint is loaded: the harder case
             made = torch.optim.AdamW(model.parameters(), lr=1e-2)
             given = (made, torch.optim.lr_scheduler.StepLR(made, 5, 0.5))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from compressm.calibration import Calibration
+from compressm.calibration import calibration_of
 from compressm.compressor import Compressor
 from compressm.errors import InputError, MissingExtraError
 from compressm.events import Event
-from compressm.ranks import Policy
-from compressm.schedule import Schedule
+from compressm.guard import Guard
 
 try:
     import lightning.pytorch as pl
@@ -26,13 +26,15 @@ class CompressionCallback(pl.Callback):
         trainer = Trainer(callbacks=[CompressionCallback(
             policy=EnergyTolerance(0.1), schedule=Schedule.spaced(cuts=4, stop=1_000))])
 
-    Its state travels with Lightning's checkpoints. Before a checkpoint with smaller states is
-    loaded the model must be able to take them: the layers of `compressm.nn` resize themselves.
+    Its state travels with Lightning's checkpoints; a model built at full size takes the smaller
+    states of one.
 
     Args:
-        policy, schedule, method, data, transport, select, seed, log: see `compressm.Compressor`.
         target: attribute path of the module to compress, such as "model"; by default the
             LightningModule itself. `data` goes through this module.
+        guard: as for `compressm.Compressor`; the trainer's LR schedulers become companions.
+        log: where events go: a path (JSONL) or a callable.
+        compression: further arguments of `compressm.Compressor`: policy, schedule, data, …
 
     Attributes:
         compressor: the compressor, from the start of training on.
@@ -41,28 +43,16 @@ class CompressionCallback(pl.Callback):
     def __init__(
         self,
         *,
-        policy: Policy,
-        schedule: Schedule,
-        method: str = "auto",
-        data: Iterable[Any] | Calibration | None = None,
-        transport: str = "project",
-        select: Any = "largest",
-        seed: int = 0,
-        log: str | Path | Callable[[Event], None] | None = None,
         target: str | None = None,
+        guard: Guard | None = None,
+        log: str | Path | Callable[[Event], None] | None = None,
+        **compression: Any,
     ) -> None:
         self.compressor: Compressor | None = None
-        self._target, self._log = target, log
+        self._target, self._guard, self._log = target, guard, log
         self._restored: dict[str, Any] | None = None
-        self._settings: dict[str, Any] = {
-            "policy": policy,
-            "schedule": schedule,
-            "method": method,
-            "data": data,
-            "transport": transport,
-            "select": select,
-            "seed": seed,
-        }
+        how = (compression.pop(name, None) for name in ("data", "forward", "loss"))
+        self._settings = {**compression, "data": calibration_of(*how)}
 
     @property
     def events(self) -> list[Event]:
@@ -71,7 +61,13 @@ class CompressionCallback(pl.Callback):
 
     def check(self, pl_module: pl.LightningModule) -> None:
         """Refuse before training what `on_train_start` would refuse."""
-        self._compressor(pl_module, None, log=None)
+        self._compressor(pl_module, None, guard=None, log=None)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Before a checkpoint is restored: from here on the model takes smaller states."""
+        # A module that builds itself in `configure_model` has nothing yet.
+        if stage == "fit" and next(pl_module.parameters(), None) is not None:
+            self.check(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the model and the optimizers, which by now are restored if there was a checkpoint.
@@ -82,16 +78,21 @@ class CompressionCallback(pl.Callback):
         """
         if trainer.world_size > 1:
             raise InputError(f"CompressionCallback: one device expected, got {trainer.world_size}")
-        self.compressor = self._compressor(pl_module, trainer.optimizers, log=self._log)
+        guard, schedulers = self._guard, [c.scheduler for c in trainer.lr_scheduler_configs]
+        if guard is not None:
+            guard = replace(guard, companions=[*guard.companions, *schedulers])
+        self.compressor = self._compressor(
+            pl_module, trainer.optimizers, guard=guard, log=self._log
+        )
         if self._restored is not None:
             self.compressor.load_state_dict(self._restored)
 
-    def _compressor(self, module: pl.LightningModule, optimizers: Any, log: Any) -> Compressor:
+    def _compressor(self, module: pl.LightningModule, optimizers: Any, **more: Any) -> Compressor:
         try:
             model = attrgetter(self._target)(module) if self._target else module
         except AttributeError as error:
             raise InputError(f"target: {type(module).__name__} has no {self._target}") from error
-        return Compressor(model, optimizers, log=log, **self._settings)
+        return Compressor(model, optimizers, **more, **self._settings)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Cut if the optimizer step that was just made is due."""

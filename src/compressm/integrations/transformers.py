@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from compressm.calibration import calibration_of
 from compressm.compressor import Compressor
 from compressm.errors import CheckpointError, MissingExtraError
 from compressm.events import Event
@@ -43,7 +44,9 @@ class CompressionCallback(TrainerCallback):
 
     def __init__(self, *, guard: Guard | None = None, **compression: Any) -> None:
         self.compressor: Compressor | None = None
-        self._guard, self._settings, self._parameters = guard, compression, 0
+        self._guard, self._parameters = guard, 0
+        how = (compression.pop(name, None) for name in ("data", "forward", "loss"))
+        self._settings = {**compression, "data": calibration_of(*how)}
 
     @property
     def events(self) -> list[Event]:
