@@ -93,6 +93,7 @@ def test_without_the_data_set(call, refuses, tiny_run, tmp_path, monkeypatch):
         (["-r", "4", "--multiple-of", "0"], "multiple_of"),
         (["-r", "4", "-m", "magic"], "got 'magic'"),
         (["-r", "4", "-m", "empirical", "--no-data"], "--no-data"),
+        (["-r", "4", "-m", "empirical", "--no-data", "--evaluate"], "--no-data"),
     ],
 )
 def test_bad_options(refuses, tiny_run, tmp_path, options, message):

@@ -67,7 +67,10 @@ def compress(
 
     network, config = load_run_model(model)
     card = read_card(model)
-    data, reason = _data(config, data_dir, use_data or evaluate, needed=evaluate)
+    data, reason = None, "--no-data was given"
+    if use_data or evaluate:
+        data, missing = _data(config, data_dir, needed=evaluate)
+        reason = missing if use_data else reason
     calibration: Calibration | None = None
     if use_data and data is not None:
         calibration = data.calibration()
@@ -131,12 +134,8 @@ def _target(out: Path, force: bool) -> Path:
     return target
 
 
-def _data(
-    config: RunConfig, data_dir: Path | None, wanted: bool, *, needed: bool
-) -> tuple[RunData | None, str]:
+def _data(config: RunConfig, data_dir: Path | None, *, needed: bool) -> tuple[RunData | None, str]:
     """The run's data and "", or None and why there are none."""
-    if not wanted:
-        return None, "--no-data was given"
     from compressm.cli._models import RunData
 
     try:

@@ -21,8 +21,7 @@ def short_names(sites: Iterable[str]) -> dict[str, str]:
     if head and any(path[head].isdigit() for path in parts):
         head -= 1
     return {
-        site: ".".join(path[head : len(path) - tail]) or "(model)"
-        for site, path in paths.items()
+        site: ".".join(path[head : len(path) - tail]) or "(model)" for site, path in paths.items()
     }
 
 
