@@ -20,7 +20,7 @@ from compressm.guard import Companion
 from compressm.pipeline import Proposal, Survey
 from compressm.team import Team
 from compressm.writeback import Averages, Snapshot, prepared, undisturbed
-from compressm.writeback.sharded import stored_as
+from compressm.writeback.sharded import reshard_, stored_as
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,7 +125,10 @@ class Cutter:
         Random numbers and training flags are put back.
         """
         with undisturbed(self.team.outer), self.ranks.agreement("evaluating"):
-            value = float(metric())
+            try:
+                value = float(metric())
+            finally:
+                reshard_(self.model)
         return self.ranks.mean(value)
 
     def _require_identical(self, when: str) -> None:

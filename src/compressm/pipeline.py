@@ -167,8 +167,10 @@ def _show(
 ) -> None:
     """Let the probes see this rank's batches, and pool what the ranks have seen."""
     with ranks.agreement("passing calibration data through the model"):
-        calibration.run(model, probes)
-    reshard_(model)
+        try:
+            calibration.run(model, probes)
+        finally:
+            reshard_(model)
     if ranks.size > 1:
         for probe in probes:
             if isinstance(probe, Poolable):

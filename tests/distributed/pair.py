@@ -1,9 +1,12 @@
 """Two gloo processes that run the same function, started once for all tests of this folder."""
 
 import os
+import queue
+import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import torch.multiprocessing as mp
 
 RANKS = 2
 # Long enough for a busy machine; a rank that waits in vain fails its test after this.
-PATIENCE = 40
+PATIENCE = 15
 
 
 class Pair:
@@ -41,10 +44,16 @@ class Pair:
     def __call__(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         for jobs in self._jobs:
             jobs.put((function, args))
-        answers = [results.get(timeout=2 * PATIENCE) for results in self._results]
-        for rank, (value, error) in enumerate(answers):
-            assert error is None, f"rank {rank}:\n{error}"
-        return [value for value, _ in answers]
+        answers: dict[int, Any] = {}
+        deadline = time.monotonic() + 3 * PATIENCE
+        while len(answers) < RANKS:
+            assert time.monotonic() < deadline, f"only ranks {sorted(answers)} have answered"
+            for rank in set(range(RANKS)) - answers.keys():
+                with suppress(queue.Empty):
+                    answers[rank], error = self._results[rank].get(timeout=0.02)
+                    # Not after the other's: it may be waiting for this one.
+                    assert error is None, f"rank {rank}:\n{error}"
+        return [answers[rank] for rank in range(RANKS)]
 
     @property
     def alive(self) -> bool:
@@ -76,6 +85,6 @@ def _serve(rank: int, store: str, jobs: Any, results: Any) -> None:
             value = function(rank, *args)
             dist.barrier()
             results.put((value, None))
-        except Exception:  # the other side reports it
+        except Exception:  # noqa: BLE001 - reported by the other side
             results.put((None, traceback.format_exc()))
     dist.destroy_process_group()
