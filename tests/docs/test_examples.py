@@ -10,6 +10,10 @@ from tests.docs.pages import PAGES, blocks, name, python
 
 # Lightning and its dependencies may warn while they are imported; our own code may not.
 _WARNINGS = ["-W", "error:::__main__", "-W", "error:::compressm"]
+# Pages about several processes run on two of them.
+_LAUNCHERS = {
+    "docs/distributed.md": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+}
 _WITH_CODE = {name(page): page for page in PAGES if python(page)}
 
 
@@ -19,7 +23,7 @@ def test_the_code_of_a_page_runs(page, tmp_path):
     script = tmp_path / "page.py"
     script.write_text(python(_WITH_CODE[page]), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, *_WARNINGS, script],
+        [sys.executable, *_LAUNCHERS.get(page, _WARNINGS), script],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

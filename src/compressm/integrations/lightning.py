@@ -8,6 +8,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
 from compressm.calibration import calibration_of
 from compressm.compressor import Compressor
 from compressm.errors import InputError, MissingExtraError
@@ -73,16 +76,18 @@ class CompressionCallback(pl.Callback):
         """Find the model and the optimizers, which by now are restored if there was a checkpoint.
 
         Raises:
-            InputError: several devices, a `target` that the module does not have, or nothing
-                in the model that can be compressed.
+            InputError: several devices under a strategy that is neither DDP nor FSDP2, a `target`
+                that the module does not have, or nothing in the model that can be compressed.
         """
-        if trainer.world_size > 1:
-            raise InputError(f"CompressionCallback: one device expected, got {trainer.world_size}")
         guard, schedulers = self._guard, [c.scheduler for c in trainer.lr_scheduler_configs]
         if guard is not None:
             guard = replace(guard, companions=[*guard.companions, *schedulers])
         self.compressor = self._compressor(
-            pl_module, trainer.optimizers, guard=guard, log=self._log
+            pl_module,
+            trainer.optimizers,
+            guard=guard,
+            log=self._log,
+            wrapper=_wrapper(trainer, pl_module),
         )
         if self._restored is not None:
             self.compressor.load_state_dict(self._restored)
@@ -104,3 +109,16 @@ class CompressionCallback(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict.get("compressor")
+
+
+def _wrapper(trainer: pl.Trainer, module: pl.LightningModule) -> nn.Module | None:
+    """The DDP that the strategy has put around the module; None where there is nothing around."""
+    model = trainer.strategy.model
+    if isinstance(model, DistributedDataParallel):
+        return model
+    if model is not module and trainer.world_size > 1:
+        raise InputError(
+            "CompressionCallback: several devices need strategy='ddp' or ModelParallelStrategy "
+            f"(fully_shard), got {type(trainer.strategy).__name__}"
+        )
+    return None
