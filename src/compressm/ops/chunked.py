@@ -103,7 +103,9 @@ def chunked(
     out = torch.view_as_real(out).reshape(chunk * width, 2 * states)
     kernel = impulse_response(decay, phase, B, C, chunk, D).permute(2, 0, 1)
     lag = lags[:, None] - lags
-    toeplitz = torch.where((lag >= 0)[..., None, None], kernel[lag.clamp_min(0)], 0)
+    # One flat index: with an index of two axes inductor (torch 2.13) fails.
+    entries = kernel[lag.clamp_min(0).flatten()].reshape(chunk, chunk, width, width)
+    toeplitz = torch.where((lag >= 0)[..., None, None], entries, 0)
     toeplitz = toeplitz.transpose(1, 2).reshape(chunk * width, chunk * width)
 
     y = linear(blocks, toeplitz)
