@@ -1,13 +1,14 @@
 """Compiled models: new programs after a cut, the same numbers as in eager mode."""
 
 import copy
+import shutil
 
 import pytest
 import torch
 import torch._dynamo.testing
 
 from compressm import FixedFraction, FixedRank, compress_, measure
-from compressm.nn import state_dims
+from compressm.nn import LRU, state_dims
 from tests.loops.common import CUT, batch, build, compressor_for, loss_of, train_step
 
 # torch's own compiler does this to itself while it traces an autograd function.
@@ -86,3 +87,14 @@ def test_a_compiled_model_is_measured_like_the_model():
     model = build()
     plain, compiled = measure(model), measure(torch.compile(model, backend="eager"))
     assert list(plain) == list(compiled)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # inductor imports and calls what torch has deprecated
+def test_the_default_compiler_agrees_with_eager():
+    """Large enough that eager mode uses oneDNN, which inductor cannot."""
+    layer = LRU(32, 64, backend="chunk")
+    u = torch.randn(16, 128, 32)
+    compress_(layer, policy=FixedRank(32))
+    torch.testing.assert_close(torch.compile(layer)(u), layer(u), rtol=1e-4, atol=1e-4)
