@@ -19,7 +19,7 @@ from compressm.errors import DistributedError, InputError
 from compressm.guard import Companion
 from compressm.pipeline import Proposal, Survey
 from compressm.team import Team
-from compressm.writeback import Averages, Snapshot, prepared, undisturbed
+from compressm.writeback import Averages, Snapshot, prepared, require_owned, undisturbed
 from compressm.writeback.sharded import reshard_, stored_as
 
 
@@ -88,6 +88,9 @@ class Cutter:
 
     def commit(self, proposal: Proposal) -> None:
         """Write a proposal into the live model and optimizers, on all ranks or on none."""
+        with self.ranks.agreement("looking into the optimizers"):
+            # Apart, because what follows gathers the states of sharded optimizers on all ranks.
+            require_owned(self.model, proposal.edits, self.optimizers)
         with self.ranks.agreement("preparing the cut"):
             apply = prepared(
                 self.model,

@@ -7,7 +7,13 @@ import torch
 
 from compressm import Calibration, FixedRank, Guard, MetricBudget, Schedule
 from compressm.adapters.lti import LinearMeasurement
-from compressm.errors import DistributedError, InputError, RankError, UnstableSystemError
+from compressm.errors import (
+    DistributedError,
+    InputError,
+    OptimizerError,
+    RankError,
+    UnstableSystemError,
+)
 from compressm.writeback import prepared
 from tests.distributed.loops import CUT, FULL, Loop, calibration, module_of
 
@@ -188,3 +194,22 @@ def has_less_data(rank, kind):
     loop = Loop(kind, rank, data=calibration(rank)[rank:], policy=FixedRank(CUT))
     loop.run(6)
     return loop.states
+
+
+def test_an_optimizer_without_the_parameter_on_one_rank(pair):
+    first, second = pair(forgets_a_parameter)
+    assert first == second == ("OptimizerError", [FULL, FULL], True)
+
+
+def forgets_a_parameter(rank):
+    loop = Loop("fsdp", rank)
+    loop.run(4)
+    whole = loop.fingerprint()
+    if rank == 1:
+        group = loop.optimizer.param_groups[0]
+        group["params"] = [p for p in group["params"] if p is not module_of(loop.bare, "LRU").B_im]
+    started = time.perf_counter()
+    with pytest.raises(OptimizerError, match="B_im") as caught:
+        loop.compressor.step()
+    assert time.perf_counter() - started < 10
+    return type(caught.value).__name__, loop.states, loop.fingerprint() == whole

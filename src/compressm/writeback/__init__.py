@@ -1,7 +1,7 @@
 """The only place that changes models and optimizers."""
 
 from compressm.writeback.carry import Averages, uncompiled
-from compressm.writeback.commit import commit_, prepared, resize_
+from compressm.writeback.commit import commit_, prepared, require_owned, resize_
 from compressm.writeback.moments import FIRST_MOMENTS, SECOND_MOMENTS, as_optimizers
 from compressm.writeback.snapshot import Snapshot, undisturbed
 
@@ -13,6 +13,7 @@ __all__ = [
     "as_optimizers",
     "commit_",
     "prepared",
+    "require_owned",
     "resize_",
     "uncompiled",
     "undisturbed",

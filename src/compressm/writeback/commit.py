@@ -66,6 +66,7 @@ def prepared(
     if transport not in ("project", "reset"):
         raise InputError(f"transport: expected 'project' or 'reset', got {transport!r}")
     reshard_(model)
+    require_owned(model, edits, optimizers)
     unknown: set[str] = set()
     storages: list[Storage] = []
     changes = [
@@ -73,14 +74,13 @@ def prepared(
         for edit in edits
         for change in _prepare(model, edit, optimizers, transport, unknown, storages)
     ]
-    _check_ownership(model, changes, optimizers)
     replaced = {id(change.old): change.new for change in changes}
     modules = list(model.modules())
     if averages is not None and edits:
         for edit in edits:
             replaced |= {id(old): new for old, new in averages.follow(model, edit)}
         modules += [module for copy in averages.modules for module in copy.modules()]
-    warn_of_hooks((_name(model, change), change.old) for change in changes)
+    warn_of_hooks((_name(model, change.old, change.name), change.old) for change in changes)
     if unknown:
         warnings.warn(
             "optimizer state that no transport rule covers is reset for the cut parameters: "
@@ -190,26 +190,33 @@ def _prepare(
     return changes
 
 
-def _check_ownership(
-    model: nn.Module, changes: Sequence[Change], optimizers: Sequence[Optimizer]
-) -> None:
+def require_owned(model: nn.Module, edits: Sequence[Edit], optimizers: Sequence[Optimizer]) -> None:
+    """Refuse edits that the optimizers could not follow.
+
+    Raises:
+        OptimizerError, InputError: as `prepared`.
+    """
+    held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
     seen: set[int] = set()
-    for change in changes:
-        name = _name(model, change)
-        if id(change.old) in seen:
-            raise InputError(
-                f"model: the parameter {name} is shared by two compressible layers; layers with "
-                "tied state space parameters cannot be cut separately"
-            )
-        seen.add(id(change.old))
-        if optimizers and change.old.requires_grad and not change.owners:
-            raise OptimizerError(
-                f"optimizer: {name} is trainable and about to be cut, but no given optimizer holds "
-                "it, so it would stop learning; pass every optimizer of the model, or "
-                "requires_grad_(False) it"
-            )
+    for edit in edits:
+        for key in edit.names:
+            old = edit.module._parameters[key]
+            assert old is not None  # checked by Edit
+            name = _name(model, old, key)
+            if id(old) in seen:
+                raise InputError(
+                    f"model: the parameter {name} is shared by two compressible layers; layers "
+                    "with tied state space parameters cannot be cut separately"
+                )
+            seen.add(id(old))
+            if optimizers and old.requires_grad and id(old) not in held:
+                raise OptimizerError(
+                    f"optimizer: {name} is trainable and about to be cut, but no given optimizer "
+                    "holds it, so it would stop learning; pass every optimizer of the model, or "
+                    "requires_grad_(False) it"
+                )
 
 
-def _name(model: nn.Module, change: Change) -> str:
+def _name(model: nn.Module, parameter: nn.Parameter, default: str) -> str:
     named = model.named_parameters()
-    return next((name for name, p in named if p is change.old), change.name)
+    return next((name for name, p in named if p is parameter), default)
