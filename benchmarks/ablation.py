@@ -198,6 +198,11 @@ def summarise(source: Path, target: Path) -> None:
             return {}
         return {"test_over_published": statistics([a["test"] - b["test"] for a, b in both])}
 
+    seeds = max(len(group) for group in groups.values())
+    for arm, kept in [key for key, group in groups.items() if len(group) < seeds]:
+        print(f"left out, not all {seeds} seeds have run: {arm} at {kept} states")
+        del groups[arm, kept]
+
     table = [
         {
             "arm": arm,
