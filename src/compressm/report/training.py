@@ -28,6 +28,7 @@ class _Line:
     in_legend: bool
     color: str
     dash: str
+    width: float
     stairs: Staircase
 
 
@@ -47,7 +48,12 @@ def training_figure(records: Sequence[RunRecord], theme: Theme = LIGHT) -> go.Fi
             name=line.legend,
             legendgroup=line.legend,
             showlegend=line.in_legend,
-            line={"shape": "hv", "color": line.color, "dash": line.dash, "width": 2},
+            line={
+                "shape": "hv",
+                "color": line.color,
+                "dash": line.dash,
+                "width": line.width,
+            },
             mode="lines",
             hovertemplate=f"%{{y}} states<extra>{line.run} {line.layer}</extra>",
             row=1,
@@ -100,6 +106,7 @@ def _layers(records: Sequence[RunRecord], theme: Theme) -> Iterator[_Line]:
             in_legend=True,
             color=theme.color(index),
             dash=theme.dash(index),
+            width=_width(index, len(stairs)),
             stairs=values,
         )
 
@@ -116,8 +123,14 @@ def _runs(records: Sequence[RunRecord], theme: Theme) -> Iterator[_Line]:
                 in_legend=position == 0,
                 color=theme.color(index),
                 dash=theme.dash(index),
+                width=_width(index, len(records)),
                 stairs=values,
             )
+
+
+def _width(index: int, count: int) -> float:
+    """Later lines lie on earlier ones of the same height, so the earlier are drawn wider."""
+    return min(2 + 1.5 * (count - 1 - index), 6)
 
 
 def _legend(record: RunRecord) -> str:
