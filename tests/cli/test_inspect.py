@@ -79,10 +79,6 @@ def test_spark_lines_rise_with_the_values(count):
 
 
 def test_numbers_have_three_digits():
-    assert [number(v) for v in (0, 0.01234, 1.5, 12.34, 123.4)] == [
-        "0",
-        "0.0123",
-        "1.50",
-        "12.3",
-        "123",
-    ]
+    values = (0, 1.234e-5, 0.01234, 1.5, 12.34, 123.4, 1.5e7)
+    shown = ["0", "1.23e-5", "0.0123", "1.50", "12.3", "123", "1.50e7"]
+    assert [number(value) for value in values] == shown

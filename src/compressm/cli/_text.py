@@ -83,4 +83,4 @@ def number(value: float) -> str:
     """Three significant digits."""
     if value == 0:
         return "0"
-    return f"{value:#.3g}".rstrip(".")
+    return f"{value:#.3g}".rstrip(".").replace("e-0", "e-").replace("e+0", "e")

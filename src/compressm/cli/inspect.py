@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from compressm.spectrum import Spectrum
 
 TOLERANCES = (0.01, 0.05, 0.1, 0.2)
-_LEADING = 5
-_SPARK = 16
+_LEADING = 4
+_SPARK = 12
 _BOUND = (
     "Bound: 2 Σ of the dropped singular values, the most that balanced truncation changes the "
     "layer's output per unit of input (H-infinity norm). A refit has no bound of its own."
