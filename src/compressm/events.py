@@ -21,6 +21,8 @@ class SiteChange:
         energy_kept: share of Σσ that the kept states carry.
         bound: 2 Σ_{i>r} σ_i, where it is guaranteed to cover the H-infinity error of the cut.
         error: relative H2 error ||G - G_r|| / ||G|| of the cut (white-noise input), where defined.
+        data_error: relative output error of the layer on the calibration data,
+            sqrt(E||y - y_r||² / E||y||²), for methods that look at data.
         values: the singular values measured before the cut, largest first.
         notes: what else a reader should know (a clamped eigenvalue, a rank that was not there).
     """
@@ -32,6 +34,7 @@ class SiteChange:
     energy_kept: float
     bound: float | None = None
     error: float | None = None
+    data_error: float | None = None
     values: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
 

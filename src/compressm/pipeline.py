@@ -126,6 +126,7 @@ class Survey:
             energy_kept=spectrum.energy(after),
             bound=None if draft is None else draft.bound,
             error=None if draft is None else draft.error,
+            data_error=None if draft is None else draft.data_error,
             values=tuple(spectrum.values.tolist()),
             notes=() if draft is None else draft.notes,
         )

@@ -175,6 +175,18 @@ def test_masked_steps_do_not_count():
     torch.testing.assert_close(clean["0"].values, dirty["0"].values)
 
 
+def test_the_data_error_is_that_of_the_output_on_the_data():
+    lru = layer(16)
+    u = torch.randn(8, 64, 3, dtype=torch.float64).cumsum(1)
+    before = (lru(u) - lru.D * u).detach()
+    (site,) = compress_(lru, policy=FixedRank(4), method="empirical-data", data=[u]).sites
+    after = (lru(u) - lru.D * u).detach()
+    expected = float((after - before).norm() / before.norm())
+    assert site.data_error == pytest.approx(expected, rel=1e-6)
+    (again,) = compress_(lru, policy=FixedRank(2), method="real-pairs").sites
+    assert again.data_error is None
+
+
 def test_data_refit_is_the_least_squares_readout():
     """No other real readout of the kept dynamics fits the full layer's output better."""
     lru = layer(16)

@@ -37,12 +37,14 @@ class Draft(ABC):
         probe: when not None, it must see the data before `finish`.
         bound: guaranteed H-infinity error of the layer as it will be written, where there is one.
         error: relative H2 error ||G - G_r|| / ||G||, known after `finish`, where it is defined.
+        data_error: relative output error on the calibration data, for methods that recorded it.
         notes: what a reader of the event should know.
     """
 
     probe: Probe | None = None
     bound: float | None = None
     error: float | None = None
+    data_error: float | None = None
     notes: tuple[str, ...] = ()
 
     @abstractmethod

@@ -270,10 +270,13 @@ class LinearDraft(Draft):
             reduced, joint = self.reduction.system, self._driven.states.moment
             refitted = numerics.data_refit(self.observer.system, reduced, joint)
             self.reduction = numerics.with_system(self.reduction, refitted)
-        full = self.observer.system
+        full, reduced = self.observer.system, self.reduction.system
         size = numerics.h2_norm(full)
         if size > 0:
-            self.error = numerics.h2_error(full, self.reduction.system) / size
+            self.error = numerics.h2_error(full, reduced) / size
+        if self._driven is not None:
+            joint = self._driven.states.moment
+            self.data_error = numerics.output_error(full, reduced, joint)
 
     def edits(self) -> Sequence[Edit]:
         reduction = self.reduction

@@ -104,7 +104,8 @@ def compress(
 
 
 _NOTE = (
-    "Error: relative H2 norm, for white-noise input. Bound: on the H-infinity norm of the change "
+    "Error: of the layer's output on the data where the method looks at data, else the relative "
+    "H2 norm (white-noise input). Bound: on the H-infinity norm of the change "
     "of the layer, where balanced truncation without a refit guarantees one."
 )
 
@@ -151,12 +152,13 @@ def _layers(event: Event) -> Table:
     names = short_names([site.site for site in event.sites])
     for site in event.sites:
         cut = site.after < site.before
+        error = site.error if site.data_error is None else site.data_error
         table.add_row(
             names[site.site],
             site.family,
             f"{site.before} → {site.after}" if cut else f"{site.before}",
             f"{100 * site.energy_kept:.1f} %",
-            "–" if site.error is None else f"{100 * site.error:.1f} %",
+            "–" if error is None else f"{100 * error:.1f} %",
             "–" if site.bound is None else _text.number(site.bound),
         )
     return table

@@ -150,6 +150,34 @@ def split_joint(full: StateSpace, reduced: StateSpace, joint: Tensor) -> tuple[T
     return joint[x][:, z], joint[z][:, z]
 
 
+def output_error(full: StateSpace, reduced: StateSpace, joint: Tensor) -> float | None:
+    """Relative output error on recorded data: sqrt(E||y - y_r||² / E||y||²), y without D u.
+
+    Args:
+        full: N states.
+        reduced: r states.
+        joint: as for `data_refit`.
+
+    Returns:
+        None where the full system's output is zero on the data.
+    """
+    require_square("joint", joint)
+    C, C_r = full.double().C, reduced.double().C
+    if full.real_output:
+        (re, im), (re_r, im_r) = _halves(unfold_readout(C)), _halves(unfold_readout(C_r))
+        zero = torch.zeros_like(re_r)
+        error = torch.cat([re, -re_r, im, -im_r], 1)
+        whole = torch.cat([re, zero, im, zero], 1)
+    else:
+        error, whole = torch.cat([C, -C_r], 1), torch.cat([C, torch.zeros_like(C_r)], 1)
+    energy = [float(((M @ joint.to(M.dtype)) * M.conj()).sum().real) for M in (error, whole)]
+    return (max(energy[0], 0.0) / energy[1]) ** 0.5 if energy[1] > 0 else None
+
+
+def _halves(readout: Tensor) -> tuple[Tensor, ...]:
+    return readout.chunk(2, 1)
+
+
 def _h2_output(full: StateSpace, reduced: StateSpace, ridge: float) -> StateSpace:
     return refit_output(
         full,
