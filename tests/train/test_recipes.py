@@ -36,7 +36,8 @@ def test_recipe_builds_its_model(name):
     assert set(state_dims(model).values()) == {config.model.state_dim}
     assert len(state_dims(model)) == config.model.depth
     assert len(config.build_schedule().steps) == config.compress.cuts == 4
-    assert config.build_schedule().steps[-1] == config.trainer.steps // 10
+    window = round(config.compress.window * config.trainer.steps)
+    assert config.build_schedule().steps[-1] == window
 
 
 def test_the_papers_settings():

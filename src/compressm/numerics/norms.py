@@ -24,6 +24,7 @@ _BATCH = 2**21
 _UNIFORM = 512
 _AROUND_POLE = (-8.0, -3.0, -1.0, 0.0, 1.0, 3.0, 8.0)
 _CANDIDATES = 24
+_SAME_POINT = 1e-14
 _ZOOM_POINTS = 9
 _ZOOMS = 12
 
@@ -110,6 +111,11 @@ def _grid(s: StateSpace) -> Tensor:
     start = 0.0 if symmetric else -math.pi
     uniform = torch.linspace(start, math.pi, _UNIFORM, dtype=torch.float64)
     grid = torch.cat([around.abs() if symmetric else around, uniform]).sort().values
+    # Of points that differ by rounding, one: between them a peak would have a neighbour on one
+    # side only.
+    apart = torch.ones(len(grid), dtype=torch.bool)
+    apart[1:] = grid.diff() > _SAME_POINT
+    grid = grid[apart]
     return torch.cat([grid, (grid[1:] + grid[:-1]) / 2]).sort().values
 
 
