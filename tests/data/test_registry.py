@@ -13,6 +13,7 @@ from compressm.data.tensors import SequenceDataset, Values
 from compressm.errors import ConfigError, MissingExtraError
 
 BUNDLED = {
+    "byte_lm",
     "char_lm",
     "cifar10",
     "digit_pairs",
@@ -21,6 +22,7 @@ BUNDLED = {
     "imdb",
     "listops",
     "mnist",
+    "recall",
 }
 
 

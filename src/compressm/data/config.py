@@ -10,7 +10,10 @@ from compressm.data.registry import find
 from compressm.data.tensors import SequenceDataset
 from compressm.errors import ConfigError
 
-Kind = Literal["classification", "language-model", "retrieval"]
+# Label of a step that asks for no prediction; cross entropy leaves it out by itself.
+UNLABELLED = -100
+
+Kind = Literal["classification", "language-model", "retrieval", "tagging"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,9 @@ class Task:
     """What a model for this data set must look like.
 
     Attributes:
-        kind: one label per sequence, one per step, or one per pair of sequences.
+        kind: one label per sequence ("classification"), the next token at every step
+            ("language-model"), one label per pair of sequences ("retrieval"), or labels at some
+            of the steps ("tagging"; the others are `UNLABELLED`).
         input: real-valued channels, or integer tokens.
         input_size: number of channels, or size of the vocabulary.
         classes: number of labels.
@@ -102,6 +107,16 @@ class Task:
     classes: int
     length: int
     padded: bool
+
+    @property
+    def per_step(self) -> bool:
+        """Whether the model predicts at every step."""
+        return self.kind in ("language-model", "tagging")
+
+    @property
+    def monitor(self) -> Literal["val/loss", "val/accuracy"]:
+        """By what the best model is chosen: loss of language models (lower), else accuracy."""
+        return "val/loss" if self.kind == "language-model" else "val/accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,159 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
-from pathlib import Path
-
-import torch
-
-from compressm.data.config import DataConfig, DataSplits, Task
-from compressm.data.options import check_at_least
+from compressm.data.config import DataConfig, DataSplits
+from compressm.data.corpus import CorpusOptions, corpus_splits, read_corpus
 from compressm.data.registry import register
-from compressm.data.source import VARIABLE, Source, data_folder
-from compressm.data.splits import limit_test, limit_training, permutation
-from compressm.data.tensors import SequenceDataset
-from compressm.data.text import Piece, encode_characters, read_text, windows
-from compressm.errors import ConfigError, DataError
-
-SHAKESPEARE = "tinyshakespeare.txt"
-ADDRESS = (
-    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-)
-TEST_SHARE = 0.1
+from compressm.data.text import encode_characters
 
 
-@dataclass(frozen=True, kw_only=True)
-class CharLmOptions:
-    """Text, window length, and distance between the starts of training windows.
-
-    `source` is "tinyshakespeare", "gutenberg", or the path of any UTF-8 text file. `stride`
-    defaults to `length`; validation and test windows never overlap.
-    """
-
-    source: str = "tinyshakespeare"
-    length: int = 256
-    stride: int | None = None
-
-    def __post_init__(self) -> None:
-        check_at_least("length", self.length, 1)
-        check_at_least("stride", self.stride, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Corpus:
-    """Texts, and the pieces of their concatenation that belong to each part."""
-
-    texts: list[str]
-    train: list[Piece]
-    validation: list[Piece]
-    test: list[Piece]
-
-
-@register("char_lm", options=CharLmOptions)
-def char_lm(config: DataConfig, options: CharLmOptions) -> DataSplits:
+@register("char_lm", options=CorpusOptions)
+def char_lm(config: DataConfig, options: CorpusOptions) -> DataSplits:
     """Next-character prediction on Shakespeare, on novels (gutenberg), or on any text file.
 
-    A text file: its last tenth is the test part; validation is one stretch of the rest, at a
-    place that the seed picks, so that no window of one part overlaps one of another. Gutenberg
-    has validation and test books of its own. The vocabulary is that of the whole text.
+    The vocabulary is that of the whole text.
     """
-    gutenberg = options.source == "gutenberg"
-    corpus = _gutenberg(config) if gutenberg else _file(config, options)
-    tokens, vocabulary = encode_characters(corpus.texts)
-    length, stride = options.length, options.stride or options.length
-    parts = {
-        "training": windows(tokens, corpus.train, length, stride),
-        "validation": windows(tokens, corpus.validation, length, length),
-        "test": windows(tokens, corpus.test, length, length),
-    }
-    for name, part in parts.items():
-        if len(part) == 0:
-            raise ConfigError(
-                f"data set 'char_lm': no {name} window of length {length} fits; the text has "
-                f"{len(tokens)} characters, so give a smaller length or more text"
-            )
-    task = Task(
-        kind="language-model",
-        input="token",
-        input_size=len(vocabulary),
-        classes=len(vocabulary),
-        length=length,
-        padded=False,
-    )
-    order = permutation(len(parts["training"]), config.seed)
-    return DataSplits(
-        task=task,
-        train=parts["training"].subset(limit_training(order, config).sort().values),
-        val=_limit_validation(parts["validation"], config),
-        test=limit_test(parts["test"], config),
-        vocabulary=vocabulary,
-    )
-
-
-def _file(config: DataConfig, options: CharLmOptions) -> Corpus:
-    path = Path(options.source).expanduser()
-    if options.source == "tinyshakespeare":
-        folder = data_folder(config)
-        advice = f"download {ADDRESS} as {SHAKESPEARE}"
-        if folder is None:
-            raise DataError(f"{advice} and give its folder as data_dir or in {VARIABLE}")
-        path = folder / SHAKESPEARE
-        if not path.is_file():
-            raise DataError(f"there is no file {path}; {advice}")
-    elif not path.is_file():
-        raise DataError(
-            f"option 'source' of data set 'char_lm': there is no file {path}; give "
-            "tinyshakespeare, gutenberg, or the path of a text file"
-        )
-    text = read_text(path)
-    end = round(len(text) * (1 - TEST_SHARE))
-    train, validation = _cut_validation(end, config, options.length)
-    return Corpus(texts=[text], train=train, validation=validation, test=[(end, len(text))])
-
-
-def _gutenberg(config: DataConfig) -> Corpus:
-    source = Source.find(config, "gutenberg", hub=None)
-    rows = source.rows(("train", "validation", "test"), ("text",))
-    texts: list[str] = []
-    pieces: dict[str, list[Piece]] = {}
-    position = 0
-    for split, columns in rows.items():
-        for row, text in enumerate(columns["text"]):
-            if not isinstance(text, str):
-                raise DataError(
-                    f"{source.folder}, part {split!r}, row {row}: {text!r}, expected a text"
-                )
-        ends = list(itertools.accumulate(map(len, columns["text"]), initial=position))
-        pieces[split] = list(itertools.pairwise(ends))
-        texts += columns["text"]
-        position = ends[-1]
-    return Corpus(
-        texts=texts,
-        train=pieces["train"],
-        validation=pieces["validation"],
-        test=pieces["test"],
-    )
-
-
-def _cut_validation(end: int, config: DataConfig, length: int) -> tuple[list[Piece], list[Piece]]:
-    """Training pieces and the validation piece of the characters 0 ... end - 1."""
-    if isinstance(config.val_size, int):
-        # One character more than the inputs: the label of the last step.
-        size = config.val_size * length + 1
-    else:
-        size = round(config.val_size * end)
-    if size >= end:
-        raise ConfigError(
-            f"val_size: {config.val_size} windows of {length} characters, but training and "
-            f"validation have {end} characters together; give a smaller count or a share"
-        )
-    generator = torch.Generator().manual_seed(config.seed)
-    start = int(torch.randint(end - size + 1, (), generator=generator))
-    return [(0, start), (start + size, end)], [(start, start + size)]
-
-
-def _limit_validation(part: SequenceDataset, config: DataConfig) -> SequenceDataset:
-    if not isinstance(config.val_size, int) or config.val_size >= len(part):
-        return part
-    return part.subset(permutation(len(part), config.seed)[: config.val_size].sort().values)
+    corpus = read_corpus(config, options, str)
+    return corpus_splits(config, options, corpus, *encode_characters(corpus.texts))
