@@ -8,8 +8,8 @@ import torch
 
 from compressm.data import Task
 from compressm.errors import ConfigError
-from compressm.nn import state_dims
-from compressm.train import ModelConfig, build_model, bundled_recipes, load_recipe, loss_of
+from compressm.train import BlocksConfig, build_model, bundled_recipes, load_recipe, loss_of
+from compressm.train.sizes import states_of
 
 TASKS = {
     "digits": Task(
@@ -20,6 +20,12 @@ TASKS = {
     ),
     "cifar10": Task(
         kind="classification", input="real", input_size=3, classes=10, length=1024, padded=False
+    ),
+    "byte_lm": Task(
+        kind="language-model", input="token", input_size=256, classes=256, length=256, padded=False
+    ),
+    "recall": Task(
+        kind="tagging", input="token", input_size=257, classes=257, length=64, padded=False
     ),
     "listops": Task(
         kind="classification", input="token", input_size=18, classes=10, length=2000, padded=True
@@ -33,9 +39,9 @@ def test_recipe_builds_its_model(name):
     assert config.name == name
     with torch.device("meta"):
         model = build_model(config.model, TASKS[config.data.name])
-    assert set(state_dims(model).values()) == {config.model.state_dim}
-    assert len(state_dims(model)) == config.model.depth
-    assert len(config.build_schedule().steps) == config.compress.cuts == 4
+    assert set(states_of(model).values()) == {config.model.state_dim}
+    assert len(states_of(model)) == config.model.depth
+    assert len(config.build_schedule().steps) == config.compress.cuts
     window = round(config.compress.window * config.trainer.steps)
     assert config.build_schedule().steps[-1] == window
 
@@ -57,14 +63,15 @@ def test_the_top_level_folder_is_the_bundled_one():
     assert {path.stem for path in link.glob("*.yaml")} == set(bundled_recipes())
 
 
-@pytest.mark.parametrize("kind", ["classification", "language-model", "retrieval"])
+@pytest.mark.parametrize("kind", ["classification", "language-model", "retrieval", "tagging"])
 def test_every_kind_of_task_has_a_model_and_a_loss(kind):
     task = Task(kind=kind, input="token", input_size=7, classes=5, length=6, padded=False)
-    model = build_model(ModelConfig(width=4, state_dim=3), task).eval()
+    model = build_model(BlocksConfig(width=4, state_dim=3), task).eval()
     tokens = torch.randint(7, (2, 6))
     batch = {
         "classification": {"inputs": tokens, "labels": torch.tensor([1, 4])},
         "language-model": {"inputs": tokens, "labels": torch.randint(5, (2, 6))},
+        "tagging": {"inputs": tokens, "labels": torch.randint(5, (2, 6))},
         "retrieval": {"inputs_a": tokens, "inputs_b": tokens, "labels": torch.tensor([0, 4])},
     }[kind]
     logits = model(**{k: v for k, v in batch.items() if k != "labels"})
@@ -75,6 +82,6 @@ def test_every_kind_of_task_has_a_model_and_a_loss(kind):
 def test_pooling_must_fit_the_task():
     task = replace(TASKS["listops"], kind="language-model")
     with pytest.raises(ConfigError, match="needs 'none'"):
-        build_model(ModelConfig(width=4, state_dim=3, pooling="mean"), task)
+        build_model(BlocksConfig(width=4, state_dim=3, pooling="mean"), task)
     with pytest.raises(ConfigError, match="needs 'mean' or 'last'"):
-        build_model(ModelConfig(width=4, state_dim=3, pooling="none"), TASKS["digits"])
+        build_model(BlocksConfig(width=4, state_dim=3, pooling="none"), TASKS["digits"])

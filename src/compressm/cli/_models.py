@@ -6,12 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from compressm.calibration import Calibration
 from compressm.data import DataSplits, Loaders, load, loaders
-from compressm.train.build import cross_entropy, logits_of, loss_of
+from compressm.train.build import evaluate, loss_of
 from compressm.train.config import RunConfig
 from compressm.train.stream import calibration_batches
 
@@ -51,7 +50,7 @@ class RunData:
         return Calibration(batches, loss=loss_of, max_batches=count)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Loss (nats) and accuracy on the validation and the test part, named as in a run."""
+        """Loss, accuracy, … on the validation and the test part, named as in a run."""
         trainer = self.config.trainer
         # The training part is not looked at, so a smaller batch must not be refused for its sake.
         parts: Loaders = loaders(
@@ -62,12 +61,6 @@ class RunData:
         )
         figures: dict[str, float] = {}
         for name, loader in (("val", parts.val), ("test", parts.test)):
-            loss = correct = count = 0.0
-            with torch.inference_mode():
-                for batch in loader:
-                    logits, labels = logits_of(model, batch), batch["labels"]
-                    loss += cross_entropy(logits, labels).item() * labels.numel()
-                    correct += (logits.argmax(-1) == labels).sum().item()
-                    count += labels.numel()
-            figures |= {f"{name}/loss": loss / count, f"{name}/accuracy": correct / count}
+            found = evaluate(model, loader, self.splits.task)
+            figures |= {f"{name}/{figure}": value for figure, value in found.items()}
         return figures

@@ -43,7 +43,7 @@ def compress(
     min_rank: Annotated[int, typer.Option(help="Keep at least so many states.")] = 1,
     multiple_of: Annotated[int, typer.Option(help="Round kept states up to a multiple.")] = 1,
     evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Accuracy before and after, on validation and test.")
+        bool, typer.Option("--evaluate", help="Accuracy or loss before and after, on both parts.")
     ] = False,
     use_data: Annotated[
         bool, typer.Option("--data/--no-data", help="Look at a few training batches of the run.")
@@ -98,9 +98,16 @@ def compress(
     typer.echo(f"parameters {event.parameters_before:,} → {event.parameters_after:,}")
     for name, title in (("val", "validation"), ("test", "test")):
         if before:
-            pair = [100 * figures[f"{name}/accuracy"] for figures in (before, after)]
-            typer.echo(f"{title} accuracy {pair[0]:.2f} → {pair[1]:.2f} %")
+            typer.echo(f"{title} {_change(before, after, name)}")
     typer.echo(f"written to {target}")
+
+
+def _change(before: dict[str, float], after: dict[str, float], part: str) -> str:
+    """Loss of a language model before and after, else accuracy."""
+    if f"{part}/bits" in before:
+        return f"loss {before[f'{part}/loss']:.4f} → {after[f'{part}/loss']:.4f}"
+    pair = [100 * figures[f"{part}/accuracy"] for figures in (before, after)]
+    return f"accuracy {pair[0]:.2f} → {pair[1]:.2f} %"
 
 
 _NOTE = (

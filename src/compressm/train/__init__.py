@@ -3,7 +3,6 @@
 from compressm.train.build import build_model, loss_of
 from compressm.train.config import (
     CompressConfig,
-    ModelConfig,
     OptimConfig,
     RunConfig,
     TrainerConfig,
@@ -16,10 +15,16 @@ from compressm.train.model_files import (
     read_card,
     save_model,
 )
+from compressm.train.models import (
+    BlocksConfig,
+    ModelConfig,
+    register_model,
+)
 from compressm.train.policies import build_policy
 from compressm.train.recipes import bundled_recipes, load_recipe
 
 __all__ = [
+    "BlocksConfig",
     "CompressConfig",
     "ModelCard",
     "ModelConfig",
@@ -35,5 +40,6 @@ __all__ = [
     "load_run_model",
     "loss_of",
     "read_card",
+    "register_model",
     "save_model",
 ]

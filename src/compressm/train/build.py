@@ -1,53 +1,33 @@
-"""From a configuration and a task to a model, its logits and its loss.
+"""From a configuration and a task to a model, its logits, its loss and its figures.
 
 B batch, L length, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressm.data import Task
-from compressm.errors import ConfigError
-from compressm.nn import PairClassifier, SequenceClassifier
-from compressm.train.config import ModelConfig
+from compressm.data import UNLABELLED, Task
+from compressm.train.models import ModelConfig
 
 
 def build_model(config: ModelConfig, task: Task) -> nn.Module:
     """The model that a task needs, at full size, with fresh parameters.
 
     Raises:
-        ConfigError: the pooling does not fit the task.
+        ConfigError: the pooling does not fit the task, or this kind of model has nothing for it.
         InputError: an unknown layer, or options that it does not take.
     """
-    per_step = task.kind == "language-model"
-    pooling = config.pooling or ("none" if per_step else "mean")
-    if per_step != (pooling == "none"):
-        fits = "'none'" if per_step else "'mean' or 'last'"
-        raise ConfigError(f"model: pooling: got {pooling!r}, but a {task.kind} task needs {fits}")
-    options: dict[str, Any] = {
-        "input": task.input,
-        "features": task.input_size,
-        "classes": task.classes,
-        "pooling": pooling,
-        "width": config.width,
-        "state_dim": config.state_dim,
-        "depth": config.depth,
-        "layer": config.layer,
-        "layer_options": config.layer_options,
-        "dropout": config.dropout,
-        "norm": config.norm,
-        "prenorm": config.prenorm,
-    }
-    return PairClassifier(**options) if task.kind == "retrieval" else SequenceClassifier(**options)
+    return config.build(task)
 
 
 def logits_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """(B, K), or (B, L, K) for language models: all but the labels go into the model."""
+    """(B, K), or (B, L, K) for labels at steps: all but the labels go into the model."""
     logits: Tensor = model(**{key: value for key, value in batch.items() if key != "labels"})
     return logits
 
@@ -58,5 +38,37 @@ def loss_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean of -log softmax(logits)[label] over sequences, or over sequences and steps."""
-    return functional.cross_entropy(logits.flatten(0, -2), labels.flatten())
+    """Mean of -log softmax(logits)[label] over sequences, or over the steps that have a label."""
+    return functional.cross_entropy(
+        logits.flatten(0, -2), labels.flatten(), ignore_index=UNLABELLED
+    )
+
+
+def figures_of(logits: Tensor, labels: Tensor, task: Task) -> tuple[dict[str, Tensor], int]:
+    """Figures of one batch, and over how many labels they are means.
+
+    "loss" in nats and "accuracy", both over the steps that have a label; language models also
+    have "bits", the loss as bits per token (per byte, where the tokens are bytes).
+    """
+    labelled = labels != UNLABELLED
+    count = int(labelled.sum())
+    right = ((logits.argmax(-1) == labels) & labelled).sum() / count
+    figures = {"loss": cross_entropy(logits, labels), "accuracy": right}
+    if task.kind == "language-model":
+        figures["bits"] = figures["loss"] / math.log(2)
+    return figures, count
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], task: Task
+) -> dict[str, float]:
+    """The figures of `figures_of` over all batches, of the model in the mode that it is in."""
+    total: dict[str, float] = {}
+    labels = 0
+    for batch in batches:
+        figures, count = figures_of(logits_of(model, batch), batch["labels"], task)
+        labels += count
+        for name, value in figures.items():
+            total[name] = total.get(name, 0.0) + float(value) * count
+    return {name: value / labels for name, value in total.items()}

@@ -5,69 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from compressm.data import DataConfig
-from compressm.data.options import check_at_least, check_type
+from compressm.data.options import check_at_least
 from compressm.errors import ConfigError, InputError
 from compressm.ranks import Policy
 from compressm.schedule import Schedule
+from compressm.train.checks import check_above, check_share, check_types
+from compressm.train.models import ModelConfig
 from compressm.train.policies import build_policy
-
-
-def _check_types(config: Any) -> None:
-    hints = typing.get_type_hints(type(config))
-    for entry in dataclasses.fields(config):
-        check_type(entry.name, getattr(config, entry.name), hints[entry.name])
-
-
-def _check_above(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ConfigError(f"{name}: got {value}, expected more than 0")
-
-
-def _check_share(config: Any, *names: str, zero: bool = True) -> None:
-    """Values in [0, 1], or in (0, 1] without zero."""
-    for name in names:
-        value = getattr(config, name)
-        if not 0 <= value <= 1 or (value == 0 and not zero):
-            raise ConfigError(f"{name}: got {value}, expected {'0' if zero else 'more than 0'} … 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The model, as far as the data set does not fix it.
-
-    Attributes:
-        width: H, channels of every layer.
-        state_dim: N, states of every layer at the start.
-        depth: number of blocks.
-        layer: name of a registered layer; layer_options are its further keywords.
-        pooling: how the steps become one feature vector; by default "mean", and "none" (a
-            prediction at every step) for language models.
-        dropout, norm, prenorm: see `compressm.nn.Block`.
-    """
-
-    width: int
-    state_dim: int
-    depth: int = 1
-    layer: str = "lru"
-    layer_options: dict[str, Any] = field(default_factory=dict)
-    pooling: Literal["mean", "last", "none"] | None = None
-    dropout: float = 0.1
-    norm: Literal["batch", "layer"] = "batch"
-    prenorm: bool = True
-
-    def __post_init__(self) -> None:
-        _check_types(self)
-        for name in ("width", "state_dim", "depth"):
-            check_at_least(name, getattr(self, name), 1)
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout: got {self.dropout}, expected 0 <= dropout < 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +42,9 @@ class OptimConfig:
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _check_above(self, "lr", "ssm_lr_factor", "clip")
-        _check_share(self, "warmup")
+        check_types(self)
+        check_above(self, "lr", "ssm_lr_factor", "clip")
+        check_share(self, "warmup")
         if self.weight_decay < 0:
             raise ConfigError(f"weight_decay: got {self.weight_decay}, expected at least 0")
         if not 0 <= self.floor <= self.lr:
@@ -128,9 +76,9 @@ class CompressConfig:
     batches: int = 8
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _check_share(self, "start")
-        _check_share(self, "window", zero=False)
+        check_types(self)
+        check_share(self, "start")
+        check_share(self, "window", zero=False)
         check_at_least("cuts", self.cuts, 1)
         check_at_least("batches", self.batches, 1)
         self.build_policy()
@@ -183,7 +131,7 @@ class TrainerConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         for name in ("steps", "batch_size", "eval_batch_size", "val_every", "checkpoint_every"):
             check_at_least(name, getattr(self, name), 1)
         check_at_least("log_every", self.log_every, 1)
@@ -220,7 +168,7 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         check_at_least("seed", self.seed, 0)
         if not self.name or "/" in self.name:
             raise ConfigError(f"name: got {self.name!r}, expected a word to name the run folder")

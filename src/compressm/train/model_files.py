@@ -14,12 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from compressm.checkpoint import load_compressed
 from compressm.data import Task
 from compressm.errors import CheckpointError, CompressmError
-from compressm.nn import state_dims
 from compressm.train.build import build_model
 from compressm.train.config import RunConfig
 from compressm.train.parse import build_config
+from compressm.train.sizes import states_of
 
 FORMAT = 1
 _KEY = "compressm"
@@ -63,8 +64,15 @@ def save_model(path: str | Path, model: nn.Module, card: ModelCard) -> None:
     `state_dims` of the card are taken from the model.
     """
     path = Path(path)
-    card = dataclasses.replace(card, state_dims=state_dims(model))
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    card = dataclasses.replace(card, state_dims=states_of(model))
+    tensors: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in model.state_dict().items():
+        tensor = value.detach().cpu().contiguous()
+        # Of tied weights each name gets values of its own: safetensors knows no sharing.
+        shared = tensor.data_ptr() in places
+        places.add(tensor.data_ptr())
+        tensors[name] = tensor.clone() if shared else tensor
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, metadata={_KEY: card.to_json()})
     os.replace(partial, path)
@@ -113,7 +121,11 @@ def load_run_model(path: str | Path) -> tuple[nn.Module, RunConfig]:
     card, tensors = _read(file, weights=True)
     try:
         model = build_model(card.config.model, card.task)
-        model.load_state_dict(tensors)
+        shapes = {name: value.shape for name, value in model.state_dict().items()}
+        if shapes == {name: value.shape for name, value in tensors.items()}:
+            model.load_state_dict(tensors)
+        else:
+            load_compressed(model, tensors)
     except (CompressmError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{file} does not fit the model it describes: {reason}") from error

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compressm.data import Task
 from compressm.errors import CompressmError
-from compressm.train.build import build_model, cross_entropy, logits_of
+from compressm.train.build import build_model, cross_entropy, figures_of, logits_of
 from compressm.train.config import RunConfig
 from compressm.train.optim import build_optimizer, build_scheduler
 
@@ -19,11 +19,12 @@ Batch = dict[str, Tensor]
 
 
 class SequenceModule(pl.LightningModule):
-    """A model for a task with its optimizer; logs train/loss, and loss and accuracy elsewhere."""
+    """A model for a task with its optimizer; logs train/loss, and the task's figures elsewhere."""
 
     def __init__(self, config: RunConfig, task: Task) -> None:
         super().__init__()
         self.config = config
+        self.task = task
         self.model = build_model(config.model, task)
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
@@ -49,20 +50,20 @@ class SequenceModule(pl.LightningModule):
         self._loss_sum, self._loss_count = 0.0, 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss in nats and accuracy."""
+        """Loss in nats and accuracy; for language models also bits per token."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss in nats and accuracy."""
+        """Loss in nats and accuracy; for language models also bits per token."""
         self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Batch, part: str) -> None:
-        logits, labels = logits_of(self.model, batch), batch["labels"]
-        accuracy = (logits.argmax(-1) == labels).float().mean()
+        logits = logits_of(self.model, batch)
+        figures, count = figures_of(logits, batch["labels"], self.task)
         # The weights make means over batches of different sizes exact.
         self.log_dict(
-            {f"{part}/loss": cross_entropy(logits, labels), f"{part}/accuracy": accuracy},
-            batch_size=labels.numel(),
+            {f"{part}/{name}": value for name, value in figures.items()},
+            batch_size=count,
             on_step=False,
             on_epoch=True,
         )

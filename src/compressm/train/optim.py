@@ -17,12 +17,16 @@ from compressm.train.config import OptimConfig
 # says so in a class attribute `ssm_parameters`.
 SSM_PARAMETERS = frozenset({"nu_log", "theta_log", "gamma_log", "B_re", "B_im"})
 
+# Matrices that are no maps: log of Mamba's decay rates. Decay would pull all rates towards 1.
+NO_DECAY = frozenset({"A_log"})
+
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Three groups: SSM (slower, no decay), matrices (decay), vectors (no decay).
+    """Three groups: SSM (slower, no decay), matrices (decay), vectors and their like (no decay).
 
     The groups of CompreSSM (arXiv 2510.02823, appendix), which follow S5 and the LRU: the
     dynamics learn at a quarter of the rate, because a small change of λ moves a long memory far.
+    Mamba's dynamics (`A_log`, `D`) learn at the full rate, without decay, as in its authors' code.
     """
     ssm = {
         id(parameter)
@@ -32,6 +36,11 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
         if name in getattr(layer, "ssm_parameters", SSM_PARAMETERS)
     }
     rest = [p for p in model.parameters() if id(p) not in ssm]
+    spared = {
+        id(parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.dim() < 2 or name.rpartition(".")[2] in NO_DECAY
+    }
     slow = config.lr * config.ssm_lr_factor
     groups: list[dict[str, Any]] = [
         {
@@ -40,8 +49,8 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
             "lr": slow,
             "weight_decay": 0.0,
         },
-        {"name": "matrices", "params": [p for p in rest if p.dim() > 1]},
-        {"name": "vectors", "params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+        {"name": "matrices", "params": [p for p in rest if id(p) not in spared]},
+        {"name": "vectors", "params": [p for p in rest if id(p) in spared], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

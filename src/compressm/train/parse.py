@@ -15,6 +15,7 @@ import yaml
 from compressm.data.options import check_type, did_you_mean
 from compressm.errors import ConfigError
 from compressm.train.config import RunConfig
+from compressm.train.models import ModelConfig, kind_of
 
 T = TypeVar("T")
 
@@ -101,6 +102,8 @@ def _build(cls: type[T], values: Any, where: str) -> T:
     prefix = f"{where}: " if where else ""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{prefix}expected a group of settings, got {values!r:.60}")
+    if cls is ModelConfig:
+        cls = typing.cast(type[T], kind_of(values))
     hints = typing.get_type_hints(cls)
     fields = {entry.name: entry for entry in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:

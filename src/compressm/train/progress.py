@@ -33,10 +33,11 @@ class Progress(pl.Callback):
         parts = [
             f"{name} {values[name]:.4f}" for name in ("train/loss", "val/loss") if name in values
         ]
-        self.say(
-            f"step {trainer.global_step} of {trainer.max_steps}: "
-            + ", ".join([*parts, f"val/accuracy {100 * values['val/accuracy']:.2f} %"])
-        )
+        if "val/bits" in values:
+            parts.append(f"val/bits {values['val/bits']:.4f}")
+        else:
+            parts.append(f"val/accuracy {100 * values['val/accuracy']:.2f} %")
+        self.say(f"step {trainer.global_step} of {trainer.max_steps}: " + ", ".join(parts))
 
 
 class Bar(RichProgressBar):

@@ -103,8 +103,7 @@ def _run(
         if compression is not None:
             compression.check(module)
         clock = StepClock(compression, began)
-        monitor = "val/loss" if splits.task.kind == "language-model" else "val/accuracy"
-        best = BestModel(module.model, save, monitor)
+        best = BestModel(module.model, save, splits.task.monitor)
         last = RunCheckpoint(
             folder.checkpoint,
             save,

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from compressm.events import Event
-from compressm.nn import state_dims
 from compressm.train.clock import StepClock
 from compressm.train.config import RunConfig
+from compressm.train.sizes import states_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Size:
     def of(cls, model: nn.Module) -> Size:
         """The size of a model as it is."""
         parameters = sum(p.numel() for p in model.parameters())
-        return cls(state_dims=state_dims(model), parameters=parameters)
+        return cls(state_dims=states_of(model), parameters=parameters)
 
     def __str__(self) -> str:
         """In one phrase."""
