@@ -47,7 +47,7 @@ ALLOWED = {
         "spectrum",
         "writeback",
     },
-    "checkpoint": {"adapters", "writeback"},
+    "checkpoint": {"adapters", "edits", "writeback"},
     "compressor": {
         "adapters",
         "calibration",

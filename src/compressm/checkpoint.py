@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm.adapters.base import find_sites
+from compressm.adapters.configs import config_entries
+from compressm.edits import holder_of
 from compressm.errors import CheckpointError
-from compressm.writeback import as_optimizers, resize_
+from compressm.writeback import as_optimizers, resize_, set_attributes_
 
 
 def load_compressed(
@@ -57,7 +59,19 @@ def load_compressed(
         )
     for key, (module, name) in resizable.items():
         resize_(model, module, name, state[key].shape, as_optimizers(optimizer))
+    settle_(model)
     model.load_state_dict(state)
+
+
+def settle_(model: nn.Module) -> None:
+    """Let layers, and configurations around them, say the sizes that their parameters have."""
+    sites = find_sites(model)
+    dims = {name: site.state_dim for name, site in sites.items()}
+    for name, site in sites.items():
+        set_attributes_(site.module, site.adapter.attributes(site.module, dims[name]))
+    for entry in config_entries(model, sites):
+        if edit := entry.edit(dims):
+            set_attributes_(edit.module, edit.attributes)
 
 
 def fit_on_load(model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> None:
@@ -91,14 +105,15 @@ class _Fit:
             # What cannot be a matter of the state dimension is left for the loader to report.
             if isinstance(arriving, Tensor) and own is not None and arriving.ndim == own.ndim:
                 resize_(model, module, name, arriving.shape, self.optimizers)
+        settle_(model)
 
 
 def _resizable(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """Key in the state dict -> (module, name) of every parameter of a compressible layer."""
     return {
-        f"{site}.{name}" if site else name: (found.module, name)
+        f"{site}.{name}" if site else name: holder_of(found.module, name)
         for site, found in find_sites(model).items()
-        for name, _ in found.module.named_parameters(recurse=False)
+        for name in found.adapter.parameters(found.module)
     }
 
 

@@ -18,7 +18,7 @@ from compressm.errors import InputError
 from compressm.events import Event, EventLog
 from compressm.guard import Guard
 from compressm.monitor import Monitor
-from compressm.pipeline import Survey, observe
+from compressm.pipeline import RANKS, Rank, Survey, observe
 from compressm.ranks import Policy
 from compressm.schedule import Schedule, WhenSettled
 from compressm.spectrum import Spectrum
@@ -66,6 +66,7 @@ def compress_(
     optimizer: Optimizer | Iterable[Optimizer] | None = None,
     *,
     policy: Policy,
+    rank: Rank = "per-layer",
     method: str = "auto",
     data: Iterable[Any] | Calibration | None = None,
     forward: Forward | None = None,
@@ -84,6 +85,8 @@ def compress_(
         model: changed in place: its layers get new, smaller parameters.
         optimizer: one, several or None; their groups and states follow the parameters.
         policy: how many states each layer keeps.
+        rank: "uniform" takes the largest of these for all layers that one configuration speaks for,
+            so that `config.state_size` is right and `from_pretrained` works without us.
         method, data, forward, loss: see `measure`.
         transport: optimizer moments follow the change of basis ("project") or start anew
             ("reset").
@@ -104,7 +107,7 @@ def compress_(
         raise InputError("guard: recovery_steps needs a training loop; use a Compressor")
     team = Team.of(model, wrapper, process_group)
     cutter = _cutter(
-        team, optimizer, method, data, forward, loss, transport, select, seed, guard, ema
+        team, optimizer, rank, method, data, forward, loss, transport, select, seed, guard, ema
     )
     return Transaction(cutter, policy, guard).begin(step=None)
 
@@ -117,7 +120,7 @@ class Compressor:
     compressor as for a new run, then load the state of each.
 
     Args:
-        model, optimizer, policy, method, data, forward, loss, transport, select, seed, ema:
+        model, optimizer, policy, rank, method, data, forward, loss, transport, select, seed, ema:
             as for `compress_`.
         schedule: the steps at which to measure and cut, each of them acted on exactly once; or
             `WhenSettled`, which measures at intervals and cuts when the ranking has settled.
@@ -143,6 +146,7 @@ class Compressor:
         *,
         policy: Policy,
         schedule: Schedule | WhenSettled,
+        rank: Rank = "per-layer",
         method: str = "auto",
         data: Iterable[Any] | Calibration | None = None,
         forward: Forward | None = None,
@@ -158,7 +162,7 @@ class Compressor:
     ) -> None:
         team = Team.of(model, wrapper, process_group)
         cutter = _cutter(
-            team, optimizer, method, data, forward, loss, transport, select, seed, guard, ema
+            team, optimizer, rank, method, data, forward, loss, transport, select, seed, guard, ema
         )
         self.schedule = schedule
         self.events: list[Event] = []
@@ -278,6 +282,7 @@ def _monitor(schedule: WhenSettled, model: nn.Module) -> Monitor:
 def _cutter(
     team: Team,
     optimizer: Optimizer | Iterable[Optimizer] | None,
+    rank: Rank,
     method: str,
     data: Iterable[Any] | Calibration | None,
     forward: Forward | None,
@@ -290,6 +295,8 @@ def _cutter(
 ) -> Cutter:
     if select not in SELECTIONS:
         raise InputError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
+    if rank not in RANKS:
+        raise InputError(f"rank: expected one of {', '.join(RANKS)}, got {rank!r}")
     folder = None if guard is None or guard.snapshot_folder is None else guard.snapshot_folder
     return Cutter(
         team=team,
@@ -299,6 +306,7 @@ def _cutter(
         transport=transport,
         select=select,
         generator=torch.Generator().manual_seed(seed),
+        rank=rank,
         companions=() if guard is None else guard.companions,
         snapshot_folder=None if folder is None else Path(folder),
         ema=tuple(ema),

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm.adapters.base import Select
+from compressm.adapters.base import Select, find_sites
+from compressm.adapters.configs import sized_attributes
 from compressm.calibration import Calibration
 from compressm.distributed import Ranks
 from compressm.errors import DistributedError, InputError
 from compressm.guard import Companion
-from compressm.pipeline import Proposal, Survey
+from compressm.pipeline import Proposal, Rank, Survey
 from compressm.team import Team
 from compressm.writeback import Averages, Snapshot, prepared, require_owned, undisturbed
 from compressm.writeback.sharded import reshard_, stored_as
@@ -29,6 +30,7 @@ class Cutter:
 
     Attributes:
         team: the model, and the processes that share it.
+        rank: whether layers of one configuration must agree ("uniform") or not ("per-layer").
         ema: averaged copies of the model; they are cut with it, and rolled back with it.
     """
 
@@ -39,6 +41,7 @@ class Cutter:
     transport: str
     select: Select
     generator: torch.Generator
+    rank: Rank = "per-layer"
     companions: Sequence[Companion] = field(default=())
     snapshot_folder: Path | None = None
     ema: Sequence[nn.Module] = field(default=())
@@ -82,6 +85,10 @@ class Cutter:
         self._require_identical("before the cut")
         return Survey.of(self.model, self.method, self.calibration, self.ranks)
 
+    def settle(self, survey: Survey, plan: Mapping[str, int]) -> dict[str, int]:
+        """The plan as it will be carried out: with one rank for each group that must agree."""
+        return survey.levelled(plan) if self.rank == "uniform" else dict(plan)
+
     def propose(self, survey: Survey, plan: Mapping[str, int]) -> Proposal:
         """Reduce the layers that the plan makes smaller."""
         return survey.propose(plan, select=self.select, generator=self.generator)
@@ -113,8 +120,13 @@ class Cutter:
     def snapshot(self) -> Snapshot:
         """Remember everything that a cut can change."""
         with self.ranks.agreement("remembering the state before the cut"):
+            everything = self.everything
             return Snapshot(
-                self.everything, self.optimizers, self.companions, folder=self.snapshot_folder
+                everything,
+                self.optimizers,
+                self.companions,
+                attributes=sized_attributes(everything, find_sites(everything)),
+                folder=self.snapshot_folder,
             )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -146,7 +158,7 @@ class Cutter:
         """The model as the plan would leave it, inside the `with` only."""
         snapshot = self.snapshot()
         try:
-            proposal = self.propose(survey, plan)
+            proposal = self.propose(survey, self.settle(survey, plan))
             self.commit(proposal)
             yield proposal
         finally:

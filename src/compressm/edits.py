@@ -8,8 +8,9 @@ second moments are variances of gradients, v' ≈ (M∘M)ᵀ v (exact for uncorr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,10 @@ class Transport(ABC):
         """Whether any tensor of the parameter's shape follows by the rule for first moments."""
         return False
 
+    def kept(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Tensors of the parameters' kind (averages of them), or None where a basis changes."""
+        return None
+
 
 @final
 @dataclass(frozen=True)
@@ -49,20 +54,38 @@ class Reset(Transport):
 @final
 @dataclass(frozen=True, eq=False)
 class Select(Transport):
-    """Existing states are kept as they are: everything is indexed along `dim`, exactly."""
+    """Existing states are kept: everything is indexed along `dim`.
+
+    Attributes:
+        indices: of the entries that stay.
+        dim: the state axis.
+        factors: (kept entries,) by which gradients grow, where the kept states got another weight;
+            None: they stay as they are, and all tensors follow exactly.
+    """
 
     indices: Tensor
     dim: int
+    factors: Tensor | None = None
 
     def first(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(t.index_select(self.dim, self.indices.to(t.device)) for t in tensors)
+        return self._scaled(self.kept(tensors), self.factors)
 
     def second(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return self.first(tensors)
+        squares = None if self.factors is None else self.factors.square()
+        return self._scaled(self.kept(tensors), squares)
 
     @property
     def exact(self) -> bool:
-        return True
+        return self.factors is None
+
+    def kept(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(t.index_select(self.dim, self.indices.to(t.device)) for t in tensors)
+
+    def _scaled(self, tensors: tuple[Tensor, ...], by: Tensor | None) -> tuple[Tensor, ...]:
+        if by is None:
+            return tensors
+        shaped = [by.to(t).view(-1, *[1] * (t.ndim - self.dim - 1)) for t in tensors]
+        return tuple(t * scale for t, scale in zip(tensors, shaped, strict=True))
 
 
 @final
@@ -111,34 +134,64 @@ class Project(Transport):
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Edit:
-    """New values for a group of parameters of one module.
+    """New values for a group of parameters of one module, and what it says about its own sizes.
 
     Attributes:
         module: the live module.
-        names: its parameters that change together.
+        names: its parameters that change together; with dots, those of modules inside it.
         values: the new value of each, same order; dtype and device follow the old parameter.
         transport: how optimizer state of the group follows.
+        attributes: other things to set, by dotted name ("conv1d.groups", "config.state_size"):
+            plain values, and tensors for buffers. They exist already.
     """
 
     module: nn.Module
-    names: tuple[str, ...]
-    values: tuple[Tensor, ...]
-    transport: Transport
+    names: tuple[str, ...] = ()
+    values: tuple[Tensor, ...] = ()
+    transport: Transport = field(default_factory=Reset)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse edits that cannot be applied, before anything is touched."""
+        owner = type(self.module).__name__
         for name, value in zip(self.names, self.values, strict=True):
-            old = self.module._parameters.get(name)
-            if old is None:
-                raise InputError(
-                    f"edit: {type(self.module).__name__} has no parameter {name!r}, "
-                    f"only {', '.join(self.module._parameters)}"
-                )
+            try:
+                old = self.module.get_parameter(name)
+            except AttributeError:
+                known = ", ".join(key for key, _ in self.module.named_parameters())
+                raise InputError(f"edit: {owner} has no parameter {name!r}, only {known}") from None
             if not bool(torch.isfinite(value).all()):
-                raise InputError(
-                    f"edit: the new {name} of {type(self.module).__name__} has NaN/inf"
-                )
+                raise InputError(f"edit: the new {name} of {owner} has NaN/inf")
             if value.ndim != old.ndim:
                 raise InputError(
                     f"edit: {name} has {old.ndim} dimensions, the new value has {value.ndim}"
                 )
+        for name in self.attributes:
+            holder, key = holder_of(self.module, name)
+            if not hasattr(holder, key):
+                raise InputError(f"edit: {owner} has no attribute {name!r}")
+
+    @property
+    def places(self) -> tuple[tuple[nn.Module, str], ...]:
+        """Which module holds each parameter, and under which name."""
+        return tuple(holder_of(self.module, name) for name in self.names)
+
+    @property
+    def olds(self) -> tuple[nn.Parameter, ...]:
+        """The live parameters that would be replaced."""
+        return tuple(self.module.get_parameter(name) for name in self.names)
+
+
+def holder_of(root: Any, name: str) -> tuple[Any, str]:
+    """The object that has the last part of a dotted name, and that part.
+
+    Raises:
+        InputError: there is no such object below `root`.
+    """
+    *path, key = name.split(".")
+    holder = root
+    for step in path:
+        if not hasattr(holder, step):
+            raise InputError(f"edit: {type(root).__name__} has no {name!r}: {step!r} is missing")
+        holder = getattr(holder, step)
+    return holder, key

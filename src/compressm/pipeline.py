@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import nn
 
 from compressm.adapters.base import Draft, Measurement, Observer, Select, Site, find_sites
+from compressm.adapters.configs import config_entries, uniform_groups
 from compressm.calibration import Calibration, Given, Probe, given_by
 from compressm.distributed import ALONE, Poolable, Ranks
 from compressm.edits import Edit
@@ -23,6 +25,9 @@ from compressm.errors import InputError
 from compressm.events import SiteChange
 from compressm.spectrum import Spectrum
 from compressm.writeback.sharded import gathered, reshard_
+
+Rank = Literal["per-layer", "uniform"]
+RANKS: tuple[Rank, ...] = ("per-layer", "uniform")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +109,35 @@ class Survey:
                 if self.ranks.first:
                     drafts[name].finish()
                     edits += drafts[name].edits()
+        edits += self._sizes(drafts)
         changes = tuple(self._change(name, drafts.get(name)) for name in self.sites)
         edits, changes, drawn = self.ranks.broadcast(
             (edits, changes, generator.get_state()), self.model
         )
         generator.set_state(drawn)
         return Proposal(edits=edits, changes=changes)
+
+    def levelled(self, plan: Mapping[str, int]) -> dict[str, int]:
+        """The plan with one rank, its largest, for all layers that one configuration speaks for."""
+        level = dict(plan)
+        for group in uniform_groups(self.model, self.sites):
+            rank = max(level[name] for name in group)
+            level |= {name: min(rank, self.spectra[name].state_dim) for name in group}
+        return level
+
+    def _sizes(self, drafts: Mapping[str, Draft]) -> list[Edit]:
+        """Edits of what the cut layers, and configurations around them, say about sizes."""
+        edits = []
+        for name, draft in drafts.items():
+            site = self.sites[name]
+            if attributes := site.adapter.attributes(site.module, draft.rank):
+                edits.append(Edit(module=site.module, attributes=attributes))
+        dims = {name: s.state_dim for name, s in self.spectra.items()}
+        dims |= {name: draft.rank for name, draft in drafts.items()}
+        for entry in config_entries(self.model, self.sites) if drafts else ():
+            if edit := entry.edit(dims):
+                edits.append(edit)
+        return edits
 
     def unchanged(self) -> tuple[SiteChange, ...]:
         """The changes of a cut that does not happen."""

@@ -71,7 +71,7 @@ class Transaction:
         )
         with self._cutter.ranks.agreement("planning"):
             plan = self._policy.plan(survey.spectra, live)
-        plan = self._cutter.ranks.broadcast(plan)
+        plan = self._cutter.settle(survey, self._cutter.ranks.broadcast(plan))
         self._notes = tuple(live.notes)
         if self._guard is None or not _cuts(plan, survey):
             proposal = self._cutter.propose(survey, plan)
@@ -131,7 +131,7 @@ class Transaction:
         assert self._trial is not None
         trial = self._trial
         sizes = {name: spectrum.state_dim for name, spectrum in survey.spectra.items()}
-        trial.plan = gentler(trial.plan, sizes)
+        trial.plan = self._cutter.settle(survey, gentler(trial.plan, sizes))
         if trial.attempts < self._guard.max_attempts and _cuts(trial.plan, survey):
             return self._attempt(survey, step, started)
         self.stopped = self._guard.on_failure == "stop"

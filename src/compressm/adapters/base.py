@@ -12,9 +12,9 @@ The stages are separate so that many layers can share one pass over the data:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -86,9 +86,16 @@ class Observer(ABC):
 
 
 class Adapter(ABC):
-    """Reads a layer family as state spaces and writes reductions back."""
+    """Reads a layer family as state spaces and writes reductions back.
+
+    Attributes:
+        family: its name in events.
+        config_keys: what an object `config` of the model around calls the state dimension; the
+            first that it has is kept in step while all layers under it agree.
+    """
 
     family: str
+    config_keys: tuple[str, ...] = ()
 
     @abstractmethod
     def state_dim(self, module: nn.Module) -> int:
@@ -97,6 +104,17 @@ class Adapter(ABC):
     @abstractmethod
     def cost(self, module: nn.Module) -> StateCost:
         """What each of its states costs."""
+
+    def parameters(self, module: nn.Module) -> tuple[str, ...]:
+        """Parameters whose shape depends on the states; with dots, those of modules inside."""
+        return tuple(name for name, _ in module.named_parameters(recurse=False))
+
+    def attributes(self, module: nn.Module, state_dim: int) -> Mapping[str, Any]:
+        """What the layer says about its own sizes, as it is with `state_dim` states.
+
+        Plain values by dotted name ("conv1d.groups"), and tensors for buffers that are not saved.
+        """
+        return {}
 
     @abstractmethod
     def observe(self, module: nn.Module, method: str, *, given: Given) -> Observer:
@@ -121,12 +139,16 @@ class Site:
         return self.adapter.state_dim(self.module)
 
 
-_REGISTRY: dict[type[nn.Module], Adapter] = {}
+# By type, or by its full name ("package.module.Class") where importing it is left to others.
+_REGISTRY: dict[type[nn.Module] | str, Adapter] = {}
 A = TypeVar("A", bound=Adapter)
 
 
-def register_adapter(*layers: type[nn.Module]) -> Callable[[type[A]], type[A]]:
-    """Class decorator: compress layers of these types (and subclasses) with this adapter."""
+def register_adapter(*layers: type[nn.Module] | str) -> Callable[[type[A]], type[A]]:
+    """Class decorator: compress layers of these types (and subclasses) with this adapter.
+
+    A type may be given by its full name, "package.module.Class", and is then not imported.
+    """
     if not layers:
         raise InputError("register_adapter: expected at least one layer type, got none")
 
@@ -141,7 +163,11 @@ def register_adapter(*layers: type[nn.Module]) -> Callable[[type[A]], type[A]]:
 
 def adapter_for(module: nn.Module) -> Adapter | None:
     """The adapter of the nearest registered base class, or None."""
-    return next((_REGISTRY[t] for t in type(module).__mro__ if t in _REGISTRY), None)
+    for base in type(module).__mro__:
+        for key in (base, f"{base.__module__}.{base.__qualname__}"):
+            if key in _REGISTRY:
+                return _REGISTRY[key]
+    return None
 
 
 def find_sites(model: nn.Module) -> dict[str, Site]:
@@ -158,7 +184,9 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
     }
     if not sites:
         seen = sorted({type(module).__name__ for module in model.modules()})
-        known = sorted(layer.__name__ for layer in _REGISTRY)
+        known = sorted(
+            key.rpartition(".")[2] if isinstance(key, str) else key.__name__ for key in _REGISTRY
+        )
         raise InputError(
             f"model: no compressible layer among {', '.join(seen)}; known are {', '.join(known)}. "
             "Register others with @compressm.register_adapter(TheirLayer)"

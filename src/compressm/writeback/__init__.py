@@ -1,7 +1,13 @@
 """The only place that changes models and optimizers."""
 
 from compressm.writeback.carry import Averages, uncompiled
-from compressm.writeback.commit import commit_, prepared, require_owned, resize_
+from compressm.writeback.commit import (
+    commit_,
+    prepared,
+    require_owned,
+    resize_,
+    set_attributes_,
+)
 from compressm.writeback.moments import FIRST_MOMENTS, SECOND_MOMENTS, as_optimizers
 from compressm.writeback.snapshot import Snapshot, undisturbed
 
@@ -15,6 +21,7 @@ __all__ = [
     "prepared",
     "require_owned",
     "resize_",
+    "set_attributes_",
     "uncompiled",
     "undisturbed",
 ]

@@ -74,22 +74,23 @@ class Averages:
         model (a refitted readout): a' = a[kept] + (p' - p[kept]). After a change of basis no
         average of old values makes a consistent layer, so averaging starts anew from the cut one.
         """
-        path = next(name for name, module in model.named_modules() if module is edit.module)
         pairs = []
-        for copy in self.modules:
-            counterpart = copy.get_submodule(path)
-            for name, value in zip(edit.names, edit.values, strict=True):
-                old, averaged = edit.module._parameters[name], counterpart._parameters[name]
-                assert old is not None
-                assert averaged is not None
+        for counterpart in self.counterparts(model, edit):
+            for name, old, value in zip(edit.names, edit.olds, edit.values, strict=True):
+                averaged = counterpart.get_parameter(name)
                 moved = _followed(edit.transport, averaged, old, value)
                 pairs.append((averaged, successor(averaged, moved)))
         return pairs
 
+    def counterparts(self, model: nn.Module, edit: Edit) -> list[nn.Module]:
+        """The module that an edit is about, in every copy."""
+        path = next(name for name, module in model.named_modules() if module is edit.module)
+        return [copy.get_submodule(path) for copy in self.modules]
+
 
 def _followed(rule: Transport, averaged: Tensor, old: Tensor, value: Tensor) -> Tensor:
     value = value.to(device=averaged.device, dtype=averaged.dtype)
-    moved = rule.first((averaged, old.to(averaged))) if rule.exact else None
+    moved = rule.kept((averaged, old.to(averaged)))
     if moved is None:
         return value
     kept, kept_old = moved

@@ -10,12 +10,13 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from compressm.edits import Edit
+from compressm.edits import Edit, holder_of
 from compressm.errors import InputError, OptimizerError
 from compressm.writeback.carry import Averages, carry_marks, successor, warn_of_hooks
 from compressm.writeback.moments import Change, transport_states
@@ -87,7 +88,13 @@ def prepared(
             + ", ".join(sorted(unknown)),
             stacklevel=4,
         )
-    return partial(_apply, modules, optimizers, changes, replaced, storages)
+    settings = [
+        (module, edit.attributes)
+        for edit in edits
+        if edit.attributes
+        for module in [edit.module, *(averages.counterparts(model, edit) if averages else ())]
+    ]
+    return partial(_apply, modules, optimizers, changes, replaced, storages, settings)
 
 
 def _apply(
@@ -96,7 +103,10 @@ def _apply(
     changes: Sequence[Change],
     replaced: Mapping[int, nn.Parameter],
     storages: Sequence[Storage],
+    settings: Sequence[tuple[nn.Module, Mapping[str, Any]]],
 ) -> None:
+    for module, attributes in settings:
+        set_attributes_(module, attributes)
     for module in modules:
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) in replaced:
@@ -113,6 +123,22 @@ def _apply(
             owner.state.pop(change.old, None)
             if state is not None:
                 owner.state[change.new] = state
+
+
+def set_attributes_(module: nn.Module, attributes: Mapping[str, Any]) -> None:
+    """Set what a module says about its own sizes, by dotted name.
+
+    A tensor is the new value of a buffer, whose dtype and device stay. A value that is there
+    already is not set again.
+    """
+    for name, value in attributes.items():
+        holder, key = holder_of(module, name)
+        old = getattr(holder, key)
+        if isinstance(value, torch.Tensor):
+            if old.shape != value.shape or not torch.equal(old, value.to(old)):
+                holder._buffers[key] = value.to(old).contiguous().clone()
+        elif old != value:
+            setattr(holder, key, value)
 
 
 @torch.no_grad()
@@ -160,16 +186,14 @@ def _prepare(
     unknown: set[str],
     storages: list[Storage],
 ) -> list[Change]:
-    olds = [edit.module._parameters[name] for name in edit.names]
     changes = []
-    for name, old, value in zip(edit.names, olds, edit.values, strict=True):
-        assert old is not None  # checked by Edit
+    for name, old, value in zip(edit.names, edit.olds, edit.values, strict=True):
         if is_shard(old):
             storages.append(Storage(model, old, value))
             carry_marks(old, storages[-1].parameter)
-            changes.append(Change(edit.module, name, old, storages[-1].parameter))
+            changes.append(Change(name, old, storages[-1].parameter))
         else:
-            changes.append(Change(edit.module, name, old, successor(old, value)))
+            changes.append(Change(name, old, successor(old, value)))
     follow = OnShards(edit.transport) if storages else edit.transport
     driven = [change for change in changes if change.old.grad is not None]
     if driven and (edit.transport.exact or len(driven) == len(changes)):
@@ -199,9 +223,7 @@ def require_owned(model: nn.Module, edits: Sequence[Edit], optimizers: Sequence[
     held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
     seen: set[int] = set()
     for edit in edits:
-        for key in edit.names:
-            old = edit.module._parameters[key]
-            assert old is not None  # checked by Edit
+        for key, old in zip(edit.names, edit.olds, strict=True):
             name = _name(model, old, key)
             if id(old) in seen:
                 raise InputError(

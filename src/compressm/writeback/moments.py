@@ -27,7 +27,6 @@ KNOWN = FIRST_MOMENTS | SECOND_MOMENTS | MAGNITUDES
 class Change:
     """One parameter about to be replaced, and its state in the optimizer that owns it."""
 
-    module: nn.Module
     name: str
     old: nn.Parameter
     new: nn.Parameter

@@ -175,8 +175,7 @@ def stored_as(edits: Sequence[Edit]) -> bool:
     same = [
         torch.equal(whole.cpu(), value.to(device="cpu", dtype=whole.dtype))
         for edit in edits
-        for name, value in zip(edit.names, edit.values, strict=True)
-        if (p := edit.module._parameters[name]) is not None
+        for p, value in zip(edit.olds, edit.values, strict=True)
         for whole in [_full(p)]
     ]
     return all(same)  # only now: every rank has to gather every one

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from compressm.edits import holder_of
 from compressm.guard import Companion
 from compressm.writeback.sharded import Records, reshard_
 
@@ -32,6 +33,7 @@ class Snapshot:
         model: the parameters and buffers of all its modules are covered.
         optimizers: groups and states.
         companions: anything with `state_dict` and `load_state_dict`.
+        attributes: dotted names below the model of other values to remember.
         folder: where the copies go; None keeps them in memory.
     """
 
@@ -41,6 +43,7 @@ class Snapshot:
         optimizers: Sequence[Optimizer] = (),
         companions: Sequence[Companion] = (),
         *,
+        attributes: Sequence[str] = (),
         folder: Path | None = None,
     ) -> None:
         reshard_(model)
@@ -67,6 +70,7 @@ class Snapshot:
             "slots": slots,
             "members": members,
             "training": {path: module.training for path, module in model.named_modules()},
+            "attributes": {name: getattr(*holder_of(model, name)) for name in attributes},
             "values": [t.detach().clone() for t in self._tensors],
             "trainable": [t.requires_grad for t in self._tensors],
             "grads": [None if t.grad is None else t.grad.detach().clone() for t in self._tensors],
@@ -145,6 +149,8 @@ class Snapshot:
             getattr(modules[path], kind)[name] = None if number is None else tensors[number]
         for path, training in saved["training"].items():
             modules[path].training = training
+        for name, value in saved.get("attributes", {}).items():
+            setattr(*holder_of(self._model, name), value)
         for tensor, values, grad in zip(tensors, saved["values"], saved["grads"], strict=True):
             if not torch.equal(tensor, values):  # an untouched tensor keeps its autograd version
                 tensor.copy_(values)
