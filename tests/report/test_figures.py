@@ -1,11 +1,13 @@
 """Figures and files of a report."""
 
+import math
 import re
+from dataclasses import replace
 
 import pytest
 
 from compressm.errors import ConfigError
-from compressm.report import pictures, read_run, write, write_report
+from compressm.report import compare, pictures, read_run, write, write_report
 from compressm.report.spectra import spectra_figure
 from compressm.report.theme import DARK, LIGHT
 from compressm.report.training import training_figure
@@ -66,6 +68,32 @@ def test_of_several_runs_each_has_its_colour(cut, full):
         groups.setdefault(line.legendgroup, set()).add(line.line.color)
     assert [len(colors) for colors in groups.values()] == [1, 1]
     assert len(set.union(*groups.values())) == 2
+
+
+def test_language_models_are_shown_by_their_loss(tmp_path, cut):
+    def run(name):
+        record = read_run(write_run(tmp_path / name, CUTS))
+        lines = tuple(
+            line | {"val/bits": line["val/loss"] / math.log(2)} for line in record.metrics
+        )
+        figures = {
+            "step": 9.0,
+            "val/loss": 1.25,
+            "test/loss": 1.5,
+            "val/bits": 1.8,
+            "test/bits": 2.2,
+        }
+        outcome = replace(record.outcome, best=figures)
+        return replace(record, metrics=lines, outcome=outcome)
+
+    figure = training_figure([run("one"), run("two")])
+    assert figure.layout.yaxis2.title.text == "validation loss (nats)"
+    assert [tuple(line.y) for line in figure.data[-2:]] == [(0.5, pytest.approx(0.1))] * 2
+    row, other = compare([run("three"), cut])
+    assert (row.test, row.validation) == ("1.500 nats", "1.250 nats")
+    assert (other.test, other.validation) == ("87.5", "90.0")
+    # Beside a classifier, what both have: accuracy.
+    assert "accuracy" in training_figure([run("four"), cut]).layout.yaxis2.title.text
 
 
 def test_cuts_are_marked_in_both_panels(cut):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from compressm.report.names import states_text
@@ -35,8 +35,9 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("step", "step\nms"),
 )
 CAPTION = (
-    "Accuracies are those of the model that validation chose after the last cut. Arrows: before "
-    "the first → after the last cut. A step is forward, backward and optimizer (median)."
+    "Accuracies (of language models: losses) are those of the model that validation chose after "
+    "the last cut. Arrows: before the first → after the last cut. A step is forward, backward and "
+    "optimizer (median)."
 )
 
 
@@ -49,10 +50,10 @@ def _row(record: RunRecord) -> Row:
     if record.outcome is not None:
         return _finished(record.label, record.outcome)
     stairs = record.state_dims().values()
-    values = record.series("val/accuracy")[1]
+    lines = [line for line in record.metrics if "val/accuracy" in line]
     return Row(
         label=f"{record.label} (unfinished, step {record.last_step})",
-        validation=_percent(values[-1]) if values else MISSING,
+        validation=_figure(lines[-1], "val") if lines else MISSING,
         states=_arrow(
             states_text([s.states[0] for s in stairs]), states_text([s.states[-1] for s in stairs])
         )
@@ -63,8 +64,8 @@ def _row(record: RunRecord) -> Row:
 def _finished(label: str, run: Outcome) -> Row:
     return Row(
         label=label,
-        test=_percent(run.best.get("test/accuracy")),
-        validation=_percent(run.best.get("val/accuracy")),
+        test=_figure(run.best, "test"),
+        validation=_figure(run.best, "val"),
         states=_arrow(
             states_text([*run.states_start.values()]), states_text([*run.states_end.values()])
         ),
@@ -86,5 +87,9 @@ def _arrow(before: str, after: str) -> str:
     return after if before == after else f"{before} → {after}"
 
 
-def _percent(share: float | None) -> str:
+def _figure(figures: Mapping[str, float], part: str) -> str:
+    """Loss of a language model with its unit, else accuracy in percent."""
+    if f"{part}/bits" in figures:
+        return f"{figures[f'{part}/loss']:.3f} nats"
+    share = figures.get(f"{part}/accuracy")
     return MISSING if share is None else f"{100 * share:.1f}"

@@ -13,7 +13,7 @@ from compressm.report.names import short_names, states_text
 from compressm.report.records import RunRecord, Staircase
 from compressm.report.theme import LIGHT, Theme
 
-# Share of the run whose accuracies set the lower end of their axis; the climb from chance at the
+# Share of the run whose figures set the lower end of their axis; the climb from chance at the
 # start would press all that follows into one line.
 _SETTLED = 0.2
 
@@ -32,8 +32,33 @@ class _Line:
     stairs: Staircase
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """What the lower panel shows, and the least margin of its axis."""
+
+    metric: str
+    scale: float
+    title: str
+    hover: str
+    margin: float
+
+
+_ACCURACY = _Shown(
+    metric="val/accuracy",
+    scale=100,
+    title="validation accuracy (%)",
+    hover="%{y:.2f} %",
+    margin=0.5,
+)
+_LOSS = _Shown(
+    metric="val/loss", scale=1, title="validation loss (nats)", hover="%{y:.4f}", margin=0.01
+)
+
+
 def training_figure(records: Sequence[RunRecord], theme: Theme = LIGHT) -> go.Figure:
-    """Above the state dimension of every layer, below the validation accuracy; cuts are marked.
+    """Above the state dimension of every layer, below the validation figure; cuts are marked.
+
+    The figure is the accuracy, or the loss where all runs are language models.
 
     Of one run every layer has its colour. Of several, every run has, and its layers share it.
     """
@@ -59,19 +84,20 @@ def training_figure(records: Sequence[RunRecord], theme: Theme = LIGHT) -> go.Fi
             row=1,
             col=1,
         )
+    shown = _LOSS if all(record.series("val/bits")[0] for record in records) else _ACCURACY
     for index, record in enumerate(records):
-        steps, values = record.series("val/accuracy")
+        steps, values = record.series(shown.metric)
         alone = len(records) == 1
         figure.add_scatter(
             x=steps,
-            y=[100 * value for value in values],
+            y=[shown.scale * value for value in values],
             name=record.label,
             legendgroup="accuracy" if alone else _legend(record),
             showlegend=False,
             line={"color": theme.ink if alone else theme.color(index), "width": 2},
             mode="lines+markers",
             marker={"size": 5},
-            hovertemplate="%{y:.2f} %",
+            hovertemplate=shown.hover,
             row=2,
             col=1,
         )
@@ -88,9 +114,7 @@ def training_figure(records: Sequence[RunRecord], theme: Theme = LIGHT) -> go.Fi
     figure.update_xaxes(title="training step", row=2, col=1)
     figure.update_yaxes(**theme.axis(title={"standoff": 12}))
     figure.update_yaxes(title="state dimension", **_powers_of_two(lines), row=1, col=1)
-    figure.update_yaxes(
-        title="validation accuracy (%)", range=_accuracy_range(records), row=2, col=1
-    )
+    figure.update_yaxes(title=shown.title, range=_settled_range(records, shown), row=2, col=1)
     return figure
 
 
@@ -173,14 +197,14 @@ def _powers_of_two(lines: Sequence[_Line]) -> dict[str, object]:
     }
 
 
-def _accuracy_range(records: Sequence[RunRecord]) -> list[float] | None:
+def _settled_range(records: Sequence[RunRecord], shown: _Shown) -> list[float] | None:
     settled = []
     for record in records:
-        points = list(zip(*record.series("val/accuracy"), strict=True))
+        points = list(zip(*record.series(shown.metric), strict=True))
         late = [value for step, value in points if step >= _SETTLED * record.last_step]
-        settled += [100 * value for value in late or [value for _, value in points]]
+        settled += [shown.scale * value for value in late or [value for _, value in points]]
     if not settled:
         return None
     low, high = min(settled), max(settled)
-    margin = max(0.08 * (high - low), 0.5)
+    margin = max(0.08 * (high - low), shown.margin)
     return [max(0.0, low - margin), high + margin]
