@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -15,6 +13,7 @@ from compressm.adapters.base import find_sites
 from compressm.adapters.configs import config_entries
 from compressm.edits import holder_of
 from compressm.errors import CheckpointError
+from compressm.files import read_tensors
 from compressm.writeback import as_optimizers, resize_, set_attributes_
 
 
@@ -35,10 +34,10 @@ def load_compressed(
         optimizer: one or several that already hold the model's parameters.
 
     Raises:
-        CheckpointError: the file is missing or unreadable, a key is missing or unexpected, or a
-            shape outside the compressible layers differs. The model is left as it was.
+        CheckpointError: the file is missing, unreadable or changed, a key is missing or unexpected,
+            or a shape outside the compressible layers differs. The model is left as it was.
     """
-    state = source if isinstance(source, Mapping) else _read(Path(source))
+    state = source if isinstance(source, Mapping) else read_tensors(source)[0]
     own = model.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unexpected:
@@ -115,17 +114,6 @@ def _resizable(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
         for site, found in find_sites(model).items()
         for name in found.adapter.parameters(found.module)
     }
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint {path}") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a readable .safetensors file (truncated, or of another kind): {error}"
-        ) from error
 
 
 def _listed(items: list[str]) -> str:

@@ -108,7 +108,7 @@ def test_a_run_killed_by_the_system_can_be_resumed(tmp_path):
     running = subprocess.Popen([*command, "digits-lru", *long, "--out", str(out)])
     try:
         deadline = time.monotonic() + 60
-        while not (out / "checkpoints" / "last.ckpt").exists():
+        while not (out / "checkpoints" / "resume.safetensors").exists():
             assert time.monotonic() < deadline
             assert running.poll() is None
             time.sleep(0.05)

@@ -13,6 +13,7 @@ from compressm.train.callbacks import BestModel
 from compressm.train.clock import StepClock
 from compressm.train.folder import RunFolder
 from compressm.train.logger import JsonlLogger
+from compressm.trees import save_tree
 
 
 def figures(accuracy, loss=1.0):
@@ -116,7 +117,7 @@ def test_rewinding_drops_what_will_be_written_again(tmp_path):
     folder = RunFolder(tmp_path)
     folder.checkpoint.parent.mkdir()
     folder.metrics.write_text("".join(f'{{"step": {k}}}\n' for k in range(1, 6)) + '{"ste')
-    torch.save({"global_step": 3}, folder.checkpoint)
+    save_tree(folder.checkpoint, {"global_step": 3})
     assert folder.rewind()
     assert folder.metrics.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
     folder.checkpoint.unlink()
@@ -130,10 +131,17 @@ def test_damaged_logs_and_checkpoints_are_named(tmp_path):
     folder.metrics.write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 2 is damaged: nonsense"):
         folder.rewind()
-    for content in (b"", b"PK\x03\x04 cut short", b"not a checkpoint"):
+    folder.metrics.unlink()
+    save_tree(folder.checkpoint, {"global_step": 3, "weights": torch.ones(9)})
+    whole = folder.checkpoint.read_bytes()
+    flipped = whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
+    for content in (b"", b"PK\x03\x04 cut short", whole[:-1], whole[:50], flipped):
         folder.checkpoint.write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be read"):
+        with pytest.raises(CheckpointError, match=r"resume\.safetensors is (not a read|damaged)"):
             folder.rewind()
+    save_tree(folder.checkpoint, [1])
+    with pytest.raises(CheckpointError, match=r"resume\.safetensors is not the checkpoint"):
+        folder.rewind()
 
 
 def test_infinity_is_not_the_best(saved):

@@ -58,7 +58,7 @@ def test_run_folder(finished):
         "metrics.jsonl",
         "events.jsonl",
         "summary.json",
-        "checkpoints/last.ckpt",
+        "checkpoints/resume.safetensors",
         "checkpoints/last.safetensors",
         "checkpoints/best.safetensors",
     }

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import itertools
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from compressm.errors import CheckpointError, ConfigError
+from compressm.files import PARTIAL, write_text
 from compressm.train.config import RunConfig
 from compressm.train.parse import build_config, read_yaml
+from compressm.trees import load_tree
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """Paths of one run.
 
-    config.yaml, metrics.jsonl, events.jsonl, summary.json, and in checkpoints/: last.ckpt
-    (Lightning's, to resume from), best.safetensors and last.safetensors (models).
+    config.yaml, metrics.jsonl, events.jsonl, summary.json, and in checkpoints/:
+    resume.safetensors (all that `resume` needs), best.safetensors and last.safetensors (models).
+    All but the two logs are written whole or not at all.
     """
 
     path: Path
@@ -50,7 +51,7 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         """Everything needed to resume."""
-        return self.path / "checkpoints" / "last.ckpt"
+        return self.path / "checkpoints" / "resume.safetensors"
 
     def model(self, which: str) -> Path:
         """The model file "best" or "last"."""
@@ -68,12 +69,18 @@ class RunFolder:
             candidates = (Path("runs") / n for n in itertools.chain([name], numbered))
             path = next(candidate for candidate in candidates if not candidate.exists())
         folder = cls(Path(path))
-        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        if folder._holds_something():
             raise ConfigError(
                 f"{path} is there already; take another folder, or continue that run with "
                 f"--resume {path}"
             )
         return folder
+
+    def _holds_something(self) -> bool:
+        """Whether there is more than a run leaves that was killed while it made its folder."""
+        if not self.path.is_dir():
+            return self.path.exists()
+        return any(item.suffix != PARTIAL for item in self.path.iterdir())
 
     def create(self, config: RunConfig) -> None:
         """Make the folder, with the settings in it.
@@ -82,9 +89,10 @@ class RunFolder:
             ConfigError: it cannot be made.
         """
         try:
-            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(config.to_dict(), sort_keys=False)
-            self.config.write_text(text, encoding="utf-8")
+            self.path.mkdir(parents=True, exist_ok=True)
+            # First of all: from here on the run can be resumed.
+            write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+            self.checkpoint.parent.mkdir(exist_ok=True)
         except OSError as error:
             raise ConfigError(f"the folder {self.path} cannot be written: {error}") from error
 
@@ -102,6 +110,7 @@ class RunFolder:
                 f"{path} is not a run folder: there is no config.yaml in it; "
                 "give a folder that `compressm train` made"
             )
+        folder.checkpoint.parent.mkdir(exist_ok=True)
         return folder, build_config(read_yaml(folder.config))
 
     def rewind(self) -> bool:
@@ -112,21 +121,17 @@ class RunFolder:
         """
         step = 0
         if self.checkpoint.is_file():
-            try:
-                content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-                step = content["global_step"]
-            except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise CheckpointError(
-                    f"{self.checkpoint} cannot be read (truncated, or of another kind): {reason}"
-                ) from error
+            content = load_tree(self.checkpoint)
+            if not isinstance(content, dict) or "global_step" not in content:
+                raise CheckpointError(f"{self.checkpoint} is not the checkpoint of a run")
+            step = content["global_step"]
         for log in (self.metrics, self.events):
             _drop_lines_after(log, step)
         return self.checkpoint.is_file()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """summary.json, which also marks the run as finished."""
-        self.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        write_text(self.summary, json.dumps(summary, indent=2) + "\n")
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
@@ -146,4 +151,4 @@ def _drop_lines_after(path: Path, step: int) -> None:
         except (ValueError, TypeError, KeyError) as error:
             if number < len(lines):  # the last one may be cut short by the kill
                 raise CheckpointError(f"{path}, line {number} is damaged: {line:.60}") from error
-    path.write_text("".join(kept), encoding="utf-8")
+    write_text(path, "".join(kept))

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from compressm.checkpoint import load_compressed
 from compressm.data import Task
 from compressm.errors import CheckpointError, CompressmError
+from compressm.files import read_tensors, write_tensors
 from compressm.train.build import build_model
 from compressm.train.config import RunConfig
 from compressm.train.parse import build_config
@@ -63,19 +59,8 @@ def save_model(path: str | Path, model: nn.Module, card: ModelCard) -> None:
 
     `state_dims` of the card are taken from the model.
     """
-    path = Path(path)
     card = dataclasses.replace(card, state_dims=states_of(model))
-    tensors: dict[str, Tensor] = {}
-    places: set[int] = set()
-    for name, value in model.state_dict().items():
-        tensor = value.detach().cpu().contiguous()
-        # Of tied weights each name gets values of its own: safetensors knows no sharing.
-        shared = tensor.data_ptr() in places
-        places.add(tensor.data_ptr())
-        tensors[name] = tensor.clone() if shared else tensor
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={_KEY: card.to_json()})
-    os.replace(partial, path)
+    write_tensors(path, model.state_dict(), {_KEY: card.to_json()})
 
 
 def find_model_file(path: str | Path) -> Path:
@@ -115,7 +100,7 @@ def load_run_model(path: str | Path) -> tuple[nn.Module, RunConfig]:
     run that has none yet.
 
     Raises:
-        CheckpointError: the file is missing, truncated, or not a model that compressm saved.
+        CheckpointError: the file is missing, truncated, changed, or no model that compressm saved.
     """
     file = find_model_file(path)
     card, tensors = _read(file, weights=True)
@@ -133,15 +118,7 @@ def load_run_model(path: str | Path) -> tuple[nn.Module, RunConfig]:
 
 
 def _read(file: Path, *, weights: bool) -> tuple[ModelCard, dict[str, Tensor]]:
-    try:
-        with safe_open(file, framework="pt") as archive:
-            metadata: dict[str, Any] = archive.metadata() or {}
-            names = archive.keys() if weights else ()
-            tensors: dict[str, torch.Tensor] = {name: archive.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file} is not a readable .safetensors file (truncated, or of another kind): {error}"
-        ) from error
+    tensors, metadata = read_tensors(file, weights=weights)
     if _KEY not in metadata:
         raise CheckpointError(
             f"{file} has no compressm metadata, so its model cannot be rebuilt; "

@@ -6,21 +6,45 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from compressm.train.config import RunConfig
 from compressm.train.folder import RunFolder
 from compressm.train.logger import JsonlLogger
+from compressm.trees import load_tree, save_tree
 
 _PRECISION: dict[str, Literal["32-true", "bf16-mixed", "64-true"]] = {
     "32": "32-true",
     "bf16": "bf16-mixed",
     "64": "64-true",
 }
+
+
+class CheckpointFile(CheckpointIO):
+    """Lightning's checkpoints in a file without pickle, whole or not there, with a checksum."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Replace the file."""
+        save_tree(path, checkpoint)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """What `save_checkpoint` was given, on the CPU."""
+        checkpoint: dict[str, Any] = load_tree(path)
+        return checkpoint
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete the file."""
+        Path(path).unlink(missing_ok=True)
 
 
 def make_trainer(config: RunConfig, **options: Any) -> pl.Trainer:
@@ -39,6 +63,7 @@ def make_trainer(config: RunConfig, **options: Any) -> pl.Trainer:
         gradient_clip_val=config.optim.clip,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        plugins=[CheckpointFile()],
         **options,
     )
 
