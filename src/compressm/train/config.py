@@ -60,6 +60,8 @@ class CompressConfig:
         cuts: number of cuts.
         start, window: the cuts are equally spaced between these shares of all steps, the last
             one at `window`.
+        rank: "uniform" keeps one state dimension for all layers that share a configuration, so that
+            transformers' `from_pretrained` alone loads the model.
         method: how states are ranked and reduced, see `compressm.measure`.
         select: which states stay ("smallest" and "random" are for ablations).
         transport: optimizer moments follow the change of basis ("project") or start anew.
@@ -70,6 +72,7 @@ class CompressConfig:
     cuts: int = 4
     start: float = 0.0
     window: float = 0.1
+    rank: Literal["per-layer", "uniform"] = "per-layer"
     method: str = "auto"
     select: Literal["largest", "smallest", "random"] = "largest"
     transport: Literal["project", "reset"] = "project"

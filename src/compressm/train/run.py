@@ -182,6 +182,7 @@ def _compression(
     return CompressionCallback(
         policy=settings.build_policy(),
         schedule=schedule,
+        rank=settings.rank,
         method=settings.method,
         data=Calibration(seen, loss=loss_of, max_batches=settings.batches),
         transport=settings.transport,
