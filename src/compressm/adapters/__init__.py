@@ -1,6 +1,7 @@
 """One file for each layer family; importing this package registers them all."""
 
 from compressm.adapters import lru as lru
+from compressm.adapters import mamba1 as mamba1
 from compressm.adapters.base import (
     Adapter,
     Draft,
