@@ -23,8 +23,10 @@ ALLOWED = {
     "ranks": {"spectrum"},
     "budgets": {"ranks", "spectrum"},
     "adapters": {"numerics", "nn", "edits", "calibration", "spectrum"},
+    "files": set(),
+    "trees": {"files"},
     "guard": set(),
-    "writeback": {"edits", "guard"},
+    "writeback": {"edits", "files", "guard", "trees"},
     "distributed": set(),
     "team": {"distributed", "writeback"},
     "cutting": {
@@ -47,7 +49,7 @@ ALLOWED = {
         "spectrum",
         "writeback",
     },
-    "checkpoint": {"adapters", "edits", "writeback"},
+    "checkpoint": {"adapters", "edits", "files", "writeback"},
     "compressor": {
         "adapters",
         "calibration",
@@ -73,6 +75,7 @@ ALLOWED = {
         "guard",
         "ranks",
         "schedule",
+        "trees",
         "writeback",
     },
     "report": {"events"},

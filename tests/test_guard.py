@@ -10,6 +10,7 @@ from compressm import Compressor, FixedRank, Guard, Schedule, compress_
 from compressm.errors import InputError
 from compressm.guard import gentler
 from compressm.nn import SequenceClassifier, state_dims
+from compressm.trees import load_tree, save_tree
 
 FULL, CUT = 16, 4
 
@@ -100,6 +101,10 @@ def test_a_rejected_cut_leaves_no_trace_in_the_whole_run(make, where, tmp_path):
     assert event.kind == "rejected"
     assert event.attempts == 3
     assert [(s.before, s.after) for s in event.sites] == [(FULL, FULL)] * 2
+    # Weights, gradients, one or two moments of each; random numbers and a header are small.
+    weights = sum(p.nbytes for p in plain.model.parameters())
+    assert 3 * weights <= event.snapshot_bytes < 5 * weights + 2**15
+    assert not list(tmp_path.iterdir())
     exactly(guarded, plain)
     assert [id(p) for p in guarded.model.parameters()] == ids
     assert list(tmp_path.iterdir()) == []
@@ -220,14 +225,13 @@ def test_a_run_resumed_while_a_cut_is_pending_ends_the_same(metric, at, tmp_path
     whole = Loop(**options)
     whole.run(at)
     parts = (*whole.everything(), whole.compressor.state_dict())
-    torch.save(
-        (parts, torch.get_rng_state(), random.getstate(), np.random.get_state()), tmp_path / "c"
-    )
+    numpy_state = np.random.get_state()
+    save_tree(tmp_path / "c", [parts, torch.get_rng_state(), random.getstate()])
     whole.run(20 - at, seed=False)
 
     resumed = Loop(**options)
-    loaded = torch.load(tmp_path / "c", weights_only=False)
-    (model, optimizer, scheduler, compressor), torch_state, python_state, numpy_state = loaded
+    parts, torch_state, python_state = load_tree(tmp_path / "c")
+    model, optimizer, scheduler, compressor = parts
     resumed.model.load_state_dict(model)
     fresh = torch.optim.AdamW(resumed.model.parameters(), lr=1e-3)
     resumed.optimizer.param_groups[0]["params"] = fresh.param_groups[0]["params"]

@@ -66,6 +66,8 @@ class Event:
         metric_after: and after; None where it was not a finite number.
         attempts: cuts tried; each after the first took half as many states.
         evaluation_seconds: wall-clock of the guard's evaluations (not part of `seconds`).
+        snapshot_bytes: the guard's copy of model and optimizers, in memory or in its folder; the
+            peak is that much above the training itself, plus the new, smaller parameters.
         notes: what the policy has to say, such as how many evaluations it took.
     """
 
@@ -80,6 +82,7 @@ class Event:
     metric_after: float | None = None
     attempts: int = 1
     evaluation_seconds: float = 0.0
+    snapshot_bytes: int = 0
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:

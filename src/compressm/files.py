@@ -95,7 +95,7 @@ def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     for name in sorted(tensors):
         t = tensors[name]
         total.update(f"{name}\0{t.dtype}\0{tuple(t.shape)}\0".encode())
-        total.update(t.contiguous().reshape(-1).view(torch.uint8).numpy())
+        total.update(t.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

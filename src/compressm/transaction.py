@@ -26,6 +26,7 @@ class _Trial:
     plan: dict[str, int]
     metric_before: float
     parameters_before: int
+    snapshot_bytes: int = 0
     attempts: int = 0
     changes: tuple[SiteChange, ...] = ()
     judged_at: int | None = None
@@ -80,8 +81,10 @@ class Transaction:
             return self._event(kind, step, proposal.changes, before, started)
         metric = self._evaluate()
         self._guard.drop(metric, metric)  # a metric that is no number is an error before the cut
+        snapshot = self._cutter.snapshot()
         self._trial = _Trial(
-            snapshot=self._cutter.snapshot(),
+            snapshot=snapshot,
+            snapshot_bytes=snapshot.nbytes,
             plan=plan,
             metric_before=metric,
             parameters_before=before,
@@ -184,6 +187,7 @@ class Transaction:
             metric_after=after if after is not None and math.isfinite(after) else None,
             attempts=1 if trial is None else trial.attempts,
             evaluation_seconds=self._evaluation,
+            snapshot_bytes=0 if trial is None else trial.snapshot_bytes,
             notes=self._notes,
         )
 
@@ -206,6 +210,7 @@ class Transaction:
                 "plan": trial.plan,
                 "metric_before": trial.metric_before,
                 "parameters_before": trial.parameters_before,
+                "snapshot_bytes": trial.snapshot_bytes,
                 "attempts": trial.attempts,
                 "changes": [change.to_dict() for change in trial.changes],
                 "judged_at": trial.judged_at,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,25 @@ def joined(skeleton: Any, tensors: Sequence[Tensor]) -> Any:
     return skeleton
 
 
+def named(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Tensors by number, for a file; complex ones, which it lacks, as pairs of reals under "7c"."""
+    return {
+        f"{i}c" if t.is_complex() else f"{i}": (
+            torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
+        )
+        for i, t in enumerate(tensors)
+    }
+
+
+def numbered(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """The inverse of `named`."""
+    back = {
+        int(name.rstrip("c")): torch.view_as_complex(t) if name.endswith("c") else t
+        for name, t in tensors.items()
+    }
+    return [back[i] for i in range(len(back))]
+
+
 def save_tree(path: str | Path, tree: Any) -> None:
     """Write a tree to one checksummed .safetensors file, whole or not at all.
 
@@ -71,7 +90,7 @@ def save_tree(path: str | Path, tree: Any) -> None:
         InputError: an object in it is no tensor, container or plain value.
     """
     skeleton, tensors = split(tree)
-    write_tensors(path, _named(tensors), {_TREE: json.dumps(_plain(skeleton, ""))})
+    write_tensors(path, named(tensors), {_TREE: json.dumps(_plain(skeleton, ""))})
 
 
 def load_tree(path: str | Path) -> Any:
@@ -91,7 +110,7 @@ def to_text(tree: Any) -> str:
         InputError: as `save_tree`.
     """
     skeleton, tensors = split(tree)
-    stored = {name: t.cpu().contiguous().clone() for name, t in _named(tensors).items()}
+    stored = {name: t.cpu().contiguous().clone() for name, t in named(tensors).items()}
     blob = save(stored, metadata={_TREE: json.dumps(_plain(skeleton, ""))})
     return base64.b64encode(blob).decode("ascii")
 
@@ -111,24 +130,10 @@ def from_text(text: str, source: str) -> Any:
     return _built(tensors, header.get("__metadata__", {}), source)
 
 
-def _named(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-    """By number; complex ones, which the format lacks, as pairs of real numbers under "7c"."""
-    return {
-        f"{i}c" if t.is_complex() else f"{i}": (
-            torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
-        )
-        for i, t in enumerate(tensors)
-    }
-
-
 def _built(tensors: dict[str, Tensor], metadata: dict[str, str], source: str) -> Any:
     try:
         skeleton = json.loads(metadata[_TREE])
-        back = {
-            int(name.rstrip("c")): torch.view_as_complex(t) if name.endswith("c") else t
-            for name, t in tensors.items()
-        }
-        return joined(_unplain(skeleton), [back[i] for i in range(len(back))])
+        return joined(_unplain(skeleton), numbered(tensors))
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise CheckpointError(
             f"{source} does not hold the state of a run: {type(error).__name__}: {error}"

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import compressm
@@ -158,7 +159,7 @@ def test_a_run_resumed_while_a_cut_is_pending_ends_the_same(tmp_path, verdict):
     assert [event.kind for event in callback.events] == kinds
     same(resumed.model, whole.model)
 
-    (tmp_path / "checkpoint-6" / "compressm.pt").unlink()
+    (tmp_path / "checkpoint-6" / "compressm.safetensors").unlink()
     with pytest.raises(CheckpointError, match="resume from an earlier one"):
         start(tmp_path)[1].train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
 
@@ -200,9 +201,7 @@ def test_the_best_model_is_one_of_the_final_size(tmp_path):
     assert run.state.best_global_step == 4
     assert dims(run.model) == [FULL // 2]
     fresh = build()
-    fresh.load_state_dict(
-        compressm.checkpoint.load_file(tmp_path / "checkpoint-4" / "model.safetensors")
-    )
+    fresh.load_state_dict(load_file(tmp_path / "checkpoint-4" / "model.safetensors"))
     same(fresh, run.model)
 
 

@@ -82,4 +82,4 @@ def test_a_run_killed_at_any_moment_ends_with_the_weights_of_the_uninterrupted_o
             assert ours.keys() == theirs.keys(), told
             assert all(torch.equal(ours[key], theirs[key]) for key in ours), told
         assert not list(folder.rglob(f"*{PARTIAL}")), told
-    print(f"{kills} kills in {number} runs, {time.perf_counter() - began:.0f} s")  # noqa: T201
+    print(f"{kills} kills in {number} runs, {time.perf_counter() - began:.0f} s")

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from compressm.calibration import calibration_of
 from compressm.compressor import Compressor
 from compressm.errors import InputError, MissingExtraError
 from compressm.events import Event
-from compressm.guard import Guard
+from compressm.integrations.late import LateCompressor
 
 try:
     import lightning.pytorch as pl
@@ -35,36 +30,27 @@ class CompressionCallback(pl.Callback):
     Args:
         target: attribute path of the module to compress, such as "model"; by default the
             LightningModule itself. `data` goes through this module.
-        guard: as for `compressm.Compressor`; the trainer's LR schedulers become companions.
-        log: where events go: a path (JSONL) or a callable.
-        compression: further arguments of `compressm.Compressor`: policy, schedule, data, …
-
-    Attributes:
-        compressor: the compressor, from the start of training on.
+        compression: further arguments of `compressm.Compressor`: policy, schedule, data, log, …;
+            a guard's companions are joined by the trainer's LR schedulers.
     """
 
-    def __init__(
-        self,
-        *,
-        target: str | None = None,
-        guard: Guard | None = None,
-        log: str | Path | Callable[[Event], None] | None = None,
-        **compression: Any,
-    ) -> None:
-        self.compressor: Compressor | None = None
-        self._target, self._guard, self._log = target, guard, log
+    def __init__(self, *, target: str | None = None, **compression: Any) -> None:
+        self._late = LateCompressor(target=target, **compression)
         self._restored: dict[str, Any] | None = None
-        how = (compression.pop(name, None) for name in ("data", "forward", "loss"))
-        self._settings = {**compression, "data": calibration_of(*how)}
+
+    @property
+    def compressor(self) -> Compressor | None:
+        """The compressor, from the start of training on."""
+        return self._late.compressor
 
     @property
     def events(self) -> list[Event]:
         """All events so far."""
-        return [] if self.compressor is None else self.compressor.events
+        return self._late.events
 
     def check(self, pl_module: pl.LightningModule) -> None:
         """Refuse before training what `on_train_start` would refuse."""
-        self._compressor(pl_module, None, guard=None, log=None)
+        self._late.check(pl_module)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Before a checkpoint is restored: from here on the model takes smaller states."""
@@ -79,25 +65,11 @@ class CompressionCallback(pl.Callback):
             InputError: several devices under a strategy that is neither DDP nor FSDP2, a `target`
                 that the module does not have, or nothing in the model that can be compressed.
         """
-        guard, schedulers = self._guard, [c.scheduler for c in trainer.lr_scheduler_configs]
-        if guard is not None:
-            guard = replace(guard, companions=[*guard.companions, *schedulers])
-        self.compressor = self._compressor(
-            pl_module,
-            trainer.optimizers,
-            guard=guard,
-            log=self._log,
-            wrapper=_wrapper(trainer, pl_module),
+        wrapper = _wrapper(trainer, pl_module)
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        self._late.start(
+            pl_module, trainer.optimizers, schedulers, state=self._restored, wrapper=wrapper
         )
-        if self._restored is not None:
-            self.compressor.load_state_dict(self._restored)
-
-    def _compressor(self, module: pl.LightningModule, optimizers: Any, **more: Any) -> Compressor:
-        try:
-            model = attrgetter(self._target)(module) if self._target else module
-        except AttributeError as error:
-            raise InputError(f"target: {type(module).__name__} has no {self._target}") from error
-        return Compressor(model, optimizers, **more, **self._settings)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Cut if the optimizer step that was just made is due."""

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm.edits import holder_of
+from compressm.files import read_tensors, write_tensors
 from compressm.guard import Companion
+from compressm.trees import joined, named, numbered, split
 from compressm.writeback.sharded import Records, reshard_
 
 
@@ -26,8 +28,9 @@ class Snapshot:
     `restore` puts the *same* parameter objects back where they were, with the same values, so
     references to them (hooks, other optimizers) are valid again.
 
-    Memory: one copy of all parameters, gradients, buffers and optimizer states, on the device
-    where they are; with `folder`, in a file there, and only the objects stay in memory.
+    Memory: `nbytes`, one copy of all parameters, gradients, buffers and optimizer states, on the
+    device where they are; with `folder`, in a file there (`restore` then holds the copy for a
+    moment). The replaced parameters stay alive as well, until `close`.
 
     Args:
         model: the parameters and buffers of all its modules are covered.
@@ -87,8 +90,10 @@ class Snapshot:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=folder, suffix=".snapshot", delete=False) as file:
-                torch.save(saved, file)
-            self._file, self._saved = Path(file.name), None
+                self._file = Path(file.name)
+            # Whatever is no tensor stays here: no pickle is written, and none is ever read.
+            self._saved, tensors = split(saved)
+            write_tensors(self._file, named(tensors), {})
 
     @classmethod
     def from_state_dict(
@@ -123,13 +128,13 @@ class Snapshot:
 
     def state_dict(self) -> dict[str, Any]:
         """The copies themselves, for a checkpoint."""
-        if self._saved is not None:
-            return self._saved
-        if self._file is None:
+        if self._saved is None:
             raise RuntimeError("this snapshot was closed")
-        # Written by this very process a moment ago; optimizer states may hold any object.
-        loaded: dict[str, Any] = torch.load(self._file, weights_only=False)
-        return loaded
+        if self._file is None:
+            return self._saved
+        stored, _ = read_tensors(self._file, sealed=True)
+        whole: dict[str, Any] = joined(self._saved, numbered(stored))
+        return whole
 
     @property
     def nbytes(self) -> int:
