@@ -24,6 +24,7 @@ from compressm.edits import Edit
 from compressm.errors import InputError
 from compressm.events import SiteChange
 from compressm.spectrum import Spectrum
+from compressm.together import each
 from compressm.writeback.sharded import gathered, reshard_
 
 Rank = Literal["per-layer", "uniform"]
@@ -74,7 +75,8 @@ class Survey:
             _show(calibration, model, [o.probe for o in observers.values() if o.probe], ranks)
         with ranks.agreement("measuring"):
             measuring = observers if ranks.first else {}
-            measured = {name: observer.measure() for name, observer in measuring.items()}
+            found = each(lambda name: measuring[name].measure(), list(measuring))
+            measured = dict(zip(measuring, found, strict=True))
         spectra = ranks.broadcast({name: m.spectrum for name, m in measured.items()})
         return cls(
             model=model,
@@ -93,21 +95,25 @@ class Survey:
         drafts: dict[str, Draft] = {}
         with self.ranks.agreement("reducing"):
             if self.ranks.first:
-                drafts = {
-                    name: self.measurements[name].reduce(
+
+                def reduce(name: str) -> Draft:
+                    return self.measurements[name].reduce(
                         plan[name], select=select, generator=generator
                     )
-                    for name in smaller
-                }
+
+                # Random selections draw from one generator, so in the order of the layers.
+                reduced = [*map(reduce, smaller)] if select == "random" else each(reduce, smaller)
+                drafts = dict(zip(smaller, reduced, strict=True))
         if self.calibration is not None:
             probes = [draft.probe for draft in drafts.values() if draft.probe]
             probes = self.ranks.broadcast(probes, self.model)
             _show(self.calibration, self.model, probes, self.ranks)
+        with self.ranks.agreement("refitting"):
+            each(lambda draft: draft.finish(), list(drafts.values()))
         edits: list[Edit] = []
         for name in smaller:
-            with self.ranks.agreement("refitting"), gathered(self.sites[name].module):
+            with self.ranks.agreement("writing"), gathered(self.sites[name].module):
                 if self.ranks.first:
-                    drafts[name].finish()
                     edits += drafts[name].edits()
         edits += self._sizes(drafts)
         changes = tuple(self._change(name, drafts.get(name)) for name in self.sites)

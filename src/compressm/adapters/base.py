@@ -49,7 +49,7 @@ class Draft(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """Use what `probe` has seen; called once, before `edits`."""
+        """Use what `probe` has seen; called once, before `edits`, without looking at the layer."""
 
     @property
     @abstractmethod

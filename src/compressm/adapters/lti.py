@@ -175,21 +175,28 @@ class LinearObserver(Observer):
 
     def measure(self) -> Measurement:
         method, driven = self.method, self._driven
-        gramians = numerics.gramians(self.system, real_pairs=method.real_pairs)
-        if driven is not None:
-            P = driven.states.moment if method.controllability == "empirical" else gramians.P
-            Q = gramians.Q if driven.adjoint is None else driven.adjoint.moment
-            kind: Literal["gradient", "empirical"] = "gradient" if driven.adjoint else "empirical"
-            gramians = Gramians(P=P, Q=Q, real=True, kind=kind)
-        return LinearMeasurement(self, gramians)
+        real = self.system.real_output and method.real_pairs
+        kind: Literal["infinite", "empirical", "gradient"]
+        white = numerics.cross_gramian(self.system, self.system, real=real)
+        P, kind = white, "infinite"
+        if driven is not None and method.controllability == "empirical":
+            P, kind = driven.states.moment, "empirical"
+        if driven is not None and driven.adjoint is not None:
+            Q, kind = driven.adjoint.moment, "gradient"
+        else:
+            dual = numerics.adjoint(self.system)
+            Q = numerics.cross_gramian(dual, dual, real=real)
+        return LinearMeasurement(self, Gramians(P=P, Q=Q, real=real, kind=kind), white)
 
 
 @final
 class LinearMeasurement(Measurement):
     """Gramians and singular values of one layer, and the reductions they allow."""
 
-    def __init__(self, observer: LinearObserver, gramians: Gramians) -> None:
+    def __init__(self, observer: LinearObserver, gramians: Gramians, white: Tensor) -> None:
         self.observer, self.gramians = observer, gramians
+        # P under white noise; of the complex map it is no help with the norms of the real one.
+        self.white = white if gramians.real or not observer.system.real_output else None
         self.balancing = numerics.balance(gramians.P, gramians.Q, pairs=gramians.real)
         order = observer.system.order
         self.spectrum = Spectrum(
@@ -209,7 +216,7 @@ class LinearMeasurement(Measurement):
         if method.basis == "modes" or self.balancing.numerical_rank == 0:
             # With nothing to balance (a dead layer), any modes do; the refit makes them exact.
             reduction = self._modes(rank, select, generator)
-            return LinearDraft(self.observer, reduction, refit_on_data=False)
+            return LinearDraft(self, reduction, refit_on_data=False)
         reduction = numerics.balanced_truncation(
             system, self.balancing, rank, which=select, generator=generator, strict=False
         )
@@ -221,7 +228,7 @@ class LinearMeasurement(Measurement):
         if method.refit == "h2":
             refitted = numerics.h2_refit(system, reduction.system)
             reduction = numerics.with_system(reduction, refitted)
-        return LinearDraft(self.observer, reduction, refit_on_data=method.refit == "data")
+        return LinearDraft(self, reduction, refit_on_data=method.refit == "data")
 
     def _modes(self, rank: int, select: Select, generator: torch.Generator) -> Reduction:
         system = self.observer.system
@@ -242,12 +249,13 @@ class LinearDraft(Draft):
 
     def __init__(
         self,
-        observer: LinearObserver,
+        measurement: LinearMeasurement,
         reduction: Reduction,
         *,
         refit_on_data: bool,
     ) -> None:
-        self.observer, self.reduction = observer, reduction
+        observer = measurement.observer
+        self.observer, self.reduction, self._white = observer, reduction, measurement.white
         self.notes = reduction.notes
         if (
             observer.method.guaranteed
@@ -271,9 +279,9 @@ class LinearDraft(Draft):
             refitted = numerics.data_refit(self.observer.system, reduced, joint)
             self.reduction = numerics.with_system(self.reduction, refitted)
         full, reduced = self.observer.system, self.reduction.system
-        size = numerics.h2_norm(full)
+        size = numerics.h2_norm(full, P=self._white)
         if size > 0:
-            self.error = numerics.h2_error(full, reduced) / size
+            self.error = numerics.h2_error(full, reduced, P=self._white) / size
         if self._driven is not None:
             joint = self._driven.states.moment
             self.data_error = numerics.output_error(full, reduced, joint)

@@ -124,7 +124,7 @@ class StateMoments:
     def _scan(self, x: Tensor, u: Tensor, weight: Tensor, steps: Tensor, start: int) -> Tensor:
         """Run the recursion over one chunk, add its states to the sum, return the last state."""
         s, stop = self._system, start + u.shape[1]
-        drive = torch.matmul(u.transpose(0, 1).to(x.dtype), s.B.mT.to(x.dtype))
+        drive = _driven(u.transpose(0, 1), s.B).to(x.dtype)
         for state in drive:
             x = state.add_(x * s.A if s.is_diagonal else x @ s.A.mT)
         recorded = steps[start:stop]
@@ -134,3 +134,14 @@ class StateMoments:
             states = torch.cat([states.real, states.imag], 1)
         self._sum += (states.mT @ states.conj()).to(self._sum.dtype)
         return x
+
+
+def _driven(u: Tensor, B: Tensor) -> Tensor:
+    """u B^T, (L, B, N); for a real u two real products instead of one with complex zeros."""
+    flat = u.reshape(-1, u.shape[2])
+    if B.is_complex() and not flat.is_complex():
+        # Real and imaginary parts are strided views, for which products are slow.
+        parts = (flat @ part.mT.contiguous() for part in (B.real, B.imag))
+        return torch.complex(*parts).view(*u.shape[:2], -1)
+    dtype = torch.promote_types(flat.dtype, B.dtype)
+    return (flat.to(dtype) @ B.mT.to(dtype)).view(*u.shape[:2], -1)

@@ -29,26 +29,56 @@ _ZOOM_POINTS = 9
 _ZOOMS = 12
 
 
-def h2_norm(system: StateSpace) -> float:
+def h2_norm(system: StateSpace, *, P: Tensor | None = None) -> float:
     """sqrt(tr(C P C*) + 2 Re tr(D* C B) + ||D||_F^2), closed form.
+
+    Args:
+        system: a stable system.
+        P: its controllability Gramian where it is known, as `cross_gramian` gives it.
 
     Raises:
         UnstableSystemError: an eigenvalue lies on or outside the unit circle.
     """
     s = system.double().require_stable()
-    P = cross_gramian(s, s)
+    P = cross_gramian(s, s) if P is None else P
     C = unfold_readout(s.C) if s.real_output else s.C
     energy = float(((C @ P) * C.conj()).sum().real)
+    return math.sqrt(max(energy + _feed_through_energy(s), 0.0))
+
+
+def h2_error(full: StateSpace, reduced: StateSpace, *, P: Tensor | None = None) -> float:
+    """||G - G_r||_2. Differences of near-equal energies limit it to about 1e-8 ||G||_2.
+
+    tr(C P C*) - 2 Re tr(C X C_r*) + tr(C_r P_r C_r*), X = E[x z*] of the two states, and what D
+    adds.
+
+    Args:
+        full: N states.
+        reduced: r states.
+        P: the controllability Gramian of `full` where it is known, as `cross_gramian` gives it.
+
+    Raises:
+        UnstableSystemError: an eigenvalue lies on or outside the unit circle.
+        InputError: the systems do not fit together.
+    """
+    gap = difference(full, reduced)
+    a, b = (s.double().require_stable() for s in (full, reduced))
+    P = cross_gramian(a, a) if P is None else P
+    X, P_r = cross_gramian(a, b), cross_gramian(b, b)
+    C, C_r = (unfold_readout(s.C) if s.real_output else s.C for s in (a, b))
+    dtype = torch.promote_types(torch.promote_types(C.dtype, C_r.dtype), X.dtype)
+    C, C_r, P, X, P_r = (t.to(dtype) for t in (C, C_r, P, X, P_r))
+    energy = float(((C @ P - 2 * C_r @ X.mH) * C.conj()).sum().real)
+    energy += float(((C_r @ P_r) * C_r.conj()).sum().real)
+    return math.sqrt(max(energy + _feed_through_energy(gap), 0.0))
+
+
+def _feed_through_energy(s: StateSpace) -> float:
+    """What D adds to the squared H2 norm."""
     D = s.dense_D()
-    if D is not None:
-        h0 = s.C @ s.B
-        energy += float((2 * D.conj() * h0 + D.abs().square()).sum().real)
-    return math.sqrt(max(energy, 0.0))
-
-
-def h2_error(full: StateSpace, reduced: StateSpace) -> float:
-    """||G - G_r||_2. Differences of near-equal energies limit it to about 1e-8 ||G||_2."""
-    return h2_norm(difference(full, reduced))
+    if D is None:
+        return 0.0
+    return float((2 * D.conj() * (s.C @ s.B) + D.abs().square()).sum().real)
 
 
 def hinf_norm(system: StateSpace) -> float:
