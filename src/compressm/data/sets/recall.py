@@ -32,9 +32,9 @@ class RecallOptions:
     the split does not change them.
     """
 
-    vocabulary: int = 257
-    pairs: int = 16
-    length: int = 64
+    vocabulary: int = 65
+    pairs: int = 8
+    length: int = 32
     locality: float = 0.1
     samples: int = 50_000
     test_samples: int = 2_000
