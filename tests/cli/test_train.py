@@ -8,9 +8,12 @@ import sys
 import time
 
 import pytest
+import torch
 
 from compressm.cli import build_app, main
 from compressm.errors import MissingExtraError
+from compressm.train import RunFolder, load_recipe
+from compressm.trees import save_tree
 
 TINY = [
     "trainer.steps=20",
@@ -80,6 +83,19 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, ar
     assert not any(tmp_path.iterdir())
 
 
+def test_a_damaged_checkpoint_is_named_in_one_line_with_exit_code_2(capsys, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(load_recipe("digits-lru", TINY))
+    save_tree(folder.checkpoint, {"global_step": 3, "weights": torch.ones(50)})
+    whole = folder.checkpoint.read_bytes()
+    for content in (whole[:-7], whole[:-9] + b"x" + whole[-8:]):
+        folder.checkpoint.write_bytes(content)
+        assert main(["train", "--resume", str(folder.path)]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: {folder.checkpoint} is ")
+        assert len(told.splitlines()) == 1
+
+
 def test_usage_errors_have_exit_code_2(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["train", "--bogus"])
@@ -107,7 +123,7 @@ def test_a_run_killed_by_the_system_can_be_resumed(tmp_path):
     long = [*TINY, "trainer.steps=100000", "trainer.val_every=20", "compress.window=0.001"]
     running = subprocess.Popen([*command, "digits-lru", *long, "--out", str(out)])
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while not (out / "checkpoints" / "resume.safetensors").exists():
             assert time.monotonic() < deadline
             assert running.poll() is None
