@@ -2,6 +2,7 @@
 
 from compressm.adapters import lru as lru
 from compressm.adapters import mamba1 as mamba1
+from compressm.adapters import mamba2 as mamba2
 from compressm.adapters.base import (
     Adapter,
     Draft,

@@ -1,26 +1,31 @@
 """Mamba-1 layers: A[d,n] for every channel, B_t and C_t shared by all channels.
 
 D channels, N states, R the rank of the step sizes. `x_proj` makes the rows [dt | B | C] from the
-convolved input; some families normalise each of the three. Scaling or mixing rows of C is linear,
-so what a choice of states asks for is stored in `x_proj`, or in the norm's weight behind it.
+convolved input; some families normalise each of the three. Where no norm follows, rows of C can be
+scaled and mixed. A norm with weights takes the scale; one without keeps only proportions, so what
+is left of the scale goes to the output map.
 
-Source: Gu and Dao 2023 (arXiv 2312.00752).
+Source: Gu and Dao 2023 (arXiv 2312.00752); norms: Jamba (arXiv 2403.19887), Falcon Mamba
+(arXiv 2410.05355).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, final
+from collections.abc import Mapping
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compressm.adapters.base import register_adapter
-from compressm.adapters.selective import Choice, SelectiveAdapter, SelectiveLayer
-from compressm.edits import Edit, Select
+from compressm.adapters.selective import Change, Choice, SelectiveAdapter, SelectiveLayer
+from compressm.adapters.selective.layer import picked, scaled
+from compressm.edits import Select
 from compressm.numerics.selective import SelectiveSignals
 from compressm.spectrum import StateCost
+
+_NORMS = ("b_layernorm", "c_layernorm")
 
 
 @final
@@ -28,13 +33,15 @@ class Mamba1Layer(SelectiveLayer):
     """One mixer, read once."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
+        super().__init__(module)
         self.act: Any = module.act
-        self.p: dict[str, Tensor] = {name: p.detach() for name, p in module.named_parameters()}
         self.channels, self.state_dim = self.p["A_log"].shape
         self.rank = self.p["dt_proj.weight"].shape[1]
-        # Half-precision weights are computed with in single precision.
-        self.dtype = torch.promote_types(self.p["A_log"].dtype, torch.float32)
+        self.normed = hasattr(module, _NORMS[0])
+        self.mixable = not self.normed
+
+    def resized(self, state_dim: int) -> None:
+        self.state_dim = state_dim
 
     def _get(self, name: str) -> Tensor | None:
         value = self.p.get(name)
@@ -53,6 +60,9 @@ class Mamba1Layer(SelectiveLayer):
         weight = self._get(f"{name}.weight")
         return out if weight is None else out * weight
 
+    def decay_rates(self) -> Tensor:
+        return -self.p["A_log"].to(self.dtype).exp()[None]
+
     def signals(self, hidden: Tensor, mask: Tensor | None) -> SelectiveSignals:
         counts = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask > 0
         keep = counts[..., None].to(self.dtype)
@@ -68,65 +78,78 @@ class Mamba1Layer(SelectiveLayer):
         return SelectiveSignals(
             x=x[:, :, None],
             dt=dt[:, :, None],
-            A=-self.p["A_log"].to(self.dtype).exp()[None],
+            A=self.decay_rates(),
             B=B[:, :, None],
             C=C[:, :, None],
             gate=functional.silu(z)[:, :, None],
             mask=counts,
         )
 
-    @property
-    def out_weight(self) -> Tensor:
-        return self.p["out_proj.weight"].to(self.dtype)
+    def activations(self, s: SelectiveSignals, y: Tensor) -> Tensor:
+        return ((y + self.p["D"].to(self.dtype) * s.x) * s.gate)[:, :, 0]
 
     def magnitudes(self) -> Tensor:
         sizes = [self.rank, self.state_dim, self.state_dim]
         _, B, C = torch.split(self.p["x_proj.weight"], sizes)
         both: Tensor = torch.linalg.vector_norm(B, dim=1) * torch.linalg.vector_norm(C, dim=1)
-        for name in ("b_layernorm.weight", "c_layernorm.weight"):
-            if name in self.p:
-                both = both * self.p[name].abs()
+        for name in _NORMS:
+            if f"{name}.weight" in self.p:
+                both = both * self.p[f"{name}.weight"].abs()
         return both[None]
 
-    def edits(self, choice: Choice) -> Sequence[Edit]:
+    def changes(self, choice: Choice) -> dict[str, Change]:
         kept, N, R = choice.indices[0], self.state_dim, self.rank
-        weights = None if choice.weights is None else choice.weights[0]
-        ones = torch.ones(len(kept), dtype=torch.float64)
-        scale = ones if weights is None else weights
+        ones, steps = torch.ones(len(kept)).double(), torch.ones(R).double()
+        w = ones if choice.weights is None else choice.weights[0]
         rows = torch.cat([torch.arange(R), R + kept, R + N + kept])
-        steps = torch.ones(R, dtype=torch.float64)
         # A contribution that is w times as large passes w times the gradient to what is inside it:
-        # the decay and the row of B. The row of C, itself w times as large, sees the one it saw.
-        to_A = to_x = None
-        if weights is not None:
-            to_A, to_x = scale, torch.cat([steps, scale, ones])
-        values = self.p["x_proj.weight"].cpu().double()[rows]
-        values = values * torch.cat([steps, ones, scale])[:, None]
-        return [
-            Edit(
-                module=self.module,
-                names=("A_log",),
-                values=(self.p["A_log"].cpu()[:, kept],),
-                transport=Select(kept, 1, to_A),
-            ),
-            Edit(
-                module=self.module,
-                names=("x_proj.weight",),
-                values=(values,),
-                transport=Select(rows, 0, to_x),
-            ),
-        ]
+        # the decay and the row of B. What it got its weight from sees the gradient that it saw.
+        inner = None if choice.weights is None else w
+        old = self.p["x_proj.weight"].cpu().double()
+        learned = "c_layernorm.weight" in self.p
+        read = w if learned else ones
+        to_x = None if inner is None else torch.cat([steps, w, read])
+        new = old[rows]
+        if choice.mix is not None:
+            new[-len(kept) :] = choice.mix @ old[R + N :]
+        elif not learned:
+            new[-len(kept) :] *= w[:, None]
+        changes = {
+            "A_log": picked(self.p["A_log"], kept, 1, inner),
+            "x_proj.weight": Change(new, Select(rows, 0, to_x)),
+        }
+        if self.normed:
+            changes |= self._norm_changes(choice, w, learned)
+        return changes
+
+    def _norm_changes(self, choice: Choice, w: Tensor, learned: bool) -> dict[str, Change]:
+        """What makes up for norms that see fewer entries, on average over the data."""
+        kept, gains = choice.indices[0], [1.0, 1.0]
+        if choice.squares is not None:
+            for i, name in enumerate(_NORMS):
+                g = self.p.get(f"{name}.weight")
+                square = choice.squares[i, 0]
+                if g is not None:
+                    square = square / g.cpu().double().square().clamp_min(1e-12)
+                square = square[kept] * (w.square() if i == 1 and not learned else 1.0)
+                mean = float(square.mean())
+                # The norm multiplies the kept entries by about this much more than before.
+                gains[i] = mean**-0.5 if mean > 0 else 1.0
+        if not learned:
+            out = gains[0] * gains[1]
+            return {
+                "D": scaled(self.p["D"], out),
+                "out_proj.weight": scaled(self.p["out_proj.weight"], 1 / out),
+            }
+        inner = None if choice.weights is None else w
+        B, C = (self.p[f"{name}.weight"].cpu().double()[kept] for name in _NORMS)
+        return {
+            "b_layernorm.weight": Change(B / gains[0], Select(kept, 0, inner)),
+            "c_layernorm.weight": Change(C * w / gains[1], Select(kept, 0)),
+        }
 
 
-@final
-@register_adapter(
-    "transformers.models.mamba.modeling_mamba.MambaMixer",
-    "mamba_ssm.modules.mamba_simple.Mamba",
-)
-class Mamba1Adapter(SelectiveAdapter):
-    """Selection of states; their weights go to the rows of C."""
-
-    family = "Mamba"
+class _Mamba1(SelectiveAdapter):
     config_keys = ("state_size", "mamba_d_state")
 
     def state_dim(self, module: nn.Module) -> int:
@@ -134,18 +157,47 @@ class Mamba1Adapter(SelectiveAdapter):
 
     def cost(self, module: nn.Module) -> StateCost:
         A, rows = module.get_parameter("A_log"), module.get_parameter("x_proj.weight")
+        norms = sum(name.startswith(_NORMS) for name, _ in module.named_parameters())
         return StateCost(
-            parameters=A.shape[0] + 2 * rows.shape[1], state_bytes=A.shape[0] * A.element_size()
+            parameters=A.shape[0] + 2 * rows.shape[1] + norms,
+            state_bytes=A.shape[0] * A.element_size(),
         )
 
     def parameters(self, module: nn.Module) -> tuple[str, ...]:
-        return ("A_log", "x_proj.weight")
+        norms = (name for name, _ in module.named_parameters() if name.startswith(_NORMS))
+        return ("A_log", "x_proj.weight", *norms)
 
     def attributes(self, module: nn.Module, state_dim: int) -> Mapping[str, Any]:
         rank = module.get_parameter("dt_proj.weight").shape[1]
         says = {"ssm_state_size": state_dim, "d_state": state_dim}
-        own = {name: value for name, value in says.items() if hasattr(module, name)}
-        return own | {"x_proj.out_features": rank + 2 * state_dim}
+        own: dict[str, Any] = {name: n for name, n in says.items() if hasattr(module, name)}
+        own["x_proj.out_features"] = rank + 2 * state_dim
+        unused = (name for name, _ in module.named_buffers() if name.startswith(_NORMS))
+        return own | {name: torch.ones(state_dim) for name in unused}
 
     def read(self, module: nn.Module) -> SelectiveLayer:
         return Mamba1Layer(module)
+
+
+@final
+@register_adapter(
+    "transformers.models.mamba.modeling_mamba.MambaMixer",
+    "mamba_ssm.modules.mamba_simple.Mamba",
+)
+class MambaAdapter(_Mamba1):
+    """Rows of C are free: weights and mixes are stored in them."""
+
+    family = "Mamba"
+
+
+@final
+@register_adapter(
+    "transformers.models.falcon_mamba.modeling_falcon_mamba.FalconMambaMixer",
+    "transformers.models.jamba.modeling_jamba.JambaMambaMixer",
+)
+class NormedMambaAdapter(_Mamba1):
+    """B, C and the step sizes are normalised, so rows of C cannot be mixed."""
+
+    family = "normed Mamba"
+    default = "greedy-output"
+    lacking: ClassVar = {"greedy-refit": "a norm stands behind the C projection"}

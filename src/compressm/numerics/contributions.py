@@ -25,7 +25,7 @@ Weigh = Literal["scan", "gate", "output", "gradient"]
 
 
 class ContributionMoments:
-    """Streams M, and mean squares of B and C, over calls of a layer.
+    """Streams M, and second moments of B and C, over calls of a layer.
 
     Args:
         blocks: K, a multiple of the groups; blocks are consecutive channels of one group.
@@ -36,7 +36,7 @@ class ContributionMoments:
     def __init__(self, blocks: int, states: int, weigh: Weigh = "output") -> None:
         self._weigh = weigh
         self._sum = torch.zeros(blocks, states, states, dtype=torch.float64)
-        self._squares: Tensor | None = None
+        self._second: tuple[Tensor, Tensor] | None = None
         self._count = 0.0
 
     @property
@@ -58,15 +58,25 @@ class ContributionMoments:
     @property
     def squares(self) -> Tensor:
         """Mean squares of B_t and C_t, (2, G, N)."""
-        if self._squares is None or not self._count:
+        B, C = self._seen()
+        return torch.stack([B, C.diagonal(dim1=1, dim2=2)])
+
+    @property
+    def covariance(self) -> Tensor:
+        """Second moment E[C C'] of the rows of C, (G, N, N)."""
+        return self._seen()[1]
+
+    def _seen(self) -> tuple[Tensor, Tensor]:
+        if self._second is None or not self._count:
             raise InputError("no time step has been seen; call update() with data first")
-        return self._squares / self._count
+        B, C = self._second
+        return B / self._count, C / self._count
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
         """Replace the sums by their totals over several processes."""
         self._sum = total(self._sum)
-        if self._squares is not None:
-            self._squares = total(self._squares)
+        if self._second is not None:
+            self._second = (total(self._second[0]), total(self._second[1]))
         self._count = float(total(torch.tensor(self._count, dtype=torch.float64)))
 
     def update(
@@ -93,9 +103,11 @@ class ContributionMoments:
             self._sum += self._gram(z, s, at, out_weight, gradient)
         counted = s.mask[:, steps.to(s.mask.device)]
         self._count += float(counted.sum())
-        both = torch.stack([s.B, s.C])[:, :, steps.to(s.B.device)]
-        squares = (both.double().square() * counted[..., None, None]).sum((1, 2)).cpu()
-        self._squares = squares if self._squares is None else self._squares + squares
+        B, C = (t[:, steps.to(t.device)][counted].double() for t in (s.B, s.C))
+        squares, second = B.square().sum(0).cpu(), torch.einsum("tgn,tgm->gnm", C, C).cpu()
+        if self._second is not None:
+            squares, second = self._second[0] + squares, self._second[1] + second
+        self._second = (squares, second)
 
     def _gram(
         self,
