@@ -12,7 +12,7 @@ import compressm
 from compressm.adapters.lti import DEFAULT_METHOD, METHODS, Method
 from compressm.data import available, known_options
 from compressm.ranks import POLICIES, Policy
-from compressm.train import bundled_recipes, load_recipe
+from compressm.train import BlocksConfig, bundled_recipes, load_recipe
 
 _STATES = {"infinite": "white noise", "empirical": "real inputs"}
 _OUTPUTS = {"infinite": "white noise", "gradient": "loss gradient"}
@@ -82,7 +82,8 @@ def recipe_table() -> str:
     rows = []
     for name, path in bundled_recipes().items():
         c = load_recipe(path)
-        model = f"{c.model.depth} × (H={c.model.width}, N={c.model.state_dim})"
+        layer = c.model.layer if isinstance(c.model, BlocksConfig) else c.model.kind
+        model = f"{c.model.depth} × {layer} (H={c.model.width}, N={c.model.state_dim})"
         cuts = "–"
         if c.compress is not None:
             policy = c.compress.build_policy()

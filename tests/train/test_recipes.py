@@ -25,7 +25,7 @@ TASKS = {
         kind="language-model", input="token", input_size=256, classes=256, length=256, padded=False
     ),
     "recall": Task(
-        kind="tagging", input="token", input_size=257, classes=257, length=64, padded=False
+        kind="tagging", input="token", input_size=65, classes=65, length=32, padded=False
     ),
     "listops": Task(
         kind="classification", input="token", input_size=18, classes=10, length=2000, padded=True

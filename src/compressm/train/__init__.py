@@ -17,6 +17,8 @@ from compressm.train.model_files import (
 )
 from compressm.train.models import (
     BlocksConfig,
+    Mamba2Config,
+    MambaConfig,
     ModelConfig,
     register_model,
 )
@@ -26,6 +28,8 @@ from compressm.train.recipes import bundled_recipes, load_recipe
 __all__ = [
     "BlocksConfig",
     "CompressConfig",
+    "Mamba2Config",
+    "MambaConfig",
     "ModelCard",
     "ModelConfig",
     "OptimConfig",

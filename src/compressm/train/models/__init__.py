@@ -2,10 +2,14 @@
 
 from compressm.train.models.base import KINDS, ModelConfig, kind_of, register_model
 from compressm.train.models.blocks import BlocksConfig
+from compressm.train.models.mamba import MambaConfig
+from compressm.train.models.mamba2 import Mamba2Config
 
 __all__ = [
     "KINDS",
     "BlocksConfig",
+    "Mamba2Config",
+    "MambaConfig",
     "ModelConfig",
     "kind_of",
     "register_model",
