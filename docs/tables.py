@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import listings
+import mamba_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -140,10 +141,17 @@ def speed(results: Json) -> str:
     )
 
 
+_MAMBA = "python benchmarks/mamba_lm.py summary"
 # name: (file in benchmarks/results, what makes the table, the command that writes the file)
 FIGURES: dict[str, tuple[str, Callable[..., str], str]] = {
     "ablation": ("ablation.json", ablation, "python benchmarks/ablation.py summary"),
     "ops": ("ops.json", speed, "python benchmarks/ops.py"),
+    "mamba": ("mamba_lm.json", mamba_tables.language, _MAMBA),
+    "mamba-time": ("mamba_lm.json", mamba_tables.whole_run, _MAMBA),
+    "mamba2": ("mamba2_lm.json", mamba_tables.language, f"{_MAMBA} --recipe mamba2-lm-small"),
+    "mamba-cut": ("mamba_cut.json", mamba_tables.cuts, "python benchmarks/mamba_cut.py summary"),
+    "recall": ("recall.json", mamba_tables.recall, "python benchmarks/recall.py summary"),
+    "recall-guard": ("recall.json", mamba_tables.guards, "python benchmarks/recall.py summary"),
 }
 
 

@@ -1,0 +1,182 @@
+"""Mamba as a byte language model, 128 states: cut inside the warm-up, or small from scratch.
+
+The recipe `mamba-lm-small`. Each seed trains once to 10 % of the steps. From there the model that
+is never cut and one copy for each method go on, on the same batches. Also trained: the final size
+from scratch. Loss in nats per byte; the model that is tested is the one that validation chose.
+
+    python benchmarks/mamba_lm.py run --seeds 0 1 2     # resumable; one line of JSON a result
+    python benchmarks/mamba_lm.py time                  # whole runs with and without the cut
+    python benchmarks/mamba_lm.py summary               # means over seeds, as JSON
+
+The trunks that `run` leaves in runs/benchmarks are what `mamba_cut.py` cuts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from _runs import RESULTS, WORK, Bench, Lines, spread, write_json
+
+import compressm
+from compressm.train import load_recipe
+
+RECIPE = "mamba-lm-small"
+METHODS = ("auto", "diagonal")
+POINTS = (0.1, 0.8)
+
+
+def config_of(recipe: str, seed: int, overrides: list[str]):
+    return load_recipe(recipe, [f"seed={seed}", f"data.seed={seed}", *overrides])
+
+
+def trunk(recipe: str, seed: int, point: float) -> Path:
+    """Where the model that is never cut is saved at this share of its training."""
+    return WORK / recipe / f"seed{seed}-at{round(100 * point)}.pt"
+
+
+def run(recipe: str, seeds: list[int], kept: int, methods: list[str], overrides: list[str]) -> None:
+    lines = Lines(RESULTS / f"{recipe.replace('-small', '').replace('-', '_')}.jsonl", _KEY)
+    for seed in seeds:
+        config = config_of(recipe, seed, overrides)
+        bench = Bench(config)
+        full, cut = config.model.state_dim, round(POINTS[0] * bench.steps)
+        if (seed, "full", full) not in lines:
+            saves = {
+                round(point * bench.steps): lambda live, p=point: live.save(trunk(recipe, seed, p))  # noqa: B023
+                for point in POINTS
+            }
+            found = bench.train(bench.live(), bench.steps, at=saves)
+            lines.add(seed=seed, arm="full", kept=full, **found)
+        for method in methods:
+            if (seed, method, kept) in lines:
+                continue
+            live = bench.live()
+            live.load(trunk(recipe, seed, POINTS[0]))
+            before = bench.figures(live.model, "val")
+            event = compressm.compress_(
+                live.model,
+                live.optimizer,
+                policy=compressm.FixedRank(kept),
+                rank="uniform",
+                method=method,
+                data=bench.calibration(),
+            )
+            after = bench.figures(live.model, "val")
+            found = bench.train(live, bench.steps)
+            lines.add(
+                seed=seed,
+                arm=method,
+                kept=kept,
+                cut_at=cut,
+                before_cut=before,
+                after_cut=after,
+                cut_seconds=event.seconds,
+                **found,
+            )
+        if (seed, "scratch", kept) not in lines:
+            found = bench.train(bench.live(kept), bench.steps)
+            lines.add(seed=seed, arm="scratch", kept=kept, **found)
+
+
+_KEY = ("seed", "arm", "kept")
+
+
+def summary(recipe: str) -> None:
+    name = recipe.replace("-small", "").replace("-", "_")
+    rows = Lines(RESULTS / f"{name}.jsonl", _KEY).rows
+    full = {row["seed"]: row for row in rows if row["arm"] == "full"}
+    table = []
+    for arm, kept in dict.fromkeys((row["arm"], row["kept"]) for row in rows):
+        group = [row for row in rows if (row["arm"], row["kept"]) == (arm, kept)]
+        entry = {"arm": arm, "kept": kept, "seeds": sorted(row["seed"] for row in group)}
+        for which in ("best", "last"):
+            for part in ("val", "test"):
+                entry[f"{which}_{part}"] = spread(row[which][f"{part}/loss"] for row in group)
+        entry["best_test_bits"] = spread(row["best"]["test/bits"] for row in group)
+        if arm != "full":
+            # Seed by seed: the copies share their first 10 %, and all arms their batches.
+            both = [(row, full[row["seed"]]) for row in group if row["seed"] in full]
+            for which in ("best", "last"):
+                for part in ("val", "test"):
+                    entry[f"{which}_{part}_over_full"] = spread(
+                        a[which][f"{part}/loss"] - b[which][f"{part}/loss"] for a, b in both
+                    )
+        if "after_cut" in group[0]:
+            entry["at_cut"] = spread(
+                row["after_cut"]["val/loss"] - row["before_cut"]["val/loss"] for row in group
+            )
+        table.append(entry)
+    steps = max(row["last"]["step"] for row in rows)
+    timing = RESULTS / f"{name}_time.jsonl"
+    times = Lines(timing, ("arm",)).rows if timing.exists() else []
+    write_json(
+        RESULTS / f"{name}.json", {"recipe": recipe, "steps": steps, "table": table, "time": times}
+    )
+    for entry in table:
+        over = entry.get("last_val_over_full", {"mean": 0.0, "std": 0.0})
+        print(
+            f"{entry['arm']:10}{entry['kept']:>5}  last val {entry['last_val']['mean']:.4f} "
+            f"± {entry['last_val']['std']:.4f}, over full {over['mean']:+.4f} ± {over['std']:.4f}, "
+            f"best test {entry['best_test']['mean']:.4f}"
+        )
+
+
+def measure_time(recipe: str, kept: int, steps: int, overrides: list[str]) -> None:
+    """Whole runs by `compressm train`, shortened in proportion: same shares for cut, validation."""
+    import tempfile
+
+    from compressm.train.run import train
+
+    name = recipe.replace("-small", "").replace("-", "_")
+    path = RESULTS / f"{name}_time.jsonl"
+    path.unlink(missing_ok=True)
+    lines = Lines(path, ("arm",))
+    whole = load_recipe(recipe).trainer.steps
+    short = [f"trainer.steps={steps}", f"trainer.val_every={steps // 10}", *overrides]
+    arms = {
+        "cut": [f"compress.policy.rank={kept}"],
+        "scratch": ["compress=null", f"model.state_dim={kept}"],
+        "full": ["compress=null"],
+    }
+    # Once for the imports and the compiler's cache, which the first run would pay for all.
+    with tempfile.TemporaryDirectory() as folder:
+        train(load_recipe(recipe, [*short, "trainer.steps=10"]), Path(folder) / "warm")
+        for arm, settings in arms.items():
+            found = train(load_recipe(recipe, [*short, *settings]), Path(folder) / arm)
+            lines.add(
+                arm=arm,
+                steps=steps,
+                whole=whole,
+                threads=torch.get_num_threads(),
+                wall_seconds=found.wall_seconds,
+                train_seconds=found.train_seconds,
+                compression_seconds=found.compression_seconds,
+                step_ms_start=found.step_ms_start,
+                step_ms_end=found.step_ms_end,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=("run", "time", "summary"))
+    parser.add_argument("overrides", nargs="*", help="key=value settings of the recipe")
+    parser.add_argument("--recipe", default=RECIPE)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--kept", type=int, default=12)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=1000, help="of the shortened runs of `time`")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.command == "run":
+        run(args.recipe, args.seeds, args.kept, args.methods, args.overrides)
+    elif args.command == "time":
+        measure_time(args.recipe, args.kept, args.steps, args.overrides)
+    else:
+        summary(args.recipe)
+
+
+if __name__ == "__main__":
+    main()
