@@ -75,10 +75,11 @@ def h2_error(full: StateSpace, reduced: StateSpace, *, P: Tensor | None = None) 
 
 def _feed_through_energy(s: StateSpace) -> float:
     """What D adds to the squared H2 norm."""
-    D = s.dense_D()
+    D = s.D
     if D is None:
         return 0.0
-    return float((2 * D.conj() * (s.C @ s.B) + D.abs().square()).sum().real)
+    h0 = (s.C * s.B.mT).sum(1) if D.ndim == 1 else s.C @ s.B
+    return float((2 * D.conj() * h0 + D.abs().square()).sum().real)
 
 
 def hinf_norm(system: StateSpace) -> float:

@@ -19,6 +19,8 @@ from compressm.numerics.gramians import cross_gramian
 from compressm.numerics.system import StateSpace
 from compressm.numerics.truncation import Reduction
 
+_ITERATIONS = 10
+
 
 def padded(full: StateSpace, reduction: Reduction, rank: int) -> Reduction:
     """`reduction` with modes of `full` added until it has `rank` states; the same map.
@@ -92,16 +94,19 @@ def with_idle_parts_driven(full: StateSpace, reduced: StateSpace) -> StateSpace:
     size = reduced.B.abs().amax(1)
     idle = (reduced.A.imag == 0) & (reduced.B.imag.abs().amax(1) <= 1e-12 * size) & (size > 0)
     B = reduced.B.clone()
-    for i in idle.nonzero().flatten().tolist():
-        direction = _largest_error(full.double(), reduced, reduced.A[i].real)
-        B[i] = torch.complex(B[i].real, B[i].real.norm() * direction)
+    if bool(idle.any()):
+        directions = _largest_errors(full.double(), reduced, reduced.A[idle].real)
+        B[idle] = torch.complex(B[idle].real, B[idle].real.norm(dim=1)[:, None] * directions)
     C = torch.where(idle, reduced.C.real.to(reduced.C.dtype), reduced.C)
     return StateSpace(A=reduced.A, B=B, C=C, D=reduced.D, real_output=True)
 
 
-def _largest_error(full: StateSpace, reduced: StateSpace, pole: Tensor) -> Tensor:
-    """Unit vector (H_in,) that E(pole) amplifies most, by power iteration on factors."""
-    systems = [(s.C, (1 - pole * s.A).reciprocal(), s.B) for s in (full, reduced)]
+def _largest_errors(full: StateSpace, reduced: StateSpace, poles: Tensor) -> Tensor:
+    """Unit vectors (k, H_in) that E(pole) amplifies most, one for each pole (k,).
+
+    By power iteration on factors, all poles at once.
+    """
+    systems = [(s.C, (1 - s.A[:, None] * poles).reciprocal(), s.B) for s in (full, reduced)]
 
     def apply(v: Tensor) -> Tensor:
         out = [(C @ (g * (B @ v.to(B.dtype)))).real for C, g, B in systems]
@@ -114,14 +119,13 @@ def _largest_error(full: StateSpace, reduced: StateSpace, pole: Tensor) -> Tenso
         return difference
 
     generator = torch.Generator().manual_seed(0)
-    v = torch.randn(full.inputs, dtype=torch.float64, generator=generator)
-    v = v / v.norm()
-    for _ in range(10):
+    start = torch.randn(full.inputs, dtype=torch.float64, generator=generator)
+    v = torch.nn.functional.normalize(start, dim=0)[:, None].expand(-1, len(poles))
+    for _ in range(_ITERATIONS):
         new = transposed(apply(v))
-        if not float(new.norm()) > 0:
-            break  # nothing is left to explain at this pole; any direction will do
-        v = torch.nn.functional.normalize(new, dim=0)
-    return v
+        # Where nothing is left to explain at a pole, any direction will do.
+        v = torch.where(new.norm(dim=0) > 0, torch.nn.functional.normalize(new, dim=0), v)
+    return v.mT
 
 
 def _explained(full: StateSpace, reduced: StateSpace) -> Tensor:

@@ -31,6 +31,8 @@ from compressm.numerics.hankel import Balancing
 from compressm.numerics.system import StateSpace
 
 Which = Literal["largest", "smallest", "random"]
+# Blocks above this size are lowered in larger steps.
+_LARGE = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,15 +197,17 @@ def _fit(A: Tensor, rank: int, real: bool) -> tuple[Diagonalisation, int]:
     m = A.shape[0]
     if not real:
         return diagonalise(A), m
+    # Eigenvalues alone are cheaper than a basis, and most often the first block is too large.
+    excess = complex_states(torch.linalg.eigvals(A)) - rank
     while True:
-        # Eigenvalues alone are several times cheaper than a basis.
-        excess = complex_states(torch.linalg.eigvals(A[:m, :m])) - rank
+        if excess > 0:
+            # Each real eigenvalue is half a state too many, and most of them stay real in a smaller
+            # block: twice the excess is right, where a direction more or less is of no account.
+            m -= 2 * excess if m > _LARGE else excess
+        found = diagonalise(A[:m, :m])
+        excess = len(found.poles) - rank
         if excess <= 0:
-            found = diagonalise(A[:m, :m])
-            excess = len(found.poles) - rank
-            if excess <= 0:
-                return found, m
-        m -= excess
+            return found, m
 
 
 def _unit_variance(poles: Tensor, B: Tensor) -> Tensor:
