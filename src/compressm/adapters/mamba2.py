@@ -118,18 +118,20 @@ class Mamba2Layer(SelectiveLayer):
         norm: Any = self.module.norm
         size = getattr(norm, "group_size", None) or self.channels // getattr(norm, "n_groups", 1)
         eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", 0.0))
-        first = getattr(norm, "norm_before_gate", False)
+        first: bool = getattr(norm, "norm_before_gate", False)
         parts = (y if first else gated).unflatten(-1, (-1, size))  # type: ignore[no-untyped-call]
         u = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + eps)
-        normed: Tensor = u.flatten(-2) * weight
-        return normed * gate if first else normed
+        u = u.flatten(-2) * weight
+        out: Tensor = u * gate if first else u
+        return out
 
     def magnitudes(self) -> Tensor:
         shared = self.groups * self.state_dim
         start = self.ahead + 2 * self.channels
         kernel = self.p["conv1d.weight"].flatten(1)[self.channels :]
         rows = self.p["in_proj.weight"][start : start + 2 * shared]
-        sizes = torch.linalg.vector_norm(rows, dim=1) * torch.linalg.vector_norm(kernel, dim=1)
+        sizes: Tensor = torch.linalg.vector_norm(rows, dim=1)
+        sizes = sizes * torch.linalg.vector_norm(kernel, dim=1)
         return (sizes[:shared] * sizes[shared:]).view(self.groups, -1)
 
     def changes(self, choice: Choice) -> dict[str, Change]:

@@ -26,6 +26,7 @@ from compressm.numerics.checks import as_double
 MIX_RIDGE = 1e-2
 # Unknowns of a refit; more of them cost seconds and are hardly determined.
 MOST_UNKNOWNS = 2048
+_TOGETHER = 512
 
 
 def mixing_basis(covariance: Tensor, rank: int) -> Tensor:
@@ -57,9 +58,11 @@ class MixMoments:
         self._gram = torch.zeros(r * r, m * m, dtype=torch.float64)
         self._right = torch.zeros(r, m, dtype=torch.float64)
         self._energy = torch.zeros(2, dtype=torch.float64)  # of what start misses; of the output
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
         """Replace the sums by their totals over several processes."""
+        self._flush()
         self._gram, self._right = total(self._gram), total(self._right)
         self._energy = total(self._energy)
 
@@ -71,6 +74,16 @@ class MixMoments:
             C: (T, N), the old rows.
             target: (T, H), the full layer's output.
         """
+        self._waiting.append((U, C, target))
+        if sum(len(C) for _, C, _ in self._waiting) >= _TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Add the samples that wait: many at once, because the sums are much larger than they."""
+        if not self._waiting:
+            return
+        U, C, target = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting = []
         start, basis = self._start.to(C), self._basis.to(C)
         missing = target - torch.bmm(U, (C @ start.mT)[..., None])[..., 0]
         f = C @ basis.mT
@@ -84,6 +97,7 @@ class MixMoments:
 
     def solve(self, ridge: float = MIX_RIDGE) -> tuple[Tensor, float | None]:
         """R (r, N), and the relative error sqrt(E||y - y'||^2 / E||y||^2) that it leaves."""
+        self._flush()
         r, m = self._right.shape
         gram = self._gram.view(r, r, m, m).transpose(1, 2).reshape(r * m, r * m)
         X = ridge_solve(gram, self._right.reshape(-1, 1), ridge)[:, 0]

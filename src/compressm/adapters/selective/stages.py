@@ -106,7 +106,7 @@ class SelectiveMeasurement(Measurement):
             return ranked_terms(M, self._scores()[group], N)
         M = self.moments[group]
         if order == "greedy":
-            return greedy_terms(M, N)
+            return greedy_terms(M, N, weighted=layer.weighable)
         if order == "additive":
             return greedy_terms(M, N, weighted=False)
         if order == "diagonal":
