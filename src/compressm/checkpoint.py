@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,19 @@ def load_compressed(
 
     Args:
         model: built at any state dimension.
-        source: a state dict, or the path of a .safetensors file (no pickle is ever read).
+        source: a state dict, the path of a .safetensors file (no pickle is ever read), or of a
+            folder that `save_pretrained` wrote. Tied weights may be there once.
         optimizer: one or several that already hold the model's parameters.
 
     Raises:
         CheckpointError: the file is missing, unreadable or changed, a key is missing or unexpected,
             or a shape outside the compressible layers differs. The model is left as it was.
     """
-    state = source if isinstance(source, Mapping) else read_tensors(source)[0]
+    state = source if isinstance(source, Mapping) else _read(Path(source))
     own = model.state_dict()
+    if own.keys() - state.keys():
+        state = _as_here(model, own, state)
+    state = {**_tied(model, state), **state}
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unexpected:
         raise CheckpointError(
@@ -60,6 +65,53 @@ def load_compressed(
         resize_(model, module, name, state[key].shape, as_optimizers(optimizer))
     settle_(model)
     model.load_state_dict(state)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, or of the files of a folder."""
+    if not path.is_dir():
+        return read_tensors(path)[0]
+    files = sorted(path.glob("model*.safetensors"))
+    if not files:
+        raise CheckpointError(
+            f"{path} holds no model*.safetensors; give a folder that save_pretrained wrote, or a "
+            ".safetensors file"
+        )
+    return {name: t for file in files for name, t in read_tensors(file)[0].items()}
+
+
+def _as_here(
+    model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """The tensors under the names that they have in the model.
+
+    `save_pretrained` gives some models' parameters the names of their original checkpoints.
+    """
+    rename = getattr(
+        sys.modules.get("transformers.core_model_loading"), "revert_weight_conversion", None
+    )
+    if rename is None or not hasattr(model, "save_pretrained"):
+        return state
+    here = {id(tensor): name for name, tensor in own.items()}
+    names = {
+        stored: here[id(tensor)]
+        for stored, tensor in rename(model, dict(own)).items()
+        if id(tensor) in here
+    }
+    return {names.get(name, name): tensor for name, tensor in state.items()}
+
+
+def _tied(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters that are missing because they are another one that is there."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    found: dict[str, Tensor] = {}
+    for group in names.values():
+        there = next((name for name in group if name in state), None)
+        if there is not None:
+            found |= {name: state[there] for name in group if name not in state}
+    return found
 
 
 def settle_(model: nn.Module) -> None:

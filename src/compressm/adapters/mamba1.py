@@ -125,16 +125,11 @@ class Mamba1Layer(SelectiveLayer):
     def _norm_changes(self, choice: Choice, w: Tensor, learned: bool) -> dict[str, Change]:
         """What makes up for norms that see fewer entries, on average over the data."""
         kept, gains = choice.indices[0], [1.0, 1.0]
-        if choice.squares is not None:
-            for i, name in enumerate(_NORMS):
-                g = self.p.get(f"{name}.weight")
-                square = choice.squares[i, 0]
-                if g is not None:
-                    square = square / g.cpu().double().square().clamp_min(1e-12)
-                square = square[kept] * (w.square() if i == 1 and not learned else 1.0)
-                mean = float(square.mean())
-                # The norm multiplies the kept entries by about this much more than before.
-                gains[i] = mean**-0.5 if mean > 0 else 1.0
+        for i, square in enumerate(self._normed_squares(choice)):
+            square = square[kept] * (w.square() if i == 1 and not learned else 1.0)
+            mean = float(square.mean())
+            # The norm multiplies the kept entries by about this much more than before.
+            gains[i] = mean**-0.5 if mean > 0 else 1.0
         if not learned:
             out = gains[0] * gains[1]
             return {
@@ -147,6 +142,23 @@ class Mamba1Layer(SelectiveLayer):
             "b_layernorm.weight": Change(B / gains[0], Select(kept, 0, inner)),
             "c_layernorm.weight": Change(C * w / gains[1], Select(kept, 0)),
         }
+
+    def _normed_squares(self, choice: Choice) -> list[Tensor]:
+        """Mean squares (N,) of normalised B and C without the norm's weight, 1 on average.
+
+        Without data they are taken as proportional to the squared rows of the projection.
+        """
+        if choice.squares is None:
+            sizes = [self.rank, self.state_dim, self.state_dim]
+            rows = torch.split(self.p["x_proj.weight"].cpu().double(), sizes)[1:]
+            sums = [part.square().sum(1) for part in rows]
+            return [square / square.mean().clamp_min(1e-300) for square in sums]
+        squares = []
+        for name, square in zip(_NORMS, choice.squares[:, 0], strict=True):
+            g = self.p.get(f"{name}.weight")
+            by = 1.0 if g is None else g.cpu().double().square().clamp_min(1e-12)
+            squares.append(square / by)
+        return squares
 
 
 class _Mamba1(SelectiveAdapter):

@@ -30,8 +30,14 @@ def _groups(module: Any) -> int:
     return int(module.n_groups if hasattr(module, "n_groups") else module.ngroups)
 
 
+def _channels(module: Any) -> int:
+    """D; `out_proj` has more columns where a gated MLP shares the layer."""
+    heads = len(module.get_parameter("A_log"))
+    return heads * int(module.head_dim if hasattr(module, "head_dim") else module.headdim)
+
+
 def _state_dim(module: nn.Module) -> int:
-    channels = module.get_parameter("out_proj.weight").shape[1]
+    channels = _channels(module)
     convolved = module.get_parameter("conv1d.weight").shape[0]
     return (convolved - channels) // (2 * _groups(module))
 
@@ -48,7 +54,7 @@ class Mamba2Layer(SelectiveLayer):
             raise InputError("model: Mamba-2 layers with learned initial states cannot be cut")
         self.groups, self.blocks = _groups(module), len(self.p["A_log"])
         self.state_dim = _state_dim(module)
-        self.channels = self.p["out_proj.weight"].shape[1]
+        self.channels = _channels(module)
         rows = len(self.p["in_proj.weight"])
         # Where a gated MLP shares the projection, its rows come first.
         self.ahead = rows - self.channels - len(self.p["conv1d.weight"]) - self.blocks
@@ -104,7 +110,8 @@ class Mamba2Layer(SelectiveLayer):
 
     @property
     def out_weight(self) -> Tensor:
-        W, norm = self.p["out_proj.weight"].to(self.dtype), self._get("norm.weight")
+        W = self.p["out_proj.weight"].to(self.dtype)[:, -self.channels :]
+        norm = self._get("norm.weight")
         return W if norm is None else W * norm
 
     def activations(self, s: SelectiveSignals, y: Tensor) -> Tensor:
@@ -198,7 +205,7 @@ class Mamba2Adapter(SelectiveAdapter):
         rows, kernel = module.get_parameter("in_proj.weight"), module.get_parameter("conv1d.weight")
         biases = sum(f"{name}.bias" in dict(module.named_parameters()) for name in _BIASED)
         each = rows.shape[1] + kernel.shape[-1] + biases
-        channels = module.get_parameter("out_proj.weight").shape[1]
+        channels = _channels(module)
         return StateCost(
             parameters=2 * _groups(module) * each, state_bytes=channels * rows.element_size()
         )
@@ -209,7 +216,7 @@ class Mamba2Adapter(SelectiveAdapter):
     def attributes(self, module: nn.Module, state_dim: int) -> Mapping[str, Any]:
         shared = _groups(module) * state_dim
         heads = len(module.get_parameter("A_log"))
-        channels = module.get_parameter("out_proj.weight").shape[1]
+        channels = _channels(module)
         convolved = module.get_parameter("conv1d.weight").shape[0]
         rest = module.get_parameter("in_proj.weight").shape[0] - convolved
         wide = channels + 2 * shared

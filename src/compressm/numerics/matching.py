@@ -41,11 +41,12 @@ class TermOrder:
 
 
 def greedy_terms(M: Tensor, rank: int, *, weighted: bool = True) -> TermOrder:
-    """Pick `rank` terms one by one, each time the one that leaves the least energy.
+    """Pick `rank` terms one by one, each time with the least energy left.
 
     With weights, the kept terms take their best weights after every pick (an incremental pivoted
-    Cholesky, O(N r^2) in all). Without, they count as they are, with weight 1, and a pick can make
-    the error larger. Where nothing is left to gain, the largest terms follow.
+    Cholesky, O(N r^2) in all); where nothing is left to gain, the largest terms follow. Without,
+    terms count as they are and are taken away one by one, each time the one whose loss costs least,
+    so that terms which matter only together stay together; the order is that in reverse.
 
     Args:
         M: (N, N) Gram matrix of the terms, symmetric positive semidefinite.
@@ -60,7 +61,7 @@ def greedy_terms(M: Tensor, rank: int, *, weighted: bool = True) -> TermOrder:
     """
     M = _checked(M, rank)
     total = float(M.sum())
-    indices, residual = (_pursue if weighted else _add_up)(M, rank)
+    indices, residual = (_pursue if weighted else _take_away)(M, rank)
     return TermOrder(indices=indices, residual=residual.clamp_min(0), total=max(total, 0.0))
 
 
@@ -143,18 +144,19 @@ def _pursue(M: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(picks), torch.stack(residual)
 
 
-def _add_up(M: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    read, energy, diagonal = M.sum(1), M.sum(), M.diagonal()
-    free = torch.ones(M.shape[0], dtype=torch.bool)
-    picks, residual = [], []
-    for _ in range(rank):
-        gains = 2 * read - diagonal
-        pick = int(torch.where(free, gains, -torch.inf).argmax())
-        energy, read = energy - gains[pick], read - M[:, pick]
-        free[pick] = False
-        picks.append(pick)
-        residual.append(energy)
-    return torch.tensor(picks), torch.stack(residual)
+def _take_away(M: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    N = len(M)
+    energy, overlap, diagonal = M.new_zeros(()), M.new_zeros(N), M.diagonal()
+    free = torch.ones(N, dtype=torch.bool)
+    gone, left = [], []
+    for _ in range(N):
+        cost = 2 * overlap + diagonal
+        out = int(torch.where(free, cost, torch.inf).argmin())
+        left.append(energy)
+        energy, overlap = energy + cost[out], overlap + M[:, out]
+        free[out] = False
+        gone.append(out)
+    return torch.tensor(gone).flip(0)[:rank], torch.stack(left).flip(0)[:rank]
 
 
 def _checked(M: Tensor, rank: int = 1) -> Tensor:

@@ -22,10 +22,10 @@ class Method:
 
     Attributes:
         order: "greedy": one by one, each time the state whose contribution explains most of the
-            output together with those kept; "additive": the same without weights; "diagonal":
-            energy of each state's own contribution, as forward-statistics pruning has it;
-            "hankel": Hankel singular value of each mode under averaged dynamics; "magnitude":
-            norms of the rows that make B and C; "random".
+            output together with those kept; "additive": the same, with contributions at the weight
+            that they have; "diagonal": energy of each state's own contribution, as
+            forward-statistics pruning has it; "hankel": Hankel singular value of each mode under
+            averaged dynamics; "magnitude": norms of the rows that make B and C; "random".
         correct: "weights": each kept contribution gets its least-squares weight; "refit": each kept
             row of C becomes the best linear mix of the old ones; "output": the output map is fitted
             to the cut layer (with weights, where the layer can store them).

@@ -181,7 +181,12 @@ class SelectiveDraft(Draft):
         elif self._outputs is not None:
             before = self._changes.get("out_proj.weight")
             old = layer.p["out_proj.weight"] if before is None else before.value
-            weight, self.data_error = self._outputs.moments.solve(layer.p["out_proj.weight"], old)
+            # Columns in front belong to something else that shares the map.
+            own = layer.out_weight.shape[1]
+            weight, self.data_error = self._outputs.moments.solve(
+                layer.p["out_proj.weight"][:, -own:], old[:, -own:]
+            )
+            weight = torch.cat([old[:, :-own].to(weight), weight], 1)
             rule = Keep(torch.arange(len(old)), 0) if before is None else before.transport
             self._changes["out_proj.weight"] = Change(weight, rule)
         elif choice.moments is not None and self.observer.method.weigh != "gradient":
