@@ -1,8 +1,18 @@
-"""Fast linear time-invariant recurrences."""
+"""Fast recurrences, time-invariant and selective."""
 
 from compressm.ops.chunked import scan_states
 from compressm.ops.cost import BACKENDS, Plan, choose, plans
 from compressm.ops.gemm import linear
 from compressm.ops.lti import diagonal_ssm
+from compressm.ops.selective import selective_scan
 
-__all__ = ["BACKENDS", "Plan", "choose", "diagonal_ssm", "linear", "plans", "scan_states"]
+__all__ = [
+    "BACKENDS",
+    "Plan",
+    "choose",
+    "diagonal_ssm",
+    "linear",
+    "plans",
+    "scan_states",
+    "selective_scan",
+]

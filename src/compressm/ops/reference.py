@@ -37,3 +37,49 @@ def diagonal_ssm_reference(
         y_k = (x @ C.t()).real
         outputs.append(y_k if D is None else y_k + D.double() * u_k)
     return torch.stack(outputs, 1), x
+
+
+def selective_scan_reference(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`h_t = exp(δ_t A) h_{t-1} + δ_t B_t u_t`, `y_t = (C_t h_t + D u_t) · silu(z_t)` in float64.
+
+    The arguments are those of `compressm.ops.selective_scan`: u, delta, z (batch, D, L); A (D, N);
+    B, C (batch, N, L) or (batch, G, N, L). Differentiable by autograd.
+
+    Returns:
+        y (batch, D, L) and the last state (batch, D, N), float64.
+    """
+    u, delta, A = u.double(), delta.double(), A.double()
+    B, C = (
+        (x[:, None] if x.dim() == 3 else x)
+        .double()
+        .repeat_interleave(u.shape[1] // (1 if x.dim() == 3 else x.shape[1]), 1)
+        for x in (B, C)
+    )
+    if delta_bias is not None:
+        delta = delta + delta_bias.double()[:, None]
+    if delta_softplus:
+        delta = torch.logaddexp(delta, torch.zeros_like(delta))
+    h = u.new_zeros(u.shape[0], *A.shape) if initial_state is None else initial_state.double()
+    outputs = []
+    for t in range(u.shape[2]):
+        step = delta[:, :, t, None]
+        h = torch.exp(step * A) * h + step * B[..., t] * u[:, :, t, None]
+        outputs.append((C[..., t] * h).sum(-1))
+    y = torch.stack(outputs, 2)
+    if D is not None:
+        y = y + D.double()[:, None] * u
+    if z is not None:
+        y = y * z.double() * torch.sigmoid(z.double())
+    return y, h

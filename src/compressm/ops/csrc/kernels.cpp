@@ -1,0 +1,16 @@
+// The C interface of the kernels: plain pointers, so that no header of PyTorch is needed and the
+// build takes seconds.
+#include "backward.h"
+#include "forward.h"
+
+extern "C" {
+
+void compressm_scan_forward(const compressm::ScanArgs* a, int64_t is_double) {
+    is_double ? compressm::scan_forward<double>(*a) : compressm::scan_forward<float>(*a);
+}
+
+void compressm_scan_backward(const compressm::ScanArgs* a, int64_t is_double) {
+    is_double ? compressm::scan_backward<double>(*a) : compressm::scan_backward<float>(*a);
+}
+
+}
