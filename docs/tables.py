@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import listings
+import loop_tables
 import mamba_tables
 
 ROOT = Path(__file__).parents[1]
@@ -146,6 +147,8 @@ _MAMBA = "python benchmarks/mamba_lm.py summary"
 FIGURES: dict[str, tuple[str, Callable[..., str], str]] = {
     "ablation": ("ablation.json", ablation, "python benchmarks/ablation.py summary"),
     "ops": ("ops.json", speed, "python benchmarks/ops.py"),
+    "cutting": ("cutting.json", loop_tables.cutting, "python benchmarks/cutting.py"),
+    "transport": ("transport.json", loop_tables.transport, "python benchmarks/transport.py"),
     "mamba": ("mamba_lm.json", mamba_tables.language, _MAMBA),
     "mamba-time": ("mamba_lm.json", mamba_tables.whole_run, _MAMBA),
     "mamba2": ("mamba2_lm.json", mamba_tables.language, f"{_MAMBA} --recipe mamba2-lm-small"),

@@ -1,5 +1,6 @@
 """Two gloo processes that run the same function, started once for all tests of this folder."""
 
+import importlib
 import os
 import queue
 import time
@@ -18,6 +19,8 @@ import torch.multiprocessing as mp
 RANKS = 2
 # Long enough for a busy machine; a rank that waits in vain fails its test after this.
 PATIENCE = 15
+# To start Python and import everything, which nothing else depends on.
+START = 200
 
 
 class Pair:
@@ -40,6 +43,11 @@ class Pair:
         ]
         for process in self._processes:
             process.start()
+        # The clocks of the group and of the jobs begin when both are there.
+        for results in self._results:
+            assert results.get(timeout=START) == "here"
+        for jobs in self._jobs:
+            jobs.put("begin")
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         for jobs in self._jobs:
@@ -71,6 +79,9 @@ def _serve(rank: int, store: str, jobs: Any, results: Any) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     warnings.simplefilter("error")
+    importlib.import_module("tests.distributed.loops")  # what all jobs need
+    results.put("here")
+    jobs.get()
     dist.init_process_group(
         "gloo",
         init_method=f"file://{store}",

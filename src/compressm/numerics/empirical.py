@@ -92,7 +92,8 @@ class StateMoments:
             raise InputError(f"u has shape {tuple(u.shape)}; expected (B, L, {s.inputs})")
         u = as_double(u)
         weight = self._weight(u, mask)
-        u = u.masked_fill(~weight[..., None], 0)
+        if mask is not None:
+            u = u.masked_fill(~weight[..., None], 0)
         require_finite("u", u)
         batch, length, _ = u.shape
         steps, represented = self._steps(weight)
@@ -127,9 +128,8 @@ class StateMoments:
         drive = _driven(u.transpose(0, 1), s.B).to(x.dtype)
         for state in drive:
             x = state.add_(x * s.A if s.is_diagonal else x @ s.A.mT)
-        recorded = steps[start:stop]
-        counted = weight[:, start:stop].mT[recorded]
-        states = drive[recorded][counted]
+        counted = weight[:, start:stop].mT & steps[start:stop, None]
+        states = drive.flatten(0, 1) if bool(counted.all()) else drive[counted]
         if self._real:
             states = torch.cat([states.real, states.imag], 1)
         self._sum += (states.mT @ states.conj()).to(self._sum.dtype)

@@ -143,11 +143,11 @@ def split_joint(full: StateSpace, reduced: StateSpace, joint: Tensor) -> tuple[T
     In real coordinates the joint state is [Re x; Re z; Im x; Im z].
     """
     N, r = full.order, reduced.order
-    x, z = torch.arange(N), N + torch.arange(r)
-    if full.real_output:
-        x, z = torch.cat([x, x + N + r]), torch.cat([z, z + N + r])
-    require_square("joint", joint, len(x) + len(z))
-    return joint[x][:, z], joint[z][:, z]
+    parts = 2 if full.real_output else 1
+    require_square("joint", joint, parts * (N + r))
+    blocks = joint.reshape(parts, N + r, parts, N + r)
+    cross, moment = blocks[:, :N, :, N:], blocks[:, N:, :, N:]
+    return cross.reshape(parts * N, -1), moment.reshape(parts * r, -1)
 
 
 def output_error(full: StateSpace, reduced: StateSpace, joint: Tensor) -> float | None:

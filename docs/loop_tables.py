@@ -1,0 +1,72 @@
+"""Tables of the page on training loops: what a cut costs, and what carried moments are worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import listings
+
+Json = dict[str, Any]
+
+
+def cutting(results: Json) -> str:
+    """Seconds of a cut by every method, the share of a run, and an idle step.
+
+    Args:
+        results: what `benchmarks/cutting.py` writes.
+    """
+    rows = []
+    for row in results["methods"]:
+        cells = [f"`{row['method']}`", "yes" if row["data"] else "no"]
+        cells += [f"{row[key]:.1f}" for key in ("measure", "cut")]
+        rows.append([f"**{cell}**" for cell in cells] if row["default"] else cells)
+    model, run, facts = results["model"], results["run"], results["machine"]
+    long = results["published"]
+    load = "" if facts["load"] is None else f", load {facts['load']:.1f} at the start"
+    table = listings.table(["method", "looks at data", "measure", "measure and cut"], rows)
+    return " ".join(
+        [
+            f"{table}\n\nSeconds, best of {results['rounds']}: all layers of {model['depth']}",
+            f"blocks, N={model['states']} to {model['kept']}, H={model['width']}, with AdamW.",
+            f"Methods that look at data see {model['batch']} sequences of {model['length']} steps;",
+            "these passes are included. Bold: what `auto` takes, by what there is to look at.",
+            f"The recipe `{run['recipe']}` ({run['steps']:,} steps, {run['cuts']} cuts) took",
+            f"{run['seconds']:.0f} s, of it compression {run['compression']:.1f} s,",
+            f"{100 * run['share']:.0f} %. Of the {long['steps']:,} steps of {long['name']} as",
+            f"published, {1e3 * long['step']:.0f} ms each when cut, {long['cuts']} cuts of",
+            f"{long['cut']:.1f} s are at most {100 * long['share']:.2f} %.",
+            "`Compressor.step()` with nothing due takes",
+            f"{1e6 * results['idle_step']:.2f} µs. {facts['cpu']}, {facts['threads']} threads,",
+            f"torch {facts['torch']}{load}; source: `benchmarks/results/cutting.json`.",
+        ]
+    )
+
+
+def transport(results: Json) -> str:
+    """Mean training loss after a cut, with moments that followed and with new ones.
+
+    Args:
+        results: what `benchmarks/transport.py` writes.
+    """
+    rows = [
+        [
+            row["optimizer"],
+            f"`{row['method']}`",
+            f"{row['project']:.4f}",
+            f"{row['reset']:.4f}",
+            f"{row['gap']:+.4f} ± {row['gap_std']:.4f}",
+            f"{row['gap_early']:+.4f}",
+            f"{row['no_worse']} of {row['seeds']}",
+        ]
+        for row in results["table"]
+    ]
+    model, after = results["model"], results["after"]
+    columns = ["optimizer", "method", "project", "reset", "difference"]
+    columns += [f"first {results['early']} steps", "no worse"]
+    return (
+        f"{listings.table(columns, rows)}\n\nMean training loss (nats) over the {after} steps after"
+        f" a cut from {model['states']} to {model['kept']} states at step {results['before']}, "
+        "paired: the same model, batches and dropout. Difference: project − reset, mean ± standard "
+        "deviation over seeds; the last column counts seeds. Source: "
+        "`benchmarks/results/transport.json`."
+    )

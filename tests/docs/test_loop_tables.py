@@ -1,0 +1,77 @@
+import json
+
+import pytest
+import tables
+
+from tests.docs.test_tables import marked, rows_of
+
+
+@pytest.fixture
+def results(tmp_path):
+    methods = [
+        {"method": "published", "data": False, "default": [], "measure": 0.5, "cut": 1.25},
+        {"method": "empirical", "data": True, "default": ["data"], "measure": 1.5, "cut": 3.0},
+    ]
+    long = {"name": "sMNIST", "steps": 200_000, "cuts": 4, "step": 0.03, "cut": 6.0, "share": 0.004}
+    cutting = {
+        "machine": {"cpu": "a CPU", "threads": 2, "torch": "2", "load": None},
+        "model": {
+            "depth": 6,
+            "states": 384,
+            "kept": 192,
+            "width": 512,
+            "batch": 2,
+            "length": 1024,
+        },
+        "rounds": 2,
+        "idle_step": 7e-8,
+        "methods": methods,
+        "run": {
+            "recipe": "tiny",
+            "steps": 1500,
+            "cuts": 4,
+            "seconds": 50.0,
+            "compression": 2.5,
+            "share": 0.05,
+        },
+        "published": long,
+    }
+    row = {
+        "optimizer": "AdamW",
+        "method": "published",
+        "seeds": 4,
+        "project": 0.5,
+        "reset": 0.75,
+        "gap": -0.25,
+        "gap_std": 0.125,
+        "gap_early": -0.5,
+        "no_worse": 4,
+    }
+    transport = {
+        "model": {"states": 64, "kept": 16},
+        "before": 150,
+        "after": 200,
+        "early": 20,
+        "table": [row],
+    }
+    (tmp_path / "cutting.json").write_text(json.dumps(cutting))
+    (tmp_path / "transport.json").write_text(json.dumps(transport))
+    return tmp_path
+
+
+def test_cutting(results):
+    made = tables.fill(marked("cutting"), results)
+    assert rows_of(made)[2:] == [
+        ["`published`", "no", "0.5", "1.2"],
+        ["**`empirical`**", "**yes**", "**1.5**", "**3.0**"],
+    ]
+    for told in ("50 s, of it compression 2.5 s, 5 %", "30 ms each", "at most 0.40 %", "0.07 µs"):
+        assert told in made
+
+
+def test_transport(results):
+    made = tables.fill(marked("transport"), results)
+    assert rows_of(made)[2:] == [
+        ["AdamW", "`published`", "0.5000", "0.7500", "-0.2500 ± 0.1250", "-0.5000", "4 of 4"]
+    ]
+    assert "over the 200 steps after a cut from 64 to 16 states at step 150" in made
