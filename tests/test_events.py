@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from compressm import Event, EventLog, SiteChange
@@ -36,10 +38,10 @@ def test_json_round_trip(tmp_path):
 
 def test_it_reads_as_one_line():
     assert str(event()) == "step 7: cut (a.b 8 → 3) in 0.25 s"
+    more = replace(event(), metric_before=0.5, metric_after=0.25, notes=("3 evaluations",))
+    assert str(more).endswith("in 0.25 s, metric 0.5 → 0.25; 3 evaluations")
 
 
 def test_nan_is_never_written():
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match="JSON"):
         replace(event(), seconds=float("nan")).to_json()

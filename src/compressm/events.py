@@ -101,9 +101,9 @@ class Event:
         changed = [f"{s.site or '(model)'} {s.before} → {s.after}" for s in self.sites]
         where = "" if self.step is None else f"step {self.step}: "
         line = f"{where}{self.kind} ({', '.join(changed)}) in {self.seconds:.2f} s"
-        if self.metric_before is None or self.metric_after is None:
-            return line
-        return f"{line}, metric {self.metric_before:.6g} → {self.metric_after:.6g}"
+        if self.metric_before is not None and self.metric_after is not None:
+            line += f", metric {self.metric_before:.6g} → {self.metric_after:.6g}"
+        return "; ".join([line, *self.notes])
 
 
 class EventLog:
