@@ -10,6 +10,9 @@ from typing import Any
 
 import compressm
 from compressm.adapters.lti import DEFAULT_METHOD, METHODS, Method
+from compressm.adapters.mamba1 import MambaAdapter, NormedMambaAdapter
+from compressm.adapters.mamba2 import Mamba2Adapter
+from compressm.adapters.selective import METHODS as SELECTIVE
 from compressm.data import available, known_options
 from compressm.ranks import POLICIES, Policy
 from compressm.train import BlocksConfig, bundled_recipes, load_recipe
@@ -50,6 +53,42 @@ def method_table() -> str:
         bound = "yes" if m.guaranteed else "no"
         rows.append([f"`{name}`{mark}", *sources, basis, refit, _needs(m), bound])
     columns = ["method", "P from", "Q from", "basis", "readout refit", "needs", "bound holds"]
+    return table(columns, rows)
+
+
+_ORDER = {
+    "greedy": "greedy, with weights",
+    "additive": "greedy, as they are",
+    "diagonal": "own energy",
+    "hankel": "averaged dynamics",
+    "magnitude": "size of the weights",
+    "random": "random",
+}
+_CORRECT = {
+    "none": "nothing",
+    "weights": "weights",
+    "refit": "refit of C",
+    "output": "weights where it can, output projection",
+}
+
+
+def selective_method_table() -> str:
+    """What each named method of selective layers does, and which kinds of layer have it."""
+    kinds = {
+        "Mamba": MambaAdapter(),
+        "with norms": NormedMambaAdapter(),
+        "Mamba-2": Mamba2Adapter(),
+    }
+    rows = []
+    for name, m in SELECTIVE.items():
+        auto = [kind for kind, adapter in kinds.items() if adapter.default == name]
+        have = [kind for kind, adapter in kinds.items() if name in adapter.methods]
+        mark = f" (auto: {', '.join(auto)})" if auto else ""
+        needs = "data and loss" if m.weigh == "gradient" else "data" if m.needs_data else "nothing"
+        weigh = m.weigh if m.needs_data else "–"
+        has = "all" if len(have) == len(kinds) else ", ".join(have)
+        rows.append([f"`{name}`{mark}", _ORDER[m.order], weigh, _CORRECT[m.correct], needs, has])
+    columns = ["method", "chosen by", "compared at", "made up by", "needs", "layers"]
     return table(columns, rows)
 
 
@@ -117,6 +156,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 LISTINGS: dict[str, Callable[[], str]] = {
     "methods": method_table,
+    "selective-methods": selective_method_table,
     "policies": policy_table,
     "data": data_table,
     "recipes": recipe_table,
