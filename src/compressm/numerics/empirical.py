@@ -130,9 +130,8 @@ class StateMoments:
             x = state.add_(x * s.A if s.is_diagonal else x @ s.A.mT)
         counted = weight[:, start:stop].mT & steps[start:stop, None]
         states = drive.flatten(0, 1) if bool(counted.all()) else drive[counted]
-        if self._real:
-            states = torch.cat([states.real, states.imag], 1)
-        self._sum += (states.mT @ states.conj()).to(self._sum.dtype)
+        moment = _real_moment(states) if self._real else states.mT @ states.conj()
+        self._sum += moment.to(self._sum.dtype)
         return x
 
 
@@ -145,3 +144,12 @@ def _driven(u: Tensor, B: Tensor) -> Tensor:
         return torch.complex(*parts).view(*u.shape[:2], -1)
     dtype = torch.promote_types(flat.dtype, B.dtype)
     return (flat.to(dtype) @ B.mT.to(dtype)).view(*u.shape[:2], -1)
+
+
+def _real_moment(x: Tensor) -> Tensor:
+    """Sum of [Re x; Im x] [Re x; Im x]^T over samples x (n, N), the mixed block only once."""
+    if not x.is_complex():
+        x = torch.complex(x, torch.zeros_like(x))
+    re, im = x.real.contiguous(), x.imag.contiguous()
+    mixed = re.mT @ im
+    return torch.cat([torch.cat([re.mT @ re, mixed], 1), torch.cat([mixed.mT, im.mT @ im], 1)])
