@@ -7,9 +7,11 @@ import torch
 
 from compressm import (
     Calibration,
+    Compressor,
     EnergyTolerance,
     FixedRank,
     Guard,
+    WhenSettled,
     compress_,
     load_compressed,
     measure,
@@ -184,6 +186,20 @@ def test_averaged_copies_are_cut_along(case):
     cut(model, case, ema=[average])
     assert says(average.module) == says(model)
     torch.testing.assert_close(average(inputs), model(inputs))
+
+
+def test_the_ranking_of_its_states_can_be_followed(case):
+    model, data = case.build(FULL), calibration(case)
+    schedule = WhenSettled(every=1, latest=6, patience=1, tolerance=0.3)
+    compressor = Compressor(model, policy=FixedRank(CUT), schedule=schedule, data=data)
+    kinds = []
+    while "cut" not in kinds:
+        event = compressor.step()
+        kinds.append(event.kind)
+    # Nothing has moved, so the ranking has settled as soon as two measurements agree.
+    assert kinds == ["measured"] * (len(kinds) - 1) + ["cut"]
+    assert 2 <= len(kinds) < 6
+    assert site_of(model)[1].state_dim == CUT
 
 
 def test_float32_layers_stay_float32(case):

@@ -31,6 +31,7 @@ _INPUTS = {
     "finite": "white noise of finite length",
     "empirical": "the inputs that the layer sees on training data",
     "gradient": "training data, weighted by the gradient of the loss",
+    "weights": "nothing but the size of the weights around it; --data looks at what it does",
 }
 
 
@@ -100,7 +101,9 @@ def inspect(
         out,
         "States kept when at most so much energy is dropped" + " (≤ bound)" * bounded,
         _ranks(spectra, names),
-        _BOUND if bounded else "No bound: these singular values come from data.",
+        _BOUND
+        if bounded
+        else "No bound: these values do not come from white noise of infinite length.",
     )
 
 
