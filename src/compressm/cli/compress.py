@@ -28,9 +28,15 @@ def register(app: typer.Typer) -> None:
 
 def compress(
     model: Annotated[
-        Path, typer.Argument(metavar="RUN|CHECKPOINT", help="Run folder or .safetensors file.")
+        Path,
+        typer.Argument(
+            metavar="RUN|CHECKPOINT",
+            help="Run folder, .safetensors file, or folder of transformers' save_pretrained.",
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The .safetensors file (or folder) to write.")
+    ],
     tolerance: Annotated[
         float | None, typer.Option("--tolerance", "-t", help="Share of energy to drop, 0 … 1.")
     ] = None,
@@ -49,6 +55,9 @@ def compress(
         bool, typer.Option("--data/--no-data", help="Look at a few training batches of the run.")
     ] = True,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with local data sets.")] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Text file that a save_pretrained folder is cut on.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Cut the states of a trained model, in one call and without training.
@@ -58,8 +67,21 @@ def compress(
         compressm compress runs/digits-lru -o small.safetensors --tolerance 0.1 --evaluate
 
         compressm compress model.safetensors -o small.safetensors --rank 8 --no-data
+
+        compressm compress saved-mamba -o small-mamba --rank 16 --texts novel.txt
     """
     policy = _policy(tolerance, rank, min_rank, multiple_of)
+    from compressm.cli import _stock
+
+    if _stock.is_stock(model):
+        if evaluate or data_dir is not None:
+            raise ConfigError(f"--evaluate, --data-dir: {model} names no data set; give --texts")
+        event = _stock.compress_stock(model, out, policy, method, texts, force)
+        _report(event, "" if texts else "no --texts were given")
+        typer.echo(f"written to {out}")
+        return
+    if texts is not None:
+        raise ConfigError(f"--texts: {model} is no folder of save_pretrained; it has data")
     target = _target(out, force)
 
     from compressm import compress_
@@ -87,6 +109,15 @@ def compress(
         network,
         ModelCard(config=config, task=card.task, step=card.step, metrics=after),
     )
+    _report(event, reason)
+    for name, title in (("val", "validation"), ("test", "test")):
+        if before:
+            typer.echo(f"{title} {_change(before, after, name)}")
+    typer.echo(f"written to {target}")
+
+
+def _report(event: Event, reason: str) -> None:
+    """What was cut, and why without data if so."""
     if reason:
         typer.echo(f"Without data: {reason}.\n")
     _text.show(_text.console(), "", _layers(event), _NOTE)
@@ -96,10 +127,6 @@ def compress(
     if event.kind == "kept":
         typer.echo("Nothing was cut: the policy would keep (nearly) all states.")
     typer.echo(f"parameters {event.parameters_before:,} → {event.parameters_after:,}")
-    for name, title in (("val", "validation"), ("test", "test")):
-        if before:
-            typer.echo(f"{title} {_change(before, after, name)}")
-    typer.echo(f"written to {target}")
 
 
 def _change(before: dict[str, float], after: dict[str, float], part: str) -> str:

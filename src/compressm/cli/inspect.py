@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from compressm.cli import _text
-from compressm.errors import InputError
+from compressm.errors import ConfigError, InputError
 from compressm.report.names import short_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rich.table import Table
+    from torch import nn
 
+    from compressm.calibration import Calibration
     from compressm.spectrum import Spectrum
 
 TOLERANCES = (0.01, 0.05, 0.1, 0.2)
@@ -42,7 +44,11 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     model: Annotated[
-        Path, typer.Argument(metavar="RUN|CHECKPOINT", help="Run folder or .safetensors file.")
+        Path,
+        typer.Argument(
+            metavar="RUN|CHECKPOINT",
+            help="Run folder, .safetensors file, or folder of transformers' save_pretrained.",
+        ),
     ],
     method: Annotated[
         str, typer.Option("--method", "-m", help="How states are ranked; docs: Methods.")
@@ -51,6 +57,9 @@ def inspect(
         bool, typer.Option("--data", help="Measure on a few batches of the run's training data.")
     ] = False,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with local data sets.")] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Text file to measure a save_pretrained folder on.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show the singular values of every layer, and what cuts they would allow.
@@ -62,21 +71,29 @@ def inspect(
         compressm inspect runs/digits-lru --data --method empirical
 
         compressm inspect model.safetensors --json
+
+        compressm inspect saved-mamba --texts novel.txt
     """
     from compressm import measure
     from compressm.adapters import find_sites
-    from compressm.cli import _models
-    from compressm.train.model_files import load_run_model
+    from compressm.cli import _stock
 
-    network, config = load_run_model(model)
-    calibration = None
-    if data or data_dir is not None:
-        calibration = _models.RunData.load(config, data_dir).calibration()
+    stock = _stock.is_stock(model)
+    if stock and (data or data_dir is not None):
+        raise ConfigError(f"--data: {model} names no data set; give --texts a text file")
+    if texts is not None and not stock:
+        raise ConfigError(f"--texts: {model} is no folder of save_pretrained; give --data")
+    if stock:
+        network, title = _stock.load_stock(model), "transformers"
+        calibration = _stock.calibration_of(network, model, texts)
+    else:
+        network, title, calibration = _run(model, data, data_dir)
     try:
         spectra = measure(network, method=method, data=calibration)
     except InputError as error:
         if calibration is None and str(error).startswith("data:"):
-            raise InputError(f"method {method!r} looks at real activations; add --data") from error
+            add = "--texts" if stock else "--data"
+            raise InputError(f"method {method!r} looks at real activations; add {add}") from error
         raise
     families = {name: site.adapter.family for name, site in find_sites(network).items()}
     if as_json:
@@ -86,7 +103,7 @@ def inspect(
         return
     out = _text.console()
     parameters = sum(p.numel() for p in network.parameters())
-    typer.echo(f"{model}: {config.name}, {parameters:,} parameters\n")
+    typer.echo(f"{model}: {title}, {parameters:,} parameters\n")
     names = short_names(spectra)
     kinds = " / ".join(sorted({_INPUTS.get(s.kind, s.kind) for s in spectra.values()}))
     _text.show(
@@ -105,6 +122,19 @@ def inspect(
         if bounded
         else "No bound: these values do not come from white noise of infinite length.",
     )
+
+
+def _run(
+    model: Path, data: bool, data_dir: Path | None
+) -> tuple[nn.Module, str, Calibration | None]:
+    """The model of a run, what the run is called, and some of its data where they are wanted."""
+    from compressm.cli import _models
+    from compressm.train.model_files import load_run_model
+
+    network, config = load_run_model(model)
+    wanted = data or data_dir is not None
+    calibration = _models.RunData.load(config, data_dir).calibration() if wanted else None
+    return network, config.name, calibration
 
 
 def _plans(spectra: Mapping[str, Spectrum]) -> dict[float, dict[str, int]]:
