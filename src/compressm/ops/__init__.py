@@ -5,6 +5,8 @@ from compressm.ops.cost import BACKENDS, Plan, choose, plans
 from compressm.ops.gemm import linear
 from compressm.ops.lti import diagonal_ssm
 from compressm.ops.selective import selective_scan
+from compressm.ops.ssd import ssd
+from compressm.ops.streaming import selective_state_update
 
 __all__ = [
     "BACKENDS",
@@ -15,4 +17,6 @@ __all__ = [
     "plans",
     "scan_states",
     "selective_scan",
+    "selective_state_update",
+    "ssd",
 ]

@@ -11,19 +11,7 @@ _I, _P = ctypes.c_int64, ctypes.c_void_p
 _SIZES = ["batch", "channels", "length", "states", "groups", "splits", "threads", "softplus"]
 _INPUTS = ["u", "delta", "A", "B", "C", "D", "z", "bias", "initial"]
 _OUTPUTS = ["out", "ungated", "last", "checkpoints"]
-_GRADS = [
-    "g_out",
-    "g_last",
-    "g_u",
-    "g_delta",
-    "g_z",
-    "g_A",
-    "g_B",
-    "g_C",
-    "g_D",
-    "g_bias",
-    "g_initial",
-]
+_GRADS = ["g_out", "g_last", *(f"g_{name}" for name in _INPUTS)]
 
 
 class _Arguments(ctypes.Structure):

@@ -83,3 +83,46 @@ def selective_scan_reference(
     if z is not None:
         y = y * z.double() * torch.sigmoid(z.double())
     return y, h
+
+
+def ssd_reference(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    *,
+    initial_states: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`h_t = exp(δ_t A) h_{t-1} + δ_t x_t B_tᵀ`, `y_t = (h_t C_t + D x_t) · silu(z_t)` in float64.
+
+    The arguments are those of `compressm.ops.ssd`: x, z (batch, L, heads, P); dt (batch, L, heads);
+    A (heads,); B, C (batch, L, G, N). Differentiable by autograd.
+
+    Returns:
+        y (batch, L, heads, P) and the last states (batch, heads, P, N), float64.
+    """
+    x, dt, A = x.double(), dt.double(), A.double()
+    heads = x.shape[2]
+    B, C = (v.double().repeat_interleave(heads // v.shape[2], 2) for v in (B, C))
+    if dt_bias is not None:
+        dt = dt + dt_bias.double()
+    if dt_softplus:
+        dt = torch.logaddexp(dt, torch.zeros_like(dt))
+    shape = (x.shape[0], heads, x.shape[3], B.shape[3])
+    h = x.new_zeros(shape) if initial_states is None else initial_states.double()
+    outputs = []
+    for t in range(x.shape[1]):
+        step = dt[:, t, :, None, None]
+        h = torch.exp(step * A[:, None, None]) * h + step * x[:, t, :, :, None] * B[:, t, :, None]
+        outputs.append((h * C[:, t, :, None]).sum(-1))
+    y = torch.stack(outputs, 1)
+    if D is not None:
+        y = y + D.double().reshape(heads, -1) * x
+    if z is not None:
+        y = y * z.double() * torch.sigmoid(z.double())
+    return y, h

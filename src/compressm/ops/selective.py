@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from compressm.errors import InputError
+from compressm.ops import gpu
 from compressm.ops._scan_op import scan
 
 
@@ -32,9 +33,10 @@ def selective_scan(
     `selective_scan_fn` of the CUDA package `mamba_ssm` (Gu and Dao, arXiv 2312.00752, section 3).
     Tensors may have any strides; layouts with the channels innermost are the fastest.
 
-    On a CPU a C++ kernel runs, built at first use (`compressm.ops.build`); elsewhere, and where
-    there is no compiler, plain PyTorch. A step with δ = 0 leaves the state exactly as it is, which
-    is how padding is masked. Memory for the backward pass: the states before every 16th step.
+    On a CPU a C++ kernel runs, built at first use (`compressm.ops.build`); on a GPU that of
+    `mamba_ssm` where it is installed and there is no initial state; else plain PyTorch. A step
+    with δ = 0 leaves the state exactly as it is, which is how padding is masked. Memory for the
+    backward pass: the states before every 16th step.
 
     Args:
         u: inputs, (B, D, L), real; bfloat16 and float16 are computed in float32.
@@ -57,6 +59,10 @@ def selective_scan(
         InputError: shapes that do not fit, or complex tensors.
     """
     _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    fused = gpu.selective_scan(u.device)
+    if fused is not None and initial_state is None:
+        options = {"delta_softplus": delta_softplus, "return_last_state": return_last_state}
+        return fused(u, delta, A, B, C, D, z, delta_bias, **options)  # type: ignore[no-any-return]
     dtype = torch.promote_types(torch.promote_types(u.dtype, A.dtype), torch.float32)
     tensors = [
         None if x is None else x.to(dtype)

@@ -23,7 +23,7 @@ struct ScanArgs {
     void *out, *ungated, *last, *checkpoints;
     int64_t u_s[3], delta_s[3], z_s[3], out_s[3], B_s[4], C_s[4];
     const void *g_out, *g_last;
-    void *g_u, *g_delta, *g_z, *g_A, *g_B, *g_C, *g_D, *g_bias, *g_initial;
+    void *g_u, *g_delta, *g_A, *g_B, *g_C, *g_D, *g_z, *g_bias, *g_initial;
     int64_t g_out_s[3];
 };
 

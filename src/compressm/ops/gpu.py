@@ -1,0 +1,39 @@
+"""The CUDA kernels of `mamba_ssm`, where that package is installed and the tensors are on a GPU."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_SCAN = ("mamba_ssm.ops.selective_scan_interface", "selective_scan_fn")
+_CHUNK_SCAN = ("mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined")
+_UPDATE = ("mamba_ssm.ops.triton.selective_state_update", "selective_state_update")
+
+
+def _find(device: torch.device, where: tuple[str, str]) -> Callable[..., Any] | None:
+    if device.type != "cuda":
+        return None
+    module, name = where
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except ImportError:
+        return None
+    return function
+
+
+def selective_scan(device: torch.device) -> Callable[..., Any] | None:
+    """`selective_scan_fn` for tensors on `device`, or None: use our own."""
+    return _find(device, _SCAN)
+
+
+def chunk_scan(device: torch.device) -> Callable[..., Any] | None:
+    """`mamba_chunk_scan_combined` for tensors on `device`, or None."""
+    return _find(device, _CHUNK_SCAN)
+
+
+def state_update(device: torch.device) -> Callable[..., Any] | None:
+    """`selective_state_update` for tensors on `device`, or None."""
+    return _find(device, _UPDATE)
