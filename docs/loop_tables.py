@@ -56,7 +56,7 @@ def transport(results: Json) -> str:
             f"{row['reset']:.4f}",
             f"{row['gap']:+.4f} ± {row['gap_std']:.4f}",
             f"{row['gap_early']:+.4f}",
-            f"{row['no_worse']} of {row['seeds']}",
+            f"{row['no_worse']} of {row['seeds'] - row['diverged']}",
         ]
         for row in results["table"]
     ]
@@ -67,6 +67,7 @@ def transport(results: Json) -> str:
         f"{listings.table(columns, rows)}\n\nMean training loss (nats) over the {after} steps after"
         f" a cut from {model['states']} to {model['kept']} states at step {results['before']}, "
         "paired: the same model, batches and dropout. Difference: project − reset, mean ± standard "
-        "deviation over seeds; the last column counts seeds. Source: "
+        "deviation over seeds; the last column counts seeds (without those where a run diverged). "
+        "Source: "
         "`benchmarks/results/transport.json`."
     )

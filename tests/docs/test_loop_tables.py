@@ -39,7 +39,8 @@ def results(tmp_path):
     row = {
         "optimizer": "AdamW",
         "method": "published",
-        "seeds": 4,
+        "seeds": 5,
+        "diverged": 1,
         "project": 0.5,
         "reset": 0.75,
         "gap": -0.25,
