@@ -6,25 +6,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from compressm.adapters.base import SELECTIONS, Select
+from compressm.adapters.base import Select
 from compressm.calibration import Calibration, Forward, Loss, calibration_of, given_by
 from compressm.checkpoint import fit_on_load
-from compressm.cutting import Cutter
+from compressm.cutting import make_cutter
 from compressm.errors import InputError
 from compressm.events import Event, EventLog
 from compressm.guard import Guard
 from compressm.monitor import Monitor
-from compressm.pipeline import RANKS, Rank, Survey, observe
+from compressm.pipeline import Rank, Survey, observe
 from compressm.ranks import Policy
 from compressm.schedule import Schedule, WhenSettled
 from compressm.spectrum import Spectrum
 from compressm.team import Team
 from compressm.transaction import Transaction
-from compressm.writeback import Averages, as_optimizers
+from compressm.writeback import Averages
 
 _NEVER = float("inf")
 
@@ -106,7 +105,7 @@ def compress_(
     if guard is not None and guard.recovery_steps:
         raise InputError("guard: recovery_steps needs a training loop; use a Compressor")
     team = Team.of(model, wrapper, process_group)
-    cutter = _cutter(
+    cutter = make_cutter(
         team, optimizer, rank, method, data, forward, loss, transport, select, seed, guard, ema
     )
     return Transaction(cutter, policy, guard).begin(step=None)
@@ -161,7 +160,7 @@ class Compressor:
         wrapper: nn.Module | None = None,
     ) -> None:
         team = Team.of(model, wrapper, process_group)
-        cutter = _cutter(
+        cutter = make_cutter(
             team, optimizer, rank, method, data, forward, loss, transport, select, seed, guard, ema
         )
         self.schedule = schedule
@@ -276,38 +275,4 @@ def _monitor(schedule: WhenSettled, model: nn.Module) -> Monitor:
         patience=schedule.patience,
         slack=schedule.slack,
         min_correlation=schedule.min_correlation,
-    )
-
-
-def _cutter(
-    team: Team,
-    optimizer: Optimizer | Iterable[Optimizer] | None,
-    rank: Rank,
-    method: str,
-    data: Iterable[Any] | Calibration | None,
-    forward: Forward | None,
-    loss: Loss | None,
-    transport: str,
-    select: Select,
-    seed: int,
-    guard: Guard | None,
-    ema: Sequence[nn.Module],
-) -> Cutter:
-    if select not in SELECTIONS:
-        raise InputError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
-    if rank not in RANKS:
-        raise InputError(f"rank: expected one of {', '.join(RANKS)}, got {rank!r}")
-    folder = None if guard is None or guard.snapshot_folder is None else guard.snapshot_folder
-    return Cutter(
-        team=team,
-        optimizers=as_optimizers(optimizer),
-        method=method,
-        calibration=calibration_of(data, forward, loss),
-        transport=transport,
-        select=select,
-        generator=torch.Generator().manual_seed(seed),
-        rank=rank,
-        companions=() if guard is None else guard.companions,
-        snapshot_folder=None if folder is None else Path(folder),
-        ema=tuple(ema),
     )

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm.adapters.base import Select, find_sites
+from compressm.adapters.base import SELECTIONS, Select, find_sites
 from compressm.adapters.configs import sized_attributes
-from compressm.calibration import Calibration
+from compressm.calibration import Calibration, Forward, Loss, calibration_of
 from compressm.distributed import Ranks
 from compressm.errors import DistributedError, InputError
-from compressm.guard import Companion
-from compressm.pipeline import Proposal, Rank, Survey
+from compressm.guard import Companion, Guard
+from compressm.pipeline import RANKS, Proposal, Rank, Survey
 from compressm.team import Team
-from compressm.writeback import Averages, Snapshot, prepared, require_owned, undisturbed
+from compressm.writeback import (
+    Averages,
+    Snapshot,
+    as_optimizers,
+    prepared,
+    require_owned,
+    undisturbed,
+)
 from compressm.writeback.sharded import reshard_, stored_as
 
 
@@ -164,3 +172,42 @@ class Cutter:
         finally:
             self.restore(snapshot)
             snapshot.close()
+
+
+def make_cutter(
+    team: Team,
+    optimizer: Optimizer | Iterable[Optimizer] | None,
+    rank: Rank,
+    method: str,
+    data: Iterable[Any] | Calibration | None,
+    forward: Forward | None,
+    loss: Loss | None,
+    transport: str,
+    select: Select,
+    seed: int,
+    guard: Guard | None,
+    ema: Sequence[nn.Module],
+) -> Cutter:
+    """A cutter from what users say, see `compress_`.
+
+    Raises:
+        InputError, OptimizerError: an argument is unusable.
+    """
+    if select not in SELECTIONS:
+        raise InputError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
+    if rank not in RANKS:
+        raise InputError(f"rank: expected one of {', '.join(RANKS)}, got {rank!r}")
+    folder = None if guard is None or guard.snapshot_folder is None else guard.snapshot_folder
+    return Cutter(
+        team=team,
+        optimizers=as_optimizers(optimizer),
+        method=method,
+        calibration=calibration_of(data, forward, loss),
+        transport=transport,
+        select=select,
+        generator=torch.Generator().manual_seed(seed),
+        rank=rank,
+        companions=() if guard is None else guard.companions,
+        snapshot_folder=None if folder is None else Path(folder),
+        ema=tuple(ema),
+    )

@@ -206,8 +206,11 @@ class Mamba2Adapter(SelectiveAdapter):
         biases = sum(f"{name}.bias" in dict(module.named_parameters()) for name in _BIASED)
         each = rows.shape[1] + kernel.shape[-1] + biases
         channels = _channels(module)
+        # A state of every channel, and what the convolution remembers of its rows of B and C.
+        remembered = channels + 2 * _groups(module) * kernel.shape[-1]
         return StateCost(
-            parameters=2 * _groups(module) * each, state_bytes=channels * rows.element_size()
+            parameters=2 * _groups(module) * each,
+            state_bytes=remembered * rows.element_size(),
         )
 
     def parameters(self, module: nn.Module) -> tuple[str, ...]:
