@@ -75,6 +75,7 @@ ALLOWED = {
         "compressor",
         "events",
         "guard",
+        "ops",
         "ranks",
         "schedule",
         "trees",

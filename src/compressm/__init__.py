@@ -19,6 +19,7 @@ from compressm.compressor import Compressor, compress_, measure
 from compressm.errors import CompressmError
 from compressm.events import Event, EventLog, SiteChange
 from compressm.guard import Guard
+from compressm.integrations.cpu import accelerate_cpu
 from compressm.monitor import Monitor
 from compressm.ranks import EnergyTolerance, FixedFraction, FixedRank, GlobalEnergy, Policy
 from compressm.schedule import Schedule, WhenSettled
@@ -48,6 +49,7 @@ __all__ = [
     "StateBytesBudget",
     "StepTimeBudget",
     "WhenSettled",
+    "accelerate_cpu",
     "compress_",
     "load_compressed",
     "measure",

@@ -1,6 +1,7 @@
 """Fast recurrences, time-invariant and selective."""
 
 from compressm.ops.chunked import scan_states
+from compressm.ops.conv import causal_conv1d
 from compressm.ops.cost import BACKENDS, Plan, choose, plans
 from compressm.ops.gemm import linear
 from compressm.ops.lti import diagonal_ssm
@@ -11,6 +12,7 @@ from compressm.ops.streaming import selective_state_update
 __all__ = [
     "BACKENDS",
     "Plan",
+    "causal_conv1d",
     "choose",
     "diagonal_ssm",
     "linear",

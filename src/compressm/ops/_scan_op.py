@@ -16,7 +16,7 @@ from compressm.ops.build import kernels
 _NAMES = ("u", "delta", "A", "B", "C", "D", "z", "bias", "initial")
 
 
-def _like(u: Tensor) -> Tensor:
+def like(u: Tensor) -> Tensor:
     """Empty, of u's shape, channels or steps innermost as in u."""
     batch, channels, length = u.shape
     if channels > 1 and u.stride(1) == 1:
@@ -30,9 +30,9 @@ def _empty(u: Tensor, A: Tensor, keep: bool, gated: bool) -> tuple[Tensor, Tenso
     states = A.shape[1]
     chunks = (length + _scan_torch.CHUNK - 1) // _scan_torch.CHUNK
     return (
-        _like(u),
+        like(u),
         u.new_empty(batch, channels, states),
-        _like(u) if keep and gated else u.new_empty(0),
+        like(u) if keep and gated else u.new_empty(0),
         u.new_empty(batch, chunks, states, channels) if keep else u.new_empty(0),
     )
 
@@ -99,13 +99,13 @@ def _empty_gradients(
     none = u.new_empty(0)
     shared = (batch, B.shape[1], B.shape[3], B.shape[2])
     return [
-        _like(u),
-        _like(u),
+        like(u),
+        like(u),
         u.new_empty(A.shape),
         u.new_empty(shared).transpose(2, 3),
         u.new_empty(shared).transpose(2, 3),
         none if D is None else u.new_empty(channels),
-        u.new_empty(0) if z is None else _like(u),
+        u.new_empty(0) if z is None else like(u),
         u.new_empty(0) if bias is None else u.new_empty(channels),
         u.new_empty(0) if initial is None else u.new_empty(batch, *A.shape),
     ]

@@ -1,4 +1,4 @@
-"""The CUDA kernels of `mamba_ssm`, where that package is installed and the tensors are on a GPU."""
+"""CUDA kernels of `mamba_ssm` and `causal_conv1d`, where installed and the tensors on a GPU."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 _SCAN = ("mamba_ssm.ops.selective_scan_interface", "selective_scan_fn")
 _CHUNK_SCAN = ("mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined")
 _UPDATE = ("mamba_ssm.ops.triton.selective_state_update", "selective_state_update")
+
+_CONV = ("causal_conv1d", "causal_conv1d_fn")
 
 
 def _find(device: torch.device, where: tuple[str, str]) -> Callable[..., Any] | None:
@@ -37,3 +39,8 @@ def chunk_scan(device: torch.device) -> Callable[..., Any] | None:
 def state_update(device: torch.device) -> Callable[..., Any] | None:
     """`selective_state_update` for tensors on `device`, or None."""
     return _find(device, _UPDATE)
+
+
+def causal_conv(device: torch.device) -> Callable[..., Any] | None:
+    """`causal_conv1d_fn` for tensors on `device`, or None."""
+    return _find(device, _CONV)

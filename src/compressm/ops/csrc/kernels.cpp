@@ -1,6 +1,7 @@
 // The C interface of the kernels: plain pointers, so that no header of PyTorch is needed and the
 // build takes seconds.
 #include "backward.h"
+#include "conv.h"
 #include "forward.h"
 
 extern "C" {
@@ -11,6 +12,10 @@ void compressm_scan_forward(const compressm::ScanArgs* a, int64_t is_double) {
 
 void compressm_scan_backward(const compressm::ScanArgs* a, int64_t is_double) {
     is_double ? compressm::scan_backward<double>(*a) : compressm::scan_backward<float>(*a);
+}
+
+void compressm_conv(const compressm::ConvArgs* a, int64_t is_double) {
+    is_double ? compressm::convolve<double>(*a) : compressm::convolve<float>(*a);
 }
 
 }
