@@ -28,6 +28,8 @@ def _plain(cell: Mapping[str, float], digits: int = 4) -> str:
 
 def _seeds(rows: Sequence[Json]) -> str:
     counts = sorted({len(row["seeds"]) for row in rows})
+    if counts == [1]:
+        return "1 seed"
     return "–".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) + " seeds"
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from compressm.data import Task
 from compressm.data.options import check_at_least
 from compressm.errors import MissingExtraError
+from compressm.integrations.cpu import accelerate_cpu
 from compressm.train.checks import check_above
 from compressm.train.models.backbone import CausalLM, around
 from compressm.train.models.base import ModelConfig, register_model
@@ -21,8 +22,8 @@ from compressm.train.models.base import ModelConfig, register_model
 class TransformersConfig(ModelConfig):
     """Base of the kinds that transformers builds: language models, and classifiers around one.
 
-    Their classes stay transformers' own, so `save_pretrained` of the part called `model` (language
-    models) or `backbone` works.
+    They run through `compressm.accelerate_cpu`. Their classes stay transformers' own, so
+    `save_pretrained` of the part called `model` (language models) or `backbone` works.
 
     Attributes:
         expand: inner channels of a layer, as a multiple of the width.
@@ -73,7 +74,7 @@ class TransformersConfig(ModelConfig):
             # Bytes and pixels have no special tokens.
             **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id")),
         }
-        made = self.make(transformers, common, language)
+        made = accelerate_cpu(self.make(transformers, common, language))
         return CausalLM(made) if language else around(made, task, pooling)
 
 
