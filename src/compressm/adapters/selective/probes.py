@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from compressm.adapters.selective.layer import Method, SelectiveLayer
 from compressm.numerics.averaged import AveragedDynamics
@@ -19,20 +21,25 @@ from compressm.numerics.selective import (
 )
 
 Inputs = Callable[[Sequence[Any], Mapping[str, Any]], tuple[Tensor, Tensor | None]]
-# Tokens that a layer is run over: of each call, and in all; and the share of their time steps that
-# the moments take in. States are many, so few tokens determine them.
-_TOKENS_PER_CALL, _TOKENS, _RECORDED, _FEWEST = 1024, 8192, 0.25, 64
+# The share of the time steps that the moments take in: neighbours say much the same.
+_RECORDED, _FEWEST = 0.25, 64
 
 
 class LayerProbe:
-    """Reads a part of every call of one layer; a subclass says what is kept of it."""
+    """Reads a part of every call of one layer; a subclass says what is kept of it.
+
+    Attributes:
+        per_call: tokens that are looked at of each call.
+        tokens: and of all calls together.
+    """
 
     needs_gradient = False
+    per_call, tokens = 1024, 8192
 
     def __init__(self, inputs: Inputs, layer: SelectiveLayer) -> None:
         self.module, self.layer = layer.module, layer
         self._inputs = inputs
-        self._left = _TOKENS
+        self._left = self.tokens
         self._generator = torch.Generator().manual_seed(0)
 
     def saw(
@@ -43,18 +50,25 @@ class LayerProbe:
         batch, length, _ = hidden.shape
         if self._left <= 0:
             return
-        rows = max(1, min(batch, _TOKENS_PER_CALL // length))
+        rows = max(1, min(batch, self.per_call // length))
         self._left -= rows * length
         chosen = torch.randperm(batch, generator=self._generator)[:rows].to(hidden.device)
         steps = torch.zeros(length, dtype=torch.bool)
         recorded = max(round(_RECORDED * length), min(length, _FEWEST))
         steps[torch.randperm(length, generator=self._generator)[:recorded]] = True
         hidden, mask = hidden.detach()[chosen], None if mask is None else mask[chosen]
+        output = output[0] if isinstance(output, tuple) else output
+        gradient = None if gradient is None else gradient[chosen]
         with torch.no_grad():
-            self.add(hidden, mask, steps, None if gradient is None else gradient[chosen])
+            self.add(hidden, mask, steps, output.detach()[chosen], gradient)
 
     def add(
-        self, hidden: Tensor, mask: Tensor | None, steps: Tensor, gradient: Tensor | None
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        steps: Tensor,
+        output: Tensor,
+        gradient: Tensor | None,
     ) -> None:
         """Keep what there is to keep of the sequences `hidden` at the time steps `steps`."""
         raise NotImplementedError
@@ -71,7 +85,12 @@ class Contributions(LayerProbe):
         self.averages = AveragedDynamics() if method.order == "hankel" else None
 
     def add(
-        self, hidden: Tensor, mask: Tensor | None, steps: Tensor, gradient: Tensor | None
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        steps: Tensor,
+        output: Tensor,
+        gradient: Tensor | None,
     ) -> None:
         s, W = self.layer.signals(hidden, mask), self.layer.out_weight
         slope = None
@@ -90,7 +109,13 @@ class Contributions(LayerProbe):
 
 @final
 class Mixes(LayerProbe):
-    """Normal equations for the kept rows of C (one group)."""
+    """Normal equations for the kept rows of C (one group).
+
+    What the full scan adds to the output is the layer's own output without its skip, so only the
+    kept states have to be run, and more tokens can be looked at.
+    """
+
+    per_call, tokens = 4096, 16384
 
     def __init__(
         self, inputs: Inputs, layer: SelectiveLayer, kept: Tensor, start: Tensor, basis: Tensor
@@ -100,17 +125,29 @@ class Mixes(LayerProbe):
         self.moments = MixMoments(start, basis)
 
     def add(
-        self, hidden: Tensor, mask: Tensor | None, steps: Tensor, gradient: Tensor | None
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        steps: Tensor,
+        output: Tensor,
+        gradient: Tensor | None,
     ) -> None:
         s, W = self.layer.signals(hidden, mask), self.layer.out_weight
         kept = self._kept.to(hidden.device)
-        for at, h in selective_states(s, steps):
+        C, few = s.C, replace(s, A=s.A[..., kept], B=s.B[..., kept], C=s.C[..., kept])
+        exact = torch.finfo(output.dtype).eps <= torch.finfo(torch.float32).eps
+        if exact:
+            skip = self.layer.activations(s, torch.zeros_like(s.x))
+            scan = output - functional.linear(skip, W, self.layer.p.get("out_proj.bias"))
+        else:  # half precision would be taken for something to fit
+            scan = torch.matmul(selective_output(s).flatten(2) * s.gate.flatten(2), W.mT)
+        scan = (scan * s.mask[..., None]).transpose(0, 1)
+        gate = (s.gate[:, :, 0] * s.mask[..., None]).transpose(0, 1)
+        for at, h in selective_states(few, steps):
             here = at.to(h.device)
-            C, h = s.C.transpose(0, 1)[here][:, :, 0], h[:, :, 0]
-            gain = (s.gate[:, :, 0] * s.mask[..., None]).transpose(0, 1)[here][..., None]
-            U = torch.matmul(W, h[..., kept] * gain)
-            target = torch.matmul(W, torch.matmul(h, C[..., None]) * gain)[..., 0]
-            self.moments.update(U.flatten(0, 1), C.flatten(0, 1), target.flatten(0, 1))
+            U = torch.matmul(W, h[:, :, 0] * gate[here][..., None])
+            rows = C.transpose(0, 1)[here][:, :, 0]
+            self.moments.update(U.flatten(0, 1), rows.flatten(0, 1), scan[here].flatten(0, 1))
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
         """Add up what several ranks saw."""
@@ -127,7 +164,12 @@ class Outputs(LayerProbe):
         self.moments = OutputMoments(layer.out_weight.shape[1])
 
     def add(
-        self, hidden: Tensor, mask: Tensor | None, steps: Tensor, gradient: Tensor | None
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        steps: Tensor,
+        output: Tensor,
+        gradient: Tensor | None,
     ) -> None:
         both = []
         for layer in (self.layer, self._cut):
