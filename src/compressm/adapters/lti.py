@@ -248,11 +248,7 @@ class LinearDraft(Draft):
     """A reduced system for one layer."""
 
     def __init__(
-        self,
-        measurement: LinearMeasurement,
-        reduction: Reduction,
-        *,
-        refit_on_data: bool,
+        self, measurement: LinearMeasurement, reduction: Reduction, *, refit_on_data: bool
     ) -> None:
         observer = measurement.observer
         self.observer, self.reduction, self._white = observer, reduction, measurement.white
