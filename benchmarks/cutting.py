@@ -26,7 +26,8 @@ from torch import nn
 
 import compressm
 from compressm.adapters.lti import DEFAULT_METHOD, METHODS
-from compressm.cli._bench_ops import SETTINGS, machine_facts, model_call
+from compressm.cli._bench_ops import SETTINGS, model_call
+from compressm.cli._timing import machine_facts
 from compressm.nn import LRU, SequenceClassifier
 
 RESULTS = Path(__file__).parent / "results"

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from torch.profiler import ProfilerActivity, profile
 
-from compressm.cli._bench_ops import SETTINGS, Setting, bench_ops, machine_facts, model_call
+from compressm.cli._bench_ops import SETTINGS, Setting, bench_ops, model_call
+from compressm.cli._timing import machine_facts
 from compressm.ops import choose
 
 RESULTS = Path(__file__).parent / "results"

@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from compressm.cli import _bench_ops
+from compressm.cli import _bench_ops, _timing
 from compressm.cli._bench_ops import Setting, bench_ops
 from compressm.ops import choose
 
@@ -16,7 +16,7 @@ TINY = Setting(name="tiny", batch=2, length=24, features=1, width=4, depth=1, st
 @pytest.mark.parametrize(("quick", "states"), [(True, {5, 2}), (False, {5, 3, 2})])
 def test_table_and_json(tmp_path, monkeypatch, quick, states):
     monkeypatch.setattr(_bench_ops, "SETTINGS", (TINY,))
-    monkeypatch.setattr(_bench_ops, "_load", lambda: 99.0)
+    monkeypatch.setattr(_timing, "load", lambda: 99.0)
     console = Console(file=io.StringIO(), width=120)
     path = tmp_path / "new" / "ops.json"
     result = bench_ops(path, quick=quick, console=console)

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import json
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +13,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
+from compressm.cli._timing import Call, interleaved, machine_facts, save, warn_if_busy
 from compressm.nn import LRU, SequenceClassifier
-from compressm.ops import linear, plans
+from compressm.ops import plans
 
 # A backend estimated to be this much slower than the cheapest is left out.
 _HOPELESS = 5.0
@@ -63,9 +58,6 @@ class Timing:
     model_step: tuple[float, float]
 
 
-Call = Callable[[], object]
-
-
 def _layer_calls(setting: Setting, states: int, backend: str) -> tuple[Call, Call]:
     """Forward alone, and forward + backward, of one layer."""
     layer = LRU(setting.width, states, backend=backend)
@@ -106,56 +98,12 @@ def model_call(setting: Setting, states: int, backend: str) -> Call:
     return step
 
 
-def _measure(calls: list[Call], rounds: int) -> list[tuple[float, float]]:
-    """Best and median milliseconds of every call; one of each per round, so that a machine that
-    slows down in between slows all of them."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for call in calls:
-        call()
-    gc.disable()
-    try:
-        for _ in range(rounds):
-            for call, record in zip(calls, seconds, strict=True):
-                start = time.perf_counter()
-                call()
-                record.append(time.perf_counter() - start)
-    finally:
-        gc.enable()
-    return [(1e3 * min(record), 1e3 * statistics.median(record)) for record in seconds]
-
-
 def _rows(setting: Setting, states: int) -> Iterator[tuple[str, int, bool]]:
     """Backend, chunk length and whether "auto" would choose it, without the hopeless ones."""
     ranked = plans(setting.batch, setting.length, setting.width, states)
     for plan in ranked:
         if plan.seconds <= _HOPELESS * ranked[0].seconds:
             yield plan.backend, plan.chunk, plan is ranked[0]
-
-
-def _load() -> float | None:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def machine_facts() -> dict[str, Any]:
-    """Processor, threads, versions, load, and the GFLOP/s that matrix products reach here."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        cpu = names[0].split(":", 1)[1].strip() if names else cpu
-    x, weight = torch.randn(2048, 512), torch.randn(768, 512)
-    load = _load()
-    best = _measure([lambda: linear(x, weight), lambda: torch.mm(x, weight.t())], rounds=10)
-    fast, plain = (2e-6 * 2048 * 512 * 768 / milliseconds for milliseconds, _ in best)
-    return {
-        "cpu": cpu,
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "load": load,
-        "gflops": {"compressm.ops.linear": round(fast), "torch.mm": round(plain)},
-    }
 
 
 def measure_ops(settings: tuple[Setting, ...], *, rounds: int) -> list[Timing]:
@@ -168,7 +116,7 @@ def measure_ops(settings: tuple[Setting, ...], *, rounds: int) -> list[Timing]:
                 rows.append((setting.name, states, backend, chunk, chosen))
                 calls += _layer_calls(setting, states, backend)
                 calls.append(model_call(setting, states, backend))
-    timings = _measure(calls, rounds)
+    timings = interleaved(calls, rounds)
     return [
         Timing(
             setting=name,
@@ -222,12 +170,7 @@ def bench_ops(
         What is written to `json_path`.
     """
     console = console or Console()
-    load, cores = _load(), os.cpu_count() or 1
-    if load is not None and load > 0.3 * cores:
-        console.print(
-            f"[yellow]warning:[/] the machine is busy (load {load:.1f} on {cores} cores); "
-            "trust the ratios more than the milliseconds"
-        )
+    warn_if_busy(console)
     settings = SETTINGS
     if quick:
         settings = tuple(replace(s, states=(s.states[0], s.states[-1])) for s in SETTINGS)
@@ -241,7 +184,5 @@ def bench_ops(
         "settings": [asdict(setting) for setting in settings],
         "timings": [asdict(timing) for timing in timings],
     }
-    if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save(result, json_path)
     return result

@@ -1,0 +1,239 @@
+"""`compressm bench mamba`: the selective scan, and a training step of a small Mamba around it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional
+
+import compressm
+from compressm.cli._timing import Call, interleaved, machine_facts, save, warn_if_busy
+from compressm.errors import InputError
+from compressm.ops import _scan_torch, selective_scan
+from compressm.ops.build import kernels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Sizes of the scan and of the model; the scan has twice the model's width of channels.
+
+    transformers' own loop is timed at `short` steps above `small` states and its time multiplied
+    by length/short. It grows faster than that, so the product flatters it.
+    """
+
+    batch: int = 8
+    length: int = 256
+    width: int = 128
+    depth: int = 2
+    vocabulary: int = 256
+    scan_states: tuple[int, ...] = (8, 12, 16, 32, 64, 128)
+    model_states: tuple[int, ...] = (16, 128)
+    small: int = 16
+    short: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One row: milliseconds, best and median; `length` is at how many steps they were measured."""
+
+    what: str
+    code: str
+    states: int
+    length: int
+    best: float
+    median: float
+
+
+SETTING = Setting()
+
+
+def scan_calls(setting: Setting, states: int) -> tuple[Call, Call]:
+    """Forward and backward of one scan with gate, by the kernel and in plain PyTorch."""
+    batch, length, channels = setting.batch, setting.length, 2 * setting.width
+    # As the mixers hold them: channels innermost.
+    u, delta, z, direction = (
+        torch.randn(batch, length, channels).transpose(1, 2) for _ in range(4)
+    )
+    B, C = (torch.randn(batch, length, states).transpose(1, 2) for _ in range(2))
+    A = -torch.arange(1.0, states + 1).expand(channels, states).contiguous()
+    D, bias = torch.ones(channels), torch.full((channels,), -4.0)
+    leaves = [x.requires_grad_() for x in (u, delta, A, B, C, D, z, bias)]
+
+    def ours() -> object:
+        y: Any = selective_scan(u, delta, A, B, C, D, z, bias, delta_softplus=True)
+        return torch.autograd.grad(y, leaves, direction)
+
+    def fallback() -> object:
+        with torch.no_grad():
+            into, out = B[:, None], C[:, None]  # one group of channels
+            _, ungated, _, kept = _scan_torch.forward(
+                u, delta, A, into, out, D, z, bias, initial=None, softplus=True, keep=True
+            )
+            return _scan_torch.backward(
+                *(direction, None, u, delta, A, into, out, D, z, bias, ungated, kept), softplus=True
+            )
+
+    return ours, fallback
+
+
+def _transformers(setting: Setting, states: int) -> nn.Module:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(
+        vocab_size=setting.vocabulary,
+        hidden_size=setting.width,
+        state_size=states,
+        num_hidden_layers=setting.depth,
+        expand=2,
+        use_cache=False,
+    )
+    model: nn.Module = MambaForCausalLM(config)
+    return model
+
+
+def _mambapy(setting: Setting, states: int) -> nn.Module:
+    from mambapy.mamba import Mamba, MambaConfig
+
+    config = MambaConfig(d_model=setting.width, n_layers=setting.depth, d_state=states)
+    return nn.Sequential(
+        nn.Embedding(setting.vocabulary, setting.width),
+        Mamba(config),
+        nn.RMSNorm(setting.width),
+        nn.Linear(setting.width, setting.vocabulary, bias=False),
+    )
+
+
+def step_call(model: nn.Module, setting: Setting, length: int) -> Call:
+    """Forward, backward and AdamW step of a language model on random tokens."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    tokens = torch.randint(setting.vocabulary, (setting.batch, length + 1))
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        out = model(tokens[:, :-1])
+        logits: Tensor = out if isinstance(out, Tensor) else out.logits
+        loss = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def accelerated_call(setting: Setting, states: int) -> Call:
+    """A step of transformers' model through `accelerate_cpu`."""
+    model = compressm.accelerate_cpu(_transformers(setting, states))
+    return step_call(model, setting, setting.length)
+
+
+def measure_mamba(setting: Setting, *, rounds: int, loop: bool = True) -> list[Timing]:
+    """Time the scans, then the models; `loop` says whether transformers' own code is among them."""
+    timings: list[Timing] = []
+
+    def add(what: str, states: int, calls: dict[str, tuple[int, Call]], turns: int) -> None:
+        found = interleaved([call for _, call in calls.values()], turns)
+        for (code, (length, _)), (best, median) in zip(calls.items(), found, strict=True):
+            row = Timing(
+                what=what, code=code, states=states, length=length, best=best, median=median
+            )
+            timings.append(row)
+
+    for states in setting.scan_states:
+        ours, fallback = scan_calls(setting, states)
+        pair = {"compressm": (setting.length, ours), "plain PyTorch": (setting.length, fallback)}
+        add("scan", states, pair, rounds)
+    for states in setting.model_states:
+        calls = {"compressm": (setting.length, accelerated_call(setting, states))}
+        if find_spec("mambapy") is not None:
+            theirs = step_call(_mambapy(setting, states), setting, setting.length)
+            calls["mambapy"] = (setting.length, theirs)
+        add("model step", states, calls, rounds)
+        if loop:
+            length = setting.length if states <= setting.small else setting.short
+            slow = step_call(_transformers(setting, states), setting, length)
+            add("model step", states, {"transformers": (length, slow)}, 1)
+    return timings
+
+
+def ratios(setting: Setting, timings: list[Timing]) -> dict[tuple[str, str, int], float]:
+    """How many times longer than ours each row takes at the full length."""
+    full = {(t.what, t.code, t.states): t.best * setting.length / t.length for t in timings}
+    return {key: full[key] / full[key[0], "compressm", key[2]] for key in full}
+
+
+def _table(setting: Setting, timings: list[Timing], facts: dict[str, Any]) -> Table:
+    table = Table(
+        title=f"milliseconds at batch {setting.batch}, L={setting.length}, best",
+        caption=f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}. "
+        f"The model: {setting.depth} layers, width {setting.width}, {2 * setting.width} channels; "
+        "forward, backward and AdamW. * measured at a shorter length, scaled linearly.",
+    )
+    for title in ("what", "code"):
+        table.add_column(title)
+    for title in ("N", "ms", "times ours"):
+        table.add_column(title, justify="right")
+    against = ratios(setting, timings)
+    for index, t in enumerate(timings):
+        scaled = t.best * setting.length / t.length
+        table.add_row(
+            t.what,
+            t.code,
+            str(t.states),
+            f"{scaled:.1f}{' *' if t.length != setting.length else ''}",
+            f"{against[t.what, t.code, t.states]:.1f}",
+            end_section=index + 1 < len(timings) and timings[index + 1].states != t.states,
+        )
+    return table
+
+
+def bench_mamba(
+    json_path: Path | None = None, *, quick: bool = False, console: Console | None = None
+) -> dict[str, Any]:
+    """Time scans and training steps of a small Mamba, and print a table.
+
+    Args:
+        json_path: also write the numbers and facts about the machine here.
+        quick: fewest and most states only, three rounds, without transformers' own loop.
+        console: where to print; standard output by default.
+
+    Returns:
+        What is written to `json_path`.
+
+    Raises:
+        InputError: transformers is not installed.
+    """
+    if find_spec("transformers") is None:
+        raise InputError("bench mamba: needs transformers; pip install 'compressm[transformers]'")
+    console = console or Console()
+    warn_if_busy(console)
+    setting = SETTING
+    if quick:
+        setting = replace(setting, scan_states=(setting.scan_states[0], setting.scan_states[-1]))
+    if find_spec("mambapy") is None:
+        console.print("mambapy is not installed (pip install 'compressm[bench]'): left out")
+    rounds = 3 if quick else 6
+    facts = machine_facts() | {"kernel": kernels() is not None}
+    for package in ("transformers", "mambapy"):
+        facts[package] = version(package) if find_spec(package) is not None else None
+    timings = measure_mamba(setting, rounds=rounds, loop=not quick)
+    console.print(_table(setting, timings, facts))
+    result = {
+        "machine": facts,
+        "rounds": rounds,
+        "setting": asdict(setting),
+        "timings": [asdict(timing) for timing in timings],
+        "times_ours": [
+            {"what": what, "code": code, "states": states, "ratio": round(ratio, 2)}
+            for (what, code, states), ratio in ratios(setting, timings).items()
+        ],
+    }
+    save(result, json_path)
+    return result
