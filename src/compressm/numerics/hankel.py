@@ -18,6 +18,8 @@ from compressm.numerics.checks import as_double, require_finite, require_square
 # Pivots of a Cholesky factor above this many roundings give every singular value about four
 # correct digits, however small it is; below, eigh decides what is rank and what is rounding.
 _SAFE_PIVOT = 1e4
+# Stands for the variance of a state that nothing drives, relative to the largest.
+_UNDRIVEN = 1e-60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,9 @@ class Balancing:
     numerical_rank: int
 
 
-def psd_factor(P: Tensor, *, name: str = "P", pairs: bool = False) -> Tensor:
+def psd_factor(
+    P: Tensor, *, name: str = "P", pairs: bool = False, unit: Tensor | None = None
+) -> Tensor:
     """S with P = S S*, for Hermitian positive semidefinite P.
 
     P is scaled to a unit diagonal, so that badly scaled states keep their digits; Cholesky when
@@ -52,6 +56,7 @@ def psd_factor(P: Tensor, *, name: str = "P", pairs: bool = False) -> Tensor:
         name: how errors call it.
         pairs: P is in real coordinates [Re x; Im x]. Both parts of a state then share a scale: a
             nearly real state has an imaginary part far below the rounding of its real part.
+        unit: (n,) positive, one for each state: what is rounding is decided for x / unit.
 
     Returns:
         (n, k) float64 or complex128; k < n when P is numerically singular.
@@ -64,20 +69,22 @@ def psd_factor(P: Tensor, *, name: str = "P", pairs: bool = False) -> Tensor:
     eps = torch.finfo(P.dtype).eps
     P = as_double(P)
     n = P.shape[0]
-    diagonal = P.diagonal().real
+    if float((P - P.mH).abs().max()) > eps**0.5 * float(P.diagonal().abs().max()):
+        raise InputError(f"{name} is not Hermitian; a Gramian must be")
+    scale = torch.ones_like(P.diagonal().real) if unit is None else unit
+    diagonal = P.diagonal().real / scale.square()
     if pairs:
         diagonal = diagonal.view(2, -1).sum(0).repeat(2)
     size = float(diagonal.abs().max())
-    if float((P - P.mH).abs().max()) > eps**0.5 * size:
-        raise InputError(f"{name} is not Hermitian; a Gramian must be")
-    scale = diagonal.clamp_min(eps * size).sqrt() if size > 0 else torch.ones_like(diagonal)
-    unit = P / (scale[:, None] * scale)
-    unit = (unit + unit.mH) / 2
-    L, info = torch.linalg.cholesky_ex(unit)
+    if size > 0:
+        scale = scale * diagonal.clamp_min(eps * size).sqrt()
+    level = P / (scale[:, None] * scale)
+    level = (level + level.mH) / 2
+    L, info = torch.linalg.cholesky_ex(level)
     if not int(info) and float(L.diagonal().real.min()) ** 2 > _SAFE_PIVOT * n * eps:
         factor: Tensor = L * scale[:, None]
         return factor
-    values, vectors = torch.linalg.eigh(unit)
+    values, vectors = torch.linalg.eigh(level)
     if not _semidefinite(values, eps):
         # The scaling blows up a direction that holds rounding errors and nothing else.
         scale = torch.ones_like(scale)
@@ -151,11 +158,33 @@ def truncation_bound(sigma: Tensor, order: int) -> float:
 
 
 def _factors(P: Tensor, Q: Tensor, pairs: bool) -> tuple[Tensor, Tensor]:
+    """S and R, computed where every state is as large in P as in Q.
+
+    The unit of a state is free. In one that makes it small in P and large in Q, `psd_factor`
+    would take it for rounding, whatever it does to the output.
+    """
     require_square("P", P)
     require_square("Q", Q, P.shape[0])
-    S, R = psd_factor(P, name="P", pairs=pairs), psd_factor(Q, name="Q", pairs=pairs)
+    require_finite("P", P)
+    require_finite("Q", Q)
+    unit = _common_units(P, Q, pairs)
+    S = psd_factor(P, name="P", pairs=pairs, unit=unit)
+    R = psd_factor(Q, name="Q", pairs=pairs, unit=1 / unit)
     dtype = torch.promote_types(S.dtype, R.dtype)
     return S.to(dtype), R.to(dtype)
+
+
+def _common_units(P: Tensor, Q: Tensor, pairs: bool) -> Tensor:
+    """(P_ii / Q_ii)^{1/4}, rounded to powers of two so that rescaling is exact: (n,).
+
+    A state that P or Q does not know is left tiny in the other one, too.
+    """
+    p, q = (as_double(M.diagonal().real).abs() for M in (P, Q))
+    if pairs:
+        p, q = (d.view(2, -1).sum(0).repeat(2) for d in (p, q))
+    p, q = (d.clamp_min(_UNDRIVEN * float(d.max())) for d in (p, q))
+    ratio = torch.where((p > 0) & (q > 0), p.log2() - q.log2(), 0.0)
+    return torch.exp2(torch.round(ratio / 4))
 
 
 def _padded(sigma: Tensor, n: int) -> Tensor:
