@@ -45,6 +45,7 @@ tables: $(STAMP) ## write the README's tables anew from benchmarks/results
 
 bench: $(STAMP) ## speed of the operators on this machine
 	$(BIN)/python -m compressm bench ops
+	$(BIN)/python -m compressm bench mamba
 
 clean: ## remove everything that is made
 	rm -rf $(VENV) build dist site runs .pytest_cache .mypy_cache .ruff_cache

@@ -24,6 +24,7 @@ from typing import Any
 import listings
 import loop_tables
 import mamba_tables
+import operator_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -142,11 +143,14 @@ def speed(results: Json) -> str:
     )
 
 
+_MAMBA_OPS = "python benchmarks/mamba_ops.py"
 _MAMBA = "python benchmarks/mamba_lm.py summary"
 # name: (file in benchmarks/results, what makes the table, the command that writes the file)
 FIGURES: dict[str, tuple[str, Callable[..., str], str]] = {
     "ablation": ("ablation.json", ablation, "python benchmarks/ablation.py summary"),
     "ops": ("ops.json", speed, "python benchmarks/ops.py"),
+    "mamba-scan": ("mamba_ops.json", operator_tables.mamba_scan, _MAMBA_OPS),
+    "mamba-step": ("mamba_ops.json", operator_tables.mamba_step, _MAMBA_OPS),
     "cutting": ("cutting.json", loop_tables.cutting, "python benchmarks/cutting.py"),
     "transport": ("transport.json", loop_tables.transport, "python benchmarks/transport.py"),
     "mamba": ("mamba_lm.json", mamba_tables.language, _MAMBA),

@@ -1,0 +1,62 @@
+"""The tables of Mamba's operators say what their file says."""
+
+import operator_tables
+
+from tests.docs.test_tables import rows_of
+
+
+def timing(what, code, states, best, length=256):
+    return {
+        "what": what,
+        "code": code,
+        "states": states,
+        "length": length,
+        "best": best,
+        "median": best + 1,
+    }
+
+
+RESULTS = {
+    "machine": {
+        "cpu": "Some CPU",
+        "threads": 2,
+        "torch": "2.13.0",
+        "load": 0.4,
+        "mambapy": "1.2.0",
+        "transformers": "5.24.0",
+    },
+    "rounds": 6,
+    "setting": {"batch": 8, "length": 256, "width": 128, "depth": 2, "short": 32},
+    "timings": [
+        timing("scan", "compressm", 16, 5.0),
+        timing("scan", "plain PyTorch", 16, 60.0),
+        timing("model step", "compressm", 128, 100.0),
+        timing("model step", "mambapy", 128, 4000.0),
+        timing("model step", "transformers", 128, 2500.0, length=32),
+    ],
+    "times_ours": [
+        {"what": "scan", "code": "plain PyTorch", "states": 16, "ratio": 12.0},
+        {"what": "model step", "code": "compressm", "states": 128, "ratio": 1.0},
+        {"what": "model step", "code": "mambapy", "states": 128, "ratio": 40.0},
+        {"what": "model step", "code": "transformers", "states": 128, "ratio": 200.0},
+    ],
+}
+
+
+def test_scans_stand_beside_plain_pytorch():
+    text = operator_tables.mamba_scan(RESULTS)
+    _, _, row = rows_of(text)
+    assert row == ["16", "5.0 (6.0)", "60.0 (61.0)", "12.0"]
+    assert "load 0.4 at the start" in text
+    assert "256 channels" in text
+
+
+def test_a_step_measured_at_a_shorter_length_is_scaled_and_says_so():
+    text = operator_tables.mamba_step(RESULTS)
+    _, _, ours, theirs, loop = rows_of(text)
+    assert ours == ["128", "`accelerate_cpu`", "100.0 (101.0)", "1.0"]
+    assert theirs[1:] == ["mambapy 1.2.0", "4000.0 (4001.0)", "40.0"]
+    assert loop[2:] == ["20000 *", "200.0"]
+    assert "Measured at L=32" in text
+    whole = {**RESULTS, "timings": RESULTS["timings"][:4]}
+    assert "Measured at" not in operator_tables.mamba_step(whole)
