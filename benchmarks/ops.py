@@ -3,7 +3,8 @@
     python benchmarks/ops.py               # the table of `compressm bench ops`, with its JSON
     python benchmarks/ops.py profile       # a whole-model step: by operator, and against the limit
 
-Results: benchmarks/results/ops.json, benchmarks/results/ops_profile.json. Run on a quiet machine.
+Results go to benchmarks/results: ops.json, and ops_profile.json, which is of no use from a busy
+machine (its `machine` says what products reached) and is not kept. Run both on a quiet one.
 """
 
 from __future__ import annotations
