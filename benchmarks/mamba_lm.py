@@ -6,6 +6,7 @@ from scratch. Loss in nats per byte; the model that is tested is the one that va
 
     python benchmarks/mamba_lm.py run --seeds 0 1 2     # resumable; one line of JSON a result
     python benchmarks/mamba_lm.py time                  # whole runs with and without the cut
+    python benchmarks/mamba_lm.py steps                 # training steps of both sizes in turns
     python benchmarks/mamba_lm.py summary               # means over seeds, as JSON
 
 The trunks that `run` leaves in runs/benchmarks are what `mamba_cut.py` cuts.
@@ -20,6 +21,7 @@ import torch
 from _runs import RESULTS, WORK, Bench, Lines, spread, write_json
 
 import compressm
+from compressm.data import load
 from compressm.train import load_recipe
 
 RECIPE = "mamba-lm-small"
@@ -111,9 +113,10 @@ def summary(recipe: str) -> None:
     steps = max(row["last"]["step"] for row in rows)
     timing = RESULTS / f"{name}_time.jsonl"
     times = Lines(timing, ("arm",)).rows if timing.exists() else []
-    write_json(
-        RESULTS / f"{name}.json", {"recipe": recipe, "steps": steps, "table": table, "time": times}
-    )
+    paced = RESULTS / f"{name}_steps.jsonl"
+    pace = Lines(paced, ("kept",)).rows if paced.exists() else []
+    content = {"recipe": recipe, "steps": steps, "table": table, "time": times, "pace": pace}
+    write_json(RESULTS / f"{name}.json", content)
     for entry in table:
         over = entry.get("last_val_over_full", {"mean": 0.0, "std": 0.0})
         print(
@@ -133,8 +136,17 @@ def measure_time(recipe: str, kept: int, steps: int, overrides: list[str]) -> No
     path = RESULTS / f"{name}_time.jsonl"
     path.unlink(missing_ok=True)
     lines = Lines(path, ("arm",))
-    whole = load_recipe(recipe).trainer.steps
-    short = [f"trainer.steps={steps}", f"trainer.val_every={steps // 10}", *overrides]
+    config = load_recipe(recipe)
+    whole = config.trainer.steps
+    # Validation and test shrink with the steps; loading and the cut itself do not.
+    test = len(load(config.data).test)
+    short = [
+        f"trainer.steps={steps}",
+        f"trainer.val_every={config.trainer.validation_interval * steps // whole}",
+        f"data.val_size={config.data.val_size * steps // whole}",
+        f"data.test_size={test * steps // whole}",
+        *overrides,
+    ]
     arms = {
         "cut": [f"compress.policy.rank={kept}"],
         "scratch": ["compress=null", f"model.state_dim={kept}"],
@@ -158,9 +170,30 @@ def measure_time(recipe: str, kept: int, steps: int, overrides: list[str]) -> No
             )
 
 
+def measure_steps(recipe: str, kept: int, overrides: list[str]) -> None:
+    """Training steps at full and at cut size in turns, so that a busy machine slows both alike."""
+    name = recipe.replace("-small", "").replace("-", "_")
+    bench = Bench(config_of(recipe, 0, overrides))
+    sizes = (bench.config.model.state_dim, kept)
+    lives = {size: bench.live(size) for size in sizes}
+    times: dict[int, list[float]] = {size: [] for size in sizes}
+    for live in lives.values():
+        bench.train(live, 3, look=False)
+    for _ in range(15):
+        for size, live in lives.items():
+            times[size].append(bench.train(live, live.step + 5, look=False)["step_ms"])
+    path = RESULTS / f"{name}_steps.jsonl"
+    path.unlink(missing_ok=True)
+    lines = Lines(path, ("kept",))
+    for size in sizes:
+        ms = sorted(times[size])
+        threads = torch.get_num_threads()
+        lines.add(kept=size, threads=threads, best_ms=ms[0], median_ms=ms[len(ms) // 2])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("run", "time", "summary"))
+    parser.add_argument("command", choices=("run", "time", "steps", "summary"))
     parser.add_argument("overrides", nargs="*", help="key=value settings of the recipe")
     parser.add_argument("--recipe", default=RECIPE)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -174,6 +207,8 @@ def main() -> None:
         run(args.recipe, args.seeds, args.kept, args.methods, args.overrides)
     elif args.command == "time":
         measure_time(args.recipe, args.kept, args.steps, args.overrides)
+    elif args.command == "steps":
+        measure_steps(args.recipe, args.kept, args.overrides)
     else:
         summary(args.recipe)
 

@@ -119,6 +119,32 @@ def whole_run(results: Json) -> str:
     )
 
 
+def pace(results: Json) -> str:
+    """Milliseconds of a training step at full and at cut size, measured in turns.
+
+    Args:
+        results: what `benchmarks/mamba_lm.py summary` writes, after `steps`.
+    """
+    found = results["pace"]
+    if not found:
+        return "*Not measured yet; `python benchmarks/mamba_lm.py steps` does it.*"
+    full = found[0]
+    rows = [
+        [
+            row["kept"],
+            f"{row['best_ms']:.1f}",
+            f"{row['median_ms']:.1f}",
+            f"{full['best_ms'] / row['best_ms']:.1f} ×",
+        ]
+        for row in found
+    ]
+    return (
+        listings.table(["states", "best, ms", "median, ms", "speed"], rows)
+        + f"\n\nForward, backward and optimizer, 15 rounds of 5 steps in turns, {full['threads']} "
+        + f"threads. Source: `benchmarks/results/{_file(results['recipe'])}.json`."
+    )
+
+
 def _file(recipe: str) -> str:
     return recipe.replace("-small", "").replace("-", "_")
 
