@@ -1,11 +1,14 @@
 """The causal depthwise convolution, kernel and fallback, against PyTorch's own in float64."""
 
+import sys
+import types
+
 import pytest
 import torch
 from torch.nn import functional
 
 from compressm.errors import InputError
-from compressm.ops import causal_conv1d, conv
+from compressm.ops import causal_conv1d, conv, gpu
 
 
 @pytest.fixture(params=["kernel", "fallback"], autouse=True)
@@ -68,3 +71,24 @@ def test_shapes_that_do_not_fit_are_refused():
         causal_conv1d(x, weight[:5], bias)
     with pytest.raises(InputError, match=r"bias: got shape \(3,\)"):
         causal_conv1d(x, weight, bias[:3])
+
+
+def test_on_a_gpu_the_cuda_package_runs_where_it_is_installed(monkeypatch):
+    calls = []
+
+    def stand_in(*tensors, **options):
+        calls.append((tensors, options))
+        return tensors[0]
+
+    package = types.ModuleType("causal_conv1d")
+    package.causal_conv1d_fn = stand_in
+    monkeypatch.setitem(sys.modules, "causal_conv1d", package)
+    find = gpu._find
+    monkeypatch.setattr(gpu, "_find", lambda _, where: find(torch.device("cuda"), where))
+    x, weight, bias = problem(2, 17, 20, 4, torch.float32, "time")
+    assert causal_conv1d(x, weight, bias, silu=True) is x
+    assert calls == [((x, weight, bias), {"activation": "silu"})]
+    causal_conv1d(x, weight)
+    assert calls[1] == ((x, weight, None), {"activation": None})
+    monkeypatch.setitem(sys.modules, "causal_conv1d", None)
+    assert gpu.causal_conv(torch.device("cuda")) is None

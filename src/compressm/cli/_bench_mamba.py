@@ -53,6 +53,7 @@ class Timing:
 
 
 SETTING = Setting()
+_Row = tuple[str, str, int, int, Call]
 
 
 def scan_calls(setting: Setting, states: int) -> tuple[Call, Call]:
@@ -136,31 +137,32 @@ def accelerated_call(setting: Setting, states: int) -> Call:
 
 def measure_mamba(setting: Setting, *, rounds: int, loop: bool = True) -> list[Timing]:
     """Time the scans, then the models; `loop` says whether transformers' own code is among them."""
-    timings: list[Timing] = []
-
-    def add(what: str, states: int, calls: dict[str, tuple[int, Call]], turns: int) -> None:
-        found = interleaved([call for _, call in calls.values()], turns)
-        for (code, (length, _)), (best, median) in zip(calls.items(), found, strict=True):
-            row = Timing(
-                what=what, code=code, states=states, length=length, best=best, median=median
-            )
-            timings.append(row)
-
+    scans: list[_Row] = []
+    steps: list[_Row] = []
+    loops: list[_Row] = []
     for states in setting.scan_states:
         ours, fallback = scan_calls(setting, states)
-        pair = {"compressm": (setting.length, ours), "plain PyTorch": (setting.length, fallback)}
-        add("scan", states, pair, rounds)
+        scans.append(("scan", "compressm", states, setting.length, ours))
+        scans.append(("scan", "plain PyTorch", states, setting.length, fallback))
     for states in setting.model_states:
-        calls = {"compressm": (setting.length, accelerated_call(setting, states))}
+        ours = accelerated_call(setting, states)
+        steps.append(("model step", "compressm", states, setting.length, ours))
         if find_spec("mambapy") is not None:
             theirs = step_call(_mambapy(setting, states), setting, setting.length)
-            calls["mambapy"] = (setting.length, theirs)
-        add("model step", states, calls, rounds)
+            steps.append(("model step", "mambapy", states, setting.length, theirs))
         if loop:
             length = setting.length if states <= setting.small else setting.short
             slow = step_call(_transformers(setting, states), setting, length)
-            add("model step", states, {"transformers": (length, slow)}, 1)
-    return timings
+            loops.append(("model step", "transformers", states, length, slow))
+    timings = []
+    # One call of the loop takes so long that what a first call costs more does not matter.
+    for rows, turns, warm_up in ((scans, rounds, True), (steps, rounds, True), (loops, 1, False)):
+        found = interleaved([row[-1] for row in rows], turns, warm_up=warm_up)
+        timings += [
+            Timing(what=what, code=code, states=n, length=length, best=best, median=median)
+            for (what, code, n, length, _), (best, median) in zip(rows, found, strict=True)
+        ]
+    return sorted(timings, key=lambda t: (t.what != "scan", t.states))
 
 
 def ratios(setting: Setting, timings: list[Timing]) -> dict[tuple[str, str, int], float]:

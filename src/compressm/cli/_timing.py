@@ -20,13 +20,15 @@ from compressm.ops import linear
 Call = Callable[[], object]
 
 
-def interleaved(calls: Sequence[Call], rounds: int) -> list[tuple[float, float]]:
+def interleaved(
+    calls: Sequence[Call], rounds: int, *, warm_up: bool = True
+) -> list[tuple[float, float]]:
     """Best and median milliseconds of every call, after one call that does not count.
 
     One of each per round, so that a machine that slows down in between slows all of them.
     """
     seconds: list[list[float]] = [[] for _ in calls]
-    for call in calls:
+    for call in calls if warm_up else ():
         call()
     gc.disable()
     try:
