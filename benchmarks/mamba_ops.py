@@ -18,10 +18,18 @@ from compressm.cli._timing import machine_facts, save
 
 STEPS = 5
 STATES = (128, 16, 8)
+# Parts of the names of operators; what fits none is the rest.
+GROUPS = {
+    "scan": ("selective_scan",),
+    "convolution": ("causal_conv1d",),
+    "products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "optimizer": ("Optimizer.", "_fused_adamw"),
+    "copies": ("aten::copy_", "aten::cat", "aten::add_", "aten::fill_"),
+}
 
 
 def profile_step(states: int) -> dict[str, object]:
-    """Milliseconds and calls of every operator in one step, those of the scan together."""
+    """Milliseconds and calls of operators in one step, and milliseconds by kind of work."""
     step = accelerated_call(SETTING, states)
     for _ in range(2):
         step()
@@ -29,12 +37,14 @@ def profile_step(states: int) -> dict[str, object]:
         for _ in range(STEPS):
             step()
     events = sorted(record.key_averages(), key=lambda e: -e.self_cpu_time_total)
-    total = sum(e.self_cpu_time_total for e in events)
-    scan = sum(e.self_cpu_time_total for e in events if "selective_scan" in e.key)
+    kinds = dict.fromkeys((*GROUPS, "rest"), 0.0)
+    for event in events:
+        fits = (kind for kind, parts in GROUPS.items() if any(p in event.key for p in parts))
+        kinds[next(fits, "rest")] += event.self_cpu_time_total / STEPS / 1e3
     return {
         "states": states,
-        "milliseconds": round(total / STEPS / 1e3, 2),
-        "scan": round(scan / STEPS / 1e3, 2),
+        "milliseconds": round(sum(kinds.values()), 2),
+        "kinds": {kind: round(milliseconds, 2) for kind, milliseconds in kinds.items()},
         "operators": {
             e.key: [round(e.self_cpu_time_total / STEPS / 1e3, 3), e.count // STEPS]
             for e in events[:20]
@@ -52,8 +62,8 @@ def main() -> None:
     profiles = [profile_step(states) for states in STATES]
     for found in profiles:
         print(
-            f"\nN={found['states']}: {found['milliseconds']} ms of operators, "
-            f"{found['scan']} ms of them in the scan"
+            f"\nN={found['states']}: {found['milliseconds']} ms of operators; "
+            + ", ".join(f"{kind} {ms}" for kind, ms in found["kinds"].items())
         )
         for name, (milliseconds, count) in found["operators"].items():
             print(f"  {milliseconds:8.3f} ms {count:4d} x {name}")

@@ -69,6 +69,21 @@ def mamba_step(results: Json) -> str:
     )
 
 
+def mamba_profile(results: Json) -> str:
+    """What a training step through `accelerate_cpu` spends its time on, by kind of operator.
+
+    Args:
+        results: what `benchmarks/mamba_ops.py profile` writes.
+    """
+    kinds = list(results["profiles"][0]["kinds"])
+    rows = [
+        [p["states"], f"{p['milliseconds']:.1f}", *(f"{p['kinds'][kind]:.1f}" for kind in kinds)]
+        for p in results["profiles"]
+    ]
+    table = listings.table(["N", "all", *kinds], rows)
+    return f"{table}\n\nMilliseconds of operators. {_machine(results, 'mamba_ops_profile')}"
+
+
 def _time(timing: Json) -> str:
     return f"{timing['best']:.1f} ({timing['median']:.1f})"
 
@@ -77,10 +92,10 @@ def _ratios(results: Json) -> dict[tuple[str, str, int], float]:
     return {(r["what"], r["code"], r["states"]): r["ratio"] for r in results["times_ours"]}
 
 
-def _machine(results: Json) -> str:
+def _machine(results: Json, file: str = "mamba_ops") -> str:
     facts = results["machine"]
     load = "" if facts["load"] is None else f", load {facts['load']:.1f} at the start"
     return (
         f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}{load}; "
-        "source: `benchmarks/results/mamba_ops.json`."
+        f"source: `benchmarks/results/{file}.json`."
     )

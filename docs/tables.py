@@ -151,6 +151,11 @@ FIGURES: dict[str, tuple[str, Callable[..., str], str]] = {
     "ops": ("ops.json", speed, "python benchmarks/ops.py"),
     "mamba-scan": ("mamba_ops.json", operator_tables.mamba_scan, _MAMBA_OPS),
     "mamba-step": ("mamba_ops.json", operator_tables.mamba_step, _MAMBA_OPS),
+    "mamba-profile": (
+        "mamba_ops_profile.json",
+        operator_tables.mamba_profile,
+        f"{_MAMBA_OPS} profile",
+    ),
     "cutting": ("cutting.json", loop_tables.cutting, "python benchmarks/cutting.py"),
     "transport": ("transport.json", loop_tables.transport, "python benchmarks/transport.py"),
     "mamba": ("mamba_lm.json", mamba_tables.language, _MAMBA),

@@ -60,3 +60,13 @@ def test_a_step_measured_at_a_shorter_length_is_scaled_and_says_so():
     assert "Measured at L=32" in text
     whole = {**RESULTS, "timings": RESULTS["timings"][:4]}
     assert "Measured at" not in operator_tables.mamba_step(whole)
+
+
+def test_kinds_of_work_stand_in_one_row_for_each_number_of_states():
+    kinds = {"scan": 4.0, "products": 11.26, "rest": 1.0}
+    profiles = [{"states": 16, "milliseconds": 16.26, "kinds": kinds}]
+    text = operator_tables.mamba_profile({**RESULTS, "profiles": profiles})
+    header, _, row = rows_of(text)
+    assert header == ["N", "all", "scan", "products", "rest"]
+    assert row == ["16", "16.3", "4.0", "11.3", "1.0"]
+    assert "mamba_ops_profile.json" in text
