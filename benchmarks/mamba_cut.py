@@ -32,7 +32,9 @@ SIZES = (64, 32, 16, 8, 4)
 _KEY = ("recipe", "seed", "point", "method", "kept")
 
 
-def run(recipe: str, seeds: list[int], sizes: list[int], overrides: list[str]) -> None:
+def run(
+    recipe: str, seeds: list[int], sizes: list[int], methods: list[str], overrides: list[str]
+) -> None:
     lines = Lines(RESULTS / "mamba_cut.jsonl", _KEY)
     for seed in seeds:
         bench = Bench(config_of(recipe, seed, overrides))
@@ -42,7 +44,7 @@ def run(recipe: str, seeds: list[int], sizes: list[int], overrides: list[str]) -
             full = bench.live()
             full.load(saved)
             before = bench.figures(full.model, "val")["val/loss"]
-            for method in METHODS[recipe]:
+            for method in methods:
                 for kept in sizes:
                     if (recipe, seed, point, method, kept) in lines:
                         continue
@@ -101,10 +103,12 @@ def main() -> None:
     parser.add_argument("--recipe", default="mamba-lm-small", choices=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--methods", nargs="+", help="default: all that the recipe's layers have")
     args = parser.parse_args()
+    methods = args.methods or METHODS[args.recipe]
     torch.set_num_threads(1)
     if args.command == "run":
-        run(args.recipe, args.seeds, args.sizes, args.overrides)
+        run(args.recipe, args.seeds, args.sizes, methods, args.overrides)
     else:
         summary()
 

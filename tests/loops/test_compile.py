@@ -12,8 +12,12 @@ from compressm import FixedFraction, FixedRank, compress_, measure
 from compressm.nn import LRU, state_dims
 from tests.loops.common import CUT, batch, build, compressor_for, loss_of, train_step
 
-# torch's own compiler does this to itself while it traces an autograd function.
-pytestmark = pytest.mark.filterwarnings("ignore:.*Function'> should not be:DeprecationWarning")
+# torch's own compiler does this to itself while it traces an autograd function, and where it goes
+# on after a graph break with tensors that are not leaves.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*Function'> should not be:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
 
 
 @pytest.fixture
