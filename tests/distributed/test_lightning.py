@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
+import os
 import sys
 
 import lightning.pytorch as pl
@@ -59,9 +60,11 @@ torch.distributed.all_gather(other, mine)
 assert torch.equal(*other)
 if trainer.global_rank == 0:
     open(sys.argv[2], "w").write("same")
-# Lightning leaves the group to the interpreter's exit, where gloo's threads may still be running.
+# Lightning leaves the group to the interpreter's exit, where PyTorch aborts when a thread of gloo
+# still lets go of a tensor.
 torch.distributed.barrier()
 torch.distributed.destroy_process_group()
+os._exit(0)
 """
 
 

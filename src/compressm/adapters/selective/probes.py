@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
@@ -25,7 +26,7 @@ Inputs = Callable[[Sequence[Any], Mapping[str, Any]], tuple[Tensor, Tensor | Non
 _RECORDED, _FEWEST = 0.25, 64
 
 
-class LayerProbe:
+class LayerProbe(ABC):
     """Reads a part of every call of one layer; a subclass says what is kept of it.
 
     Attributes:
@@ -62,6 +63,7 @@ class LayerProbe:
         with torch.no_grad():
             self.add(hidden, mask, steps, output.detach()[chosen], gradient)
 
+    @abstractmethod
     def add(
         self,
         hidden: Tensor,
@@ -71,7 +73,6 @@ class LayerProbe:
         gradient: Tensor | None,
     ) -> None:
         """Keep what there is to keep of the sequences `hidden` at the time steps `steps`."""
-        raise NotImplementedError
 
 
 @final
