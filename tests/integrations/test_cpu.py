@@ -9,6 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import compressm
 from compressm.errors import InputError
+from compressm.integrations import cpu
 from tests.adapters.mambas import FAMILIES, HAVE_TRANSFORMERS, language_model
 
 if not HAVE_TRANSFORMERS:
@@ -125,6 +126,51 @@ def test_bfloat16_and_compiled():
 def test_a_model_without_such_layers_is_an_error_that_lists_its_layers():
     with pytest.raises(InputError, match=r"Sequential has no Mamba layer.*Linear, Sequential"):
         compressm.accelerate_cpu(torch.nn.Sequential(torch.nn.Linear(2, 2)))
+
+
+@pytest.fixture
+def whole(monkeypatch):
+    """How many mixers ran as one node of autograd."""
+    calls = []
+    plain = cpu.mamba_inner
+    monkeypatch.setattr(cpu, "mamba_inner", lambda *x: calls.append(x) or plain(*x))
+    return calls
+
+
+def step(model, ids, **options):
+    model.train().zero_grad()
+    out = model(ids, labels=ids, use_cache=False, **options)
+    out.loss.backward()
+    return [out.logits, *(p.grad for p in model.parameters())]
+
+
+class Doubled(torch.nn.Linear):
+    """Stands for what replaces a projection by more than its weight."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("change", ["none", "ones", "padding", "hook", "replaced", "jamba"])
+def test_a_whole_mixer_is_one_node_only_where_nothing_would_be_lost(whole, change):
+    ids = tokens()
+    plain, fast = pair("Jamba" if change == "jamba" else "Mamba")
+    mask = torch.ones_like(ids)
+    mask[0, :5] = change != "padding"
+    seen = []
+    for model in (plain, fast):
+        for name, part in list(model.named_modules()):
+            if change == "hook" and name.endswith("x_proj"):
+                part.register_forward_hook(lambda *_: seen.append(1))
+            elif change == "replaced" and name.endswith("x_proj"):
+                part.__class__ = Doubled
+    options = {"attention_mask": mask} if change in ("ones", "padding") else {}
+    want, got = step(plain, ids, **options), step(fast, ids, **options)
+    assert len(whole) == (2 if change in ("none", "ones") else 0)
+    assert len(seen) == (4 if change == "hook" else 0)
+    for a, b in zip(got, want, strict=True):
+        if b is not None and b.abs().max() > 1e-6:
+            assert_alike(a, b, 5e-4)
 
 
 def test_packed_sequences_are_refused():

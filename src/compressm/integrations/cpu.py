@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressm.errors import InputError
-from compressm.ops import causal_conv1d, selective_scan, selective_state_update, ssd
+from compressm.ops import causal_conv1d, mamba_inner, selective_scan, selective_state_update, ssd
 
 _Model = TypeVar("_Model", bound=nn.Module)
 _SCANS = ("mamba_selective_scan", "mamba2_chunk_scan")
@@ -143,6 +143,30 @@ def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
+def _inner(
+    xz: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor | None,
+    x_proj: Tensor,
+    dt_proj: Tensor,
+    out_proj: Tensor,
+    out_bias: Tensor | None,
+    A: Tensor,
+    B: Tensor | None = None,
+    C: Tensor | None = None,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    b_rms_weight: Tensor | None = None,
+    **_: Any,
+) -> Tensor | None:
+    """`mamba_inner_fn`: a training step of a mixer; not with the norms of FalconMamba."""
+    if b_rms_weight is not None:
+        return None
+    conv = conv_weight.squeeze(1)
+    given = (conv, conv_bias, x_proj, dt_proj, delta_bias, A, D, out_proj, out_bias)
+    return mamba_inner(xz.transpose(1, 2), *given)
+
+
 def _unfused(*_: Any, **__: Any) -> None:
     """The fused forms of a training step: none, so that the mixer takes the path of the others."""
 
@@ -157,6 +181,34 @@ _OURS: dict[str, Callable[..., Any]] = {
     "mamba_inner_fn": _unfused,
     "mamba2_split_conv1d_scan_combined": _unfused,
 }
+
+
+_FUSED = {**_OURS, "mamba_inner_fn": _inner}
+_PARTS = {"conv1d": nn.Conv1d, "x_proj": nn.Linear, "dt_proj": nn.Linear, "out_proj": nn.Linear}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _can_fuse(
+    mixer: Any, *states: Any, attention_mask: Tensor | None = None, **options: Any
+) -> bool:
+    """Whether reading the weights of a mixer's parts does what calling these parts would do.
+
+    Not for parts that were replaced (adapters, parametrizations, sharding) or are watched, nor
+    where padding has to be masked behind the convolution.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or len(states) > 1
+        or any(v is not None for v in options.values())
+    ):
+        return False
+    if getattr(mixer, "activation", None) not in ("silu", "swish"):
+        return False
+    for name, kind in _PARTS.items():
+        part = getattr(mixer, name, None)
+        if type(part) is not kind or any(getattr(part, hooks) for hooks in _HOOKS):
+            return False
+    return attention_mask is None or bool((attention_mask != 0).all())
 
 
 def _forward_of(kind: type[nn.Module]) -> Any:
@@ -196,14 +248,26 @@ def _rebuild(kind: Any) -> nn.Module:
 def _fast_class(kind: Any) -> Any:
     """A subclass of a mixer class with our operators under the names that its forward uses."""
     plain = _forward_of(kind)
-    forward = types.FunctionType(
-        plain.__code__,
-        {**plain.__globals__, **_OURS},
-        plain.__name__,
-        plain.__defaults__,
-        plain.__closure__,
-    )
-    forward.__kwdefaults__ = plain.__kwdefaults__
+
+    def bound(names: dict[str, Callable[..., Any]]) -> Any:
+        forward = types.FunctionType(
+            plain.__code__,
+            {**plain.__globals__, **names},
+            plain.__name__,
+            plain.__defaults__,
+            plain.__closure__,
+        )
+        forward.__kwdefaults__ = plain.__kwdefaults__
+        return forward
+
+    forward = bound(_OURS)
+    if "mamba_inner_fn" in plain.__code__.co_names:
+        parts, fused = forward, bound(_FUSED)
+
+        @functools.wraps(plain)
+        def forward(self: Any, *args: Any, **options: Any) -> Any:
+            return (fused if _can_fuse(self, *args, **options) else parts)(self, *args, **options)
+
     body = {
         "forward": forward,
         "compressm_original": kind,

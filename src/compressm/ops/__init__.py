@@ -4,6 +4,7 @@ from compressm.ops.chunked import scan_states
 from compressm.ops.conv import causal_conv1d
 from compressm.ops.cost import BACKENDS, Plan, choose, plans
 from compressm.ops.gemm import linear
+from compressm.ops.inner import mamba_inner
 from compressm.ops.lti import diagonal_ssm
 from compressm.ops.selective import selective_scan
 from compressm.ops.ssd import ssd
@@ -16,6 +17,7 @@ __all__ = [
     "choose",
     "diagonal_ssm",
     "linear",
+    "mamba_inner",
     "plans",
     "scan_states",
     "selective_scan",

@@ -23,7 +23,7 @@ class _Arguments(ctypes.Structure):
         *((f"{name}_s", _I * 3) for name in ("u", "delta", "z", "out")),
         *((f"{name}_s", _I * 4) for name in ("B", "C")),
         *((name, _P) for name in _GRADS),
-        ("g_out_s", _I * 3),
+        *((f"{name}_s", _I * 3) for name in ("g_out", "g_z")),
     ]
 
 
@@ -71,9 +71,16 @@ def forward(
 
 
 def backward(
-    library: ctypes.CDLL, tensors: dict[str, Tensor | None], like: Tensor, softplus: bool
+    library: ctypes.CDLL,
+    tensors: dict[str, Tensor | None],
+    like: Tensor,
+    softplus: bool,
+    g_z: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Gradients by name, from inputs, kept outputs and `g_out`; `like` has the layout of out."""
+    """Gradients by name, from inputs, kept outputs and `g_out`; `like` has the layout of out.
+
+    That of z is written to `g_z` where it is given, which may have any strides.
+    """
     u, A, B = tensors["u"], tensors["A"], tensors["B"]
     assert u is not None
     assert A is not None
@@ -84,13 +91,13 @@ def backward(
     grads: dict[str, Tensor | None] = {
         "g_u": torch.empty_like(like),
         "g_delta": torch.empty_like(like),
-        "g_z": None if tensors["z"] is None else torch.empty_like(like),
+        "g_z": torch.empty_like(like) if g_z is None and tensors["z"] is not None else g_z,
         "g_A": u.new_empty(batch, *A.shape),
         "g_B": u.new_zeros(shared),
         "g_C": u.new_zeros(shared),
         "g_D": None if tensors["D"] is None else u.new_empty(batch, channels),
         "g_bias": None if tensors["bias"] is None else u.new_empty(batch, channels),
-        "g_initial": None if tensors["initial"] is None else u.new_empty(batch, *A.shape),
+        "g_initial": None if tensors.get("initial") is None else u.new_empty(batch, *A.shape),
     }
     arguments = _arguments(sizes, {**tensors, **grads, "out": like})
     library.compressm_scan_backward(ctypes.byref(arguments), _I(u.dtype == torch.float64))

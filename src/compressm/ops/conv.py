@@ -70,6 +70,24 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
     return like(x)
 
 
+def conv_gradients(
+    library: ctypes.CDLL,
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    silu: bool,
+    g_x: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """By the kernel: fills `g_x`, of any strides; the gradients of weight and bias."""
+    g_weight = x.new_empty(x.shape[0], *weight.shape)
+    g_bias = x.new_empty(x.shape[:2])
+    given = {"x": x, "weight": weight, "bias": bias, "y": g_x, "g_y": grad}
+    _run(library, silu, **given, g_x=g_x, g_weight=g_weight, g_bias=g_bias)
+    return g_weight.sum(0), g_bias.sum(0)
+
+
 @torch.library.custom_op("compressm::causal_conv1d_backward", mutates_args=())
 def _conv_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
@@ -77,11 +95,7 @@ def _conv_backward(
     g_x = like(x)
     library = kernels() if x.device.type == "cpu" else None
     if library is not None and x.numel():
-        g_weight = x.new_empty(x.shape[0], *weight.shape)
-        g_bias = x.new_empty(x.shape[:2])
-        given = {"x": x, "weight": weight, "bias": bias, "y": g_x, "g_y": grad}
-        _run(library, silu, **given, g_x=g_x, g_weight=g_weight, g_bias=g_bias)
-        return g_x, g_weight.sum(0), g_bias.sum(0)
+        return g_x, *conv_gradients(library, grad, x, weight, bias, silu=silu, g_x=g_x)
     if silu:
         sums = _plain(x, weight, bias)
         s = torch.sigmoid(sums)

@@ -101,6 +101,24 @@ class BackwardTask {
         read_tile<T>(w.u, in<T>(a_.u) + at(a_.u_s), a_.u_s, lanes(i), steps);
         read_tile<T>(w.raw, in<T>(a_.delta) + at(a_.delta_s), a_.delta_s, lanes(i), steps);
         read_tile<T>(w.dy, in<T>(a_.g_out) + at(a_.g_out_s), a_.g_out_s, lanes(i), steps);
+        if (start > 0) {
+            const auto will_read = [&](const void* p, const int64_t* s) {
+                prefetch_tile<T, 0>(in<T>(p) + at(s) - kChunk * s[2], s, kChunk);
+            };
+            const auto will_write = [&](const void* p, const int64_t* s) {
+                prefetch_tile<T, 1>(in<T>(p) + at(s) - kChunk * s[2], s, kChunk);
+            };
+            will_read(a_.u, a_.u_s);
+            will_read(a_.delta, a_.delta_s);
+            will_read(a_.g_out, a_.g_out_s);
+            will_write(a_.g_u, a_.out_s);
+            will_write(a_.g_delta, a_.out_s);
+            if (a_.z != nullptr) {
+                will_read(a_.ungated, a_.out_s);
+                will_read(a_.z, a_.z_s);
+                will_write(a_.g_z, a_.g_z_s);
+            }
+        }
         add_bias<T>(w.raw, a_.bias == nullptr ? nullptr : in<T>(a_.bias) + channel(i), lanes(i));
         if (a_.z != nullptr) {
             Tile<T> y, z;
@@ -111,7 +129,7 @@ class BackwardTask {
                 w.dy.at[t] = dy * gate;
                 z.at[t] = dy * y.at[t] * (s + gate * (1 - s));
             }
-            write_tile<T>(z, to<T>(a_.g_z) + at(a_.out_s), a_.out_s, lanes(i), steps);
+            write_tile<T>(z, to<T>(a_.g_z) + at(a_.g_z_s), a_.g_z_s, lanes(i), steps);
         }
         for (int t = 0; t < steps; ++t) {
             w.delta.at[t] = a_.softplus ? softplus(w.raw.at[t]) : w.raw.at[t];

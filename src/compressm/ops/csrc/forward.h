@@ -49,6 +49,21 @@ void forward_block(const ScanArgs& a, int64_t b, int64_t group, int64_t first, i
         const auto at = [&](const int64_t* s) { return b * s[0] + first * s[1] + start * s[2]; };
         read_tile<T>(u, in<T>(a.u) + at(a.u_s), a.u_s, lanes, steps);
         read_tile<T>(delta, in<T>(a.delta) + at(a.delta_s), a.delta_s, lanes, steps);
+        if (start + kChunk < a.length) {
+            const int64_t next = start + kChunk;
+            const int more = static_cast<int>(a.length - next < kChunk ? a.length - next : kChunk);
+            const auto will_read = [&](const void* p, const int64_t* s) {
+                prefetch_tile<T, 0>(in<T>(p) + at(s) + kChunk * s[2], s, more);
+            };
+            const auto will_write = [&](const void* p, const int64_t* s) {
+                prefetch_tile<T, 1>(in<T>(p) + at(s) + kChunk * s[2], s, more);
+            };
+            will_read(a.u, a.u_s);
+            will_read(a.delta, a.delta_s);
+            if (a.z != nullptr) will_read(a.z, a.z_s);
+            will_write(a.out, a.out_s);
+            if (a.ungated != nullptr) will_write(a.ungated, a.out_s);
+        }
         add_bias<T>(delta, bias, lanes);
         for (int t = 0; t < steps; ++t) {
             if (a.softplus) delta.at[t] = softplus(delta.at[t]);

@@ -24,7 +24,7 @@ struct ScanArgs {
     int64_t u_s[3], delta_s[3], z_s[3], out_s[3], B_s[4], C_s[4];
     const void *g_out, *g_last;
     void *g_u, *g_delta, *g_A, *g_B, *g_C, *g_D, *g_z, *g_bias, *g_initial;
-    int64_t g_out_s[3];
+    int64_t g_out_s[3], g_z_s[3];
 };
 
 // kChunk vectors: W channels over one chunk, time by time.
@@ -45,6 +45,14 @@ inline void read_tile(Tile<T>& tile, const T* p, const int64_t* s, int lanes, in
     if (lanes < W) std::memset(to, 0, sizeof tile);
     for (int i = 0; i < lanes; ++i)
         for (int t = 0; t < steps; ++t) to[t * W + i] = p[i * s[1] + t * s[2]];
+}
+
+// Asks for a tile's lines before they are read: with a stride between steps no processor does so by
+// itself. Only for layouts with the channels innermost, where one step of a tile is one line.
+template <typename T, int kWrite>
+inline void prefetch_tile(const T* p, const int64_t* s, int steps) {
+    if (s[1] != 1) return;
+    for (int t = 0; t < steps; ++t) __builtin_prefetch(p + t * s[2], kWrite);
 }
 
 template <typename T>
