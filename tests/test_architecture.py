@@ -22,7 +22,7 @@ ALLOWED = {
     "nn": {"ops"},
     "ranks": {"spectrum"},
     "budgets": {"ranks", "spectrum"},
-    "adapters": {"numerics", "nn", "edits", "calibration", "spectrum"},
+    "adapters": {"numerics", "nn", "ops", "edits", "calibration", "spectrum"},
     "files": set(),
     "trees": {"files"},
     "together": set(),

@@ -96,17 +96,18 @@ def test_a_selection_keeps_decays_and_input_rows_bit_for_bit():
 
 
 def test_each_correction_lowers_the_error():
-    """No weights, weights, mixes: each can do what the one before does."""
+    """No weights, weights, mixes, free rows: each can do what the one before does."""
     errors = {}
     inputs = torch.randint(
         3, mambas.VOCABULARY, (8, 40), generator=torch.Generator().manual_seed(4)
     )
     full = model_with(16)
     expected = full(inputs).detach()
-    for method in ("diagonal", "greedy-weights", "greedy-refit"):
+    for method in ("diagonal", "greedy-weights", "greedy-refit", "greedy-fit"):
         model = copy.deepcopy(full)
         compress_(model, policy=FixedRank(4), method=method, data=[inputs])
         errors[method] = ((model(inputs) - expected).norm() / expected.norm()).item()
+    assert errors["greedy-fit"] < errors["greedy-refit"]
     assert errors["greedy-refit"] < errors["greedy-weights"] < errors["diagonal"]
 
 
@@ -163,6 +164,58 @@ def test_the_layer_read_is_the_layer(family):
         model(case.inputs())
     ((output, computed),) = seen
     torch.testing.assert_close(computed, output, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [name for name in CASES if name != "LRU"])
+def test_rows_and_scan_are_those_of_the_layer(family):
+    """What a fit changes and computes with, against what was measured."""
+    case = CASES[family]
+    model = case.build(6)
+    ((_, site),) = find_sites(model).items()
+    seen = []
+
+    def compare(module, args, kwargs, output):
+        hidden, mask = site.adapter.inputs(args, kwargs)
+        layer = site.adapter.read(module)
+        s = layer.signals(hidden, mask)
+        name, *own = layer.rows()
+        rows = [layer.p[name][at] for at in own]
+        made = layer.shared(*rows, layer.projected(hidden, s), s.mask)
+        seen.extend([(made[0], s.B), (made[1], s.C), (layer.scan(s), selective_output(s))])
+
+    site.module.register_forward_hook(compare, with_kwargs=True)
+    with torch.no_grad():
+        model(case.inputs())
+    assert len(seen) == 3
+    for actual, expected in seen:
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [name for name in CASES if name != "LRU"])
+def test_fitted_rows_leave_less_and_other_rows_stay(family):
+    case = CASES[family]
+    full = case.build(8)
+    ((name, site),) = find_sites(full).items()
+    inputs = case.inputs(8, 24)
+    plain = "greedy" if "greedy-weights" not in site.adapter.methods else "greedy-weights"
+    outputs, expected = {}, full(inputs).detach()
+    for method in (plain, "greedy-output", "greedy-fit"):
+        outputs[method] = copy.deepcopy(full)
+        event = compress_(outputs[method], policy=FixedRank(3), method=method, data=[inputs])
+    (change,) = event.sites
+    assert 0 < change.data_error < 1
+    errors = {m: (cut(inputs) - expected).norm().item() for m, cut in outputs.items()}
+    assert errors["greedy-fit"] < 0.95 * errors[plain]
+    before, after = (outputs[m].get_submodule(name) for m in (plain, "greedy-fit"))
+    layer = site.adapter.read(after)
+    fitted, *own = layer.rows()
+    for key, value in after.state_dict().items():
+        other = before.state_dict()[key]
+        if key == fitted:
+            rest = torch.ones(len(value), dtype=torch.bool)
+            rest[torch.cat(own)] = False
+            value, other = value[rest], other[rest]
+        assert torch.equal(value, other), key
 
 
 def test_multipliers_of_rows_follow_the_states():

@@ -23,6 +23,7 @@ from compressm.adapters.selective import Change, Choice, SelectiveAdapter, Selec
 from compressm.adapters.selective.layer import picked, scaled
 from compressm.edits import Select
 from compressm.numerics.selective import SelectiveSignals
+from compressm.ops import selective_scan
 from compressm.spectrum import StateCost
 
 _NORMS = ("b_layernorm", "c_layernorm")
@@ -84,6 +85,25 @@ class Mamba1Layer(SelectiveLayer):
             gate=functional.silu(z)[:, :, None],
             mask=counts,
         )
+
+    def rows(self) -> tuple[str, Tensor, Tensor]:
+        states = torch.arange(self.state_dim)
+        return "x_proj.weight", self.rank + states, self.rank + self.state_dim + states
+
+    def projected(self, hidden: Tensor, s: SelectiveSignals) -> Tensor:
+        return s.x[:, :, 0]
+
+    def shared(self, B: Tensor, C: Tensor, inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        made = []
+        for rows, norm in zip((B, C), _NORMS, strict=True):
+            made.append(self._norm(norm, functional.linear(inputs, rows))[:, :, None])
+        return made[0], made[1]
+
+    def scan(self, s: SelectiveSignals) -> Tensor:
+        x, dt = s.x[:, :, 0].mT, s.dt[:, :, 0].mT
+        y = selective_scan(x, dt, s.A[0], s.B.movedim(1, 3), s.C.movedim(1, 3))
+        assert isinstance(y, Tensor)
+        return y.mT[:, :, None]
 
     def activations(self, s: SelectiveSignals, y: Tensor) -> Tensor:
         return ((y + self.p["D"].to(self.dtype) * s.x) * s.gate)[:, :, 0]
@@ -211,5 +231,4 @@ class NormedMambaAdapter(_Mamba1):
     """B, C and the step sizes are normalised, so rows of C cannot be mixed."""
 
     family = "normed Mamba"
-    default = "greedy-output"
     lacking: ClassVar = {"greedy-refit": "a norm stands behind the C projection"}

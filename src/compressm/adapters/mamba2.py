@@ -23,6 +23,7 @@ from compressm.adapters.selective import Change, Choice, SelectiveAdapter, Selec
 from compressm.adapters.selective.layer import picked
 from compressm.errors import InputError
 from compressm.numerics.selective import SelectiveSignals
+from compressm.ops import ssd
 from compressm.spectrum import StateCost
 
 
@@ -104,6 +105,38 @@ class Mamba2Layer(SelectiveLayer):
             gate=functional.silu(z).reshape(by_group),
             mask=counts,
         )
+
+    def rows(self) -> tuple[str, Tensor, Tensor]:
+        start, shared = self.ahead + 2 * self.channels, self.groups * self.state_dim
+        states = start + torch.arange(shared)
+        return "in_proj.weight", states, states + shared
+
+    def projected(self, hidden: Tensor, s: SelectiveSignals) -> Tensor:
+        scale = getattr(self.module, "ssm_in_multiplier", 1.0)
+        return hidden.to(self.dtype) * s.mask[..., None].to(self.dtype) * scale
+
+    def shared(self, B: Tensor, C: Tensor, inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        _, *own = self.rows()
+        at = torch.cat(own).to(inputs.device)
+        bias = self._get("in_proj.bias")
+        both = functional.linear(inputs, torch.cat([B, C]), None if bias is None else bias[at])
+        multiplier = getattr(self.module, "mup_vector", None)
+        if multiplier is not None:
+            both = both * self._multiplied(multiplier)[..., at - self.ahead]
+        kernel, bias = self.p["conv1d.weight"].to(self.dtype), self._get("conv1d.bias")
+        kernel, bias = kernel[self.channels :], None if bias is None else bias[self.channels :]
+        padded = functional.pad(both.mT, (kernel.shape[-1] - 1, 0))
+        both = self.act(functional.conv1d(padded, kernel, bias, groups=len(kernel)).mT)
+        both = (both * mask[..., None].to(self.dtype)).unflatten(-1, (2, self.groups, -1))
+        return both[:, :, 0], both[:, :, 1]
+
+    def scan(self, s: SelectiveSignals) -> Tensor:
+        batch, length = s.mask.shape
+        x, dt = (t.reshape(batch, length, self.blocks, -1) for t in (s.x, s.dt))
+        A = s.A.reshape(self.groups, -1).expand(s.x.shape[2:]).reshape(self.blocks, -1)[:, 0]
+        y = ssd(x, dt[..., 0], A, s.B, s.C)
+        assert isinstance(y, Tensor)
+        return y.reshape(s.x.shape)
 
     def _multiplied(self, vector: Tensor) -> Tensor:
         return sized_rows(vector, self.channels, self.blocks, self.groups * self.state_dim)
@@ -191,7 +224,6 @@ class Mamba2Adapter(SelectiveAdapter):
     """Selection of states in every group; `out_proj` makes up for it."""
 
     family = "Mamba-2"
-    default = "greedy-output"
     config_keys = ("state_size", "mamba_d_state", "ssm_state_size")
     lacking: ClassVar = dict.fromkeys(
         ("greedy-refit", "greedy-weights", "greedy-weights-scan"),

@@ -15,6 +15,7 @@ from compressm.calibration import Given
 from compressm.errors import InputError
 
 METHODS: dict[str, Method] = {
+    "greedy-fit": Method(correct="fit"),
     "greedy-refit": Method(correct="refit"),
     "greedy-weights": Method(correct="weights"),
     "greedy-output": Method(correct="output"),
@@ -36,7 +37,7 @@ class SelectiveAdapter(Adapter):
         lacking: methods whose result this layer cannot store, each with the reason.
     """
 
-    default: str = "greedy-refit"
+    default: str = "greedy-fit"
     lacking: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod

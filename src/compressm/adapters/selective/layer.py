@@ -28,12 +28,13 @@ class Method:
             averaged dynamics; "magnitude": norms of the rows that make B and C; "random".
         correct: "weights": each kept contribution gets its least-squares weight; "refit": each kept
             row of C becomes the best linear mix of the old ones; "output": the output map is fitted
-            to the cut layer (with weights, where the layer can store them).
+            to the cut layer (with weights, where the layer can store them); "fit": the rows that
+            make B and C are fitted to the full layer's output, from the weights on.
         weigh: where contributions are compared, see `numerics.contributions`.
     """
 
     order: Literal["greedy", "additive", "diagonal", "hankel", "magnitude", "random"] = "greedy"
-    correct: Literal["none", "weights", "refit", "output"] = "none"
+    correct: Literal["none", "weights", "refit", "output", "fit"] = "none"
     weigh: Weigh = "output"
 
     @property
@@ -101,6 +102,22 @@ class SelectiveLayer(ABC):
     @abstractmethod
     def signals(self, hidden: Tensor, mask: Tensor | None) -> SelectiveSignals:
         """What drives the scan for the inputs (B, L, width) of a call; mask (B, L) or None."""
+
+    @abstractmethod
+    def rows(self) -> tuple[str, Tensor, Tensor]:
+        """The parameter that makes B and C, and which of its rows make each, (G N,) int64."""
+
+    @abstractmethod
+    def projected(self, hidden: Tensor, s: SelectiveSignals) -> Tensor:
+        """(B, L, F) what those rows are multiplied with."""
+
+    @abstractmethod
+    def shared(self, B: Tensor, C: Tensor, inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """B_t and C_t, (B, L, G, N), of rows (G N, F) and their inputs."""
+
+    @abstractmethod
+    def scan(self, s: SelectiveSignals) -> Tensor:
+        """y (B, L, G, E), by the operators for training: fast and differentiable."""
 
     @abstractmethod
     def activations(self, s: SelectiveSignals, y: Tensor) -> Tensor:

@@ -156,6 +156,33 @@ class Mixes(LayerProbe):
 
 
 @final
+class Samples(LayerProbe):
+    """Inputs of the layer, as they are: what fits that go over the data many times need.
+
+    On several ranks the fit is made by the first, from its own data.
+    """
+
+    per_call, tokens = 4096, 16384
+
+    def __init__(self, inputs: Inputs, layer: SelectiveLayer) -> None:
+        super().__init__(inputs, layer)
+        self.calls: list[tuple[Tensor, Tensor | None]] = []
+
+    def add(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        steps: Tensor,
+        output: Tensor,
+        gradient: Tensor | None,
+    ) -> None:
+        self.calls.append((hidden, mask))
+
+    def pool(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Nothing is summed."""
+
+
+@final
 class Outputs(LayerProbe):
     """Moments of what the output map sees, in the full layer and in the cut one."""
 

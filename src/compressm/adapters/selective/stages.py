@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from compressm.adapters.base import Draft, Measurement, Observer, Select
+from compressm.adapters.selective.fit import fitted
 from compressm.adapters.selective.layer import Change, Choice, Method, SelectiveLayer
-from compressm.adapters.selective.probes import Contributions, Inputs, Mixes, Outputs
+from compressm.adapters.selective.probes import Contributions, Inputs, Mixes, Outputs, Samples
 from compressm.calibration import Probe
 from compressm.edits import Edit
 from compressm.edits import Select as Keep
@@ -154,6 +155,7 @@ class SelectiveDraft(Draft):
         layer, correct = observer.layer, observer.method.correct
         self._mixes: Mixes | None = None
         self._outputs: Outputs | None = None
+        self._samples: Samples | None = None
         self._changes = layer.changes(choice)
         if correct == "refit":
             assert choice.weights is not None
@@ -168,6 +170,9 @@ class SelectiveDraft(Draft):
             cut = layer.reduced(self._changes, self.rank)
             self._outputs = Outputs(observer.inputs, layer, cut)
             self.probe = self._outputs
+        elif correct == "fit":
+            self._samples = Samples(observer.inputs, layer)
+            self.probe = self._samples
 
     @property
     def rank(self) -> int:
@@ -189,6 +194,11 @@ class SelectiveDraft(Draft):
             weight = torch.cat([old[:, :-own].to(weight), weight], 1)
             rule = Keep(torch.arange(len(old)), 0) if before is None else before.transport
             self._changes["out_proj.weight"] = Change(weight, rule)
+        elif self._samples is not None:
+            cut = layer.reduced(self._changes, self.rank)
+            value, self.data_error = fitted(layer, cut, self._samples.calls)
+            name, *_ = cut.rows()
+            self._changes[name] = Change(value, self._changes[name].transport)
         elif choice.moments is not None and self.observer.method.weigh != "gradient":
             self.data_error = self._own_error(choice.moments)
 

@@ -1,0 +1,58 @@
+"""The rows that make B and C of a cut layer, fitted to the output of the full one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from compressm.adapters.selective.layer import SelectiveLayer
+from compressm.numerics.fitting import Rows, fit_rows
+
+Call = tuple[Tensor, Tensor | None]  # hidden states (B, L, width), mask (B, L)
+
+
+def fitted(
+    full: SelectiveLayer, cut: SelectiveLayer, calls: Sequence[Call]
+) -> tuple[Tensor, float | None]:
+    """The parameter that makes B and C, and the relative error of what the scan adds."""
+    name, *own = cut.rows()
+    weight = cut.p[name].to(cut.dtype)
+    own = [at.to(weight.device) for at in own]
+    covariance, count, energy = weight.new_zeros(weight.shape[1], weight.shape[1]), 0, 0.0
+    misses = []
+    for hidden, mask in calls:
+        with torch.no_grad():
+            inputs, miss, added = _problem(full, cut, hidden, mask)
+        misses.append(miss)
+        covariance += inputs.mT @ inputs
+        count += len(inputs)
+        energy += float(added.double().square().sum())
+    rows, error = fit_rows(misses, [weight[at] for at in own], covariance / max(count, 1), energy)
+    return weight.index_copy(0, torch.cat(own), torch.cat(rows)), error
+
+
+def _problem(
+    full: SelectiveLayer, cut: SelectiveLayer, hidden: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Callable[[Rows], Tensor], Tensor]:
+    """Inputs of the rows (T, F), what they miss of the output, and what the scan adds to it."""
+    s, few = full.signals(hidden, mask), cut.signals(hidden, mask)
+    inputs, counts = cut.projected(hidden, few), s.mask
+    target = _output(full, full.activations(s, full.scan(s)))
+    skip = _output(full, full.activations(s, torch.zeros_like(s.x)))
+
+    def miss(rows: Rows) -> Tensor:
+        B, C = cut.shared(rows[0], rows[1], inputs, counts)
+        now = replace(few, B=B, C=C)
+        return (_output(cut, cut.activations(now, cut.scan(now))) - target)[counts]
+
+    return inputs[counts], miss, (target - skip)[counts]
+
+
+def _output(layer: SelectiveLayer, activations: Tensor) -> Tensor:
+    # Columns in front belong to something else that shares the map.
+    own = activations.shape[-1]
+    return functional.linear(activations, layer.p["out_proj.weight"][:, -own:].to(layer.dtype))
