@@ -19,6 +19,7 @@ import compressm
 
 METHODS = {
     "mamba-lm-small": (
+        "greedy-fit",
         "greedy-refit",
         "greedy-weights",
         "hankel",
@@ -26,7 +27,15 @@ METHODS = {
         "magnitude",
         "random",
     ),
-    "mamba2-lm-small": ("greedy-output", "greedy", "hankel", "diagonal", "magnitude", "random"),
+    "mamba2-lm-small": (
+        "greedy-fit",
+        "greedy-output",
+        "greedy",
+        "hankel",
+        "diagonal",
+        "magnitude",
+        "random",
+    ),
 }
 SIZES = (64, 32, 16, 8, 4)
 _KEY = ("recipe", "seed", "point", "method", "kept")

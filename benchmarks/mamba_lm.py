@@ -1,8 +1,9 @@
-"""Mamba as a byte language model, 128 states: cut inside the warm-up, or small from scratch.
+"""Mamba with 128 states, by a recipe: cut inside the warm-up, or small from scratch.
 
-The recipe `mamba-lm-small`. Each seed trains once to 10 % of the steps. From there the model that
-is never cut and one copy for each method go on, on the same batches. Also trained: the final size
-from scratch. Loss in nats per byte; the model that is tested is the one that validation chose.
+The recipe is `mamba-lm-small` unless told otherwise. Each seed trains once to 10 % of the steps.
+From there the model that is never cut and one copy for each method go on, on the same batches. Also
+trained: the final size from scratch. Loss in nats (per byte of text); the model that is tested is
+the one that validation chose.
 
     python benchmarks/mamba_lm.py run --seeds 0 1 2     # resumable; one line of JSON a result
     python benchmarks/mamba_lm.py time                  # whole runs with and without the cut
@@ -96,10 +97,16 @@ def summary(recipe: str) -> None:
         for which in ("best", "last"):
             for part in ("val", "test"):
                 entry[f"{which}_{part}"] = spread(row[which][f"{part}/loss"] for row in group)
-        entry["best_test_bits"] = spread(row["best"]["test/bits"] for row in group)
+        # Seed by seed: the copies share their first 10 %, and all arms their batches.
+        both = [(row, full[row["seed"]]) for row in group if row["seed"] in full]
+        for figure in ("bits", "accuracy"):  # of language models, of all
+            if f"test/{figure}" in group[0]["best"]:
+                key = f"best_test_{figure}"
+                entry[key] = spread(row["best"][f"test/{figure}"] for row in group)
+                entry[f"{key}_over_full"] = spread(
+                    a["best"][f"test/{figure}"] - b["best"][f"test/{figure}"] for a, b in both
+                )
         if arm != "full":
-            # Seed by seed: the copies share their first 10 %, and all arms their batches.
-            both = [(row, full[row["seed"]]) for row in group if row["seed"] in full]
             for which in ("best", "last"):
                 for part in ("val", "test"):
                     entry[f"{which}_{part}_over_full"] = spread(

@@ -69,6 +69,7 @@ _CORRECT = {
     "weights": "weights",
     "refit": "refit of C",
     "output": "weights where it can, output projection",
+    "fit": "weights where it can, rows of B and C",
 }
 
 

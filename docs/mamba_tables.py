@@ -75,6 +75,31 @@ def language(results: Json) -> str:
     )
 
 
+def classifier(results: Json) -> str:
+    """One row for each arm: test accuracy at the end, against the full model.
+
+    Args:
+        results: what `benchmarks/mamba_lm.py summary` writes for a classifier's recipe.
+    """
+    rows = []
+    for row in results["table"]:
+        accuracy, over = (
+            {**row[key], **{part: 100 * row[key][part] for part in ("mean", "std")}}
+            for key in ("best_test_accuracy", "best_test_accuracy_over_full")
+        )
+        rise = _signed(row["at_cut"]) if "at_cut" in row else "–"
+        name = _ARMS.get(row["arm"], f"cut, `{row['arm']}`")
+        against = "–" if row["arm"] == "full" else _signed(over, 1)
+        rows.append([name, row["kept"], rise, _plain(accuracy, 1), against])
+    columns = ["model", "states", "rise of the loss at the cut", "test accuracy, %", "over full"]
+    return (
+        listings.table(columns, rows)
+        + f"\n\nMean ± standard deviation over {_seeds(results['table'])}, {results['steps']:,} "
+        + "steps; differences are taken seed by seed. Test: the model that validation chose. "
+        + f"Source: `benchmarks/results/{_file(results['recipe'])}.json`."
+    )
+
+
 def whole_run(results: Json) -> str:
     """Wall-clock of whole runs with and without the cut.
 

@@ -161,6 +161,11 @@ FIGURES: dict[str, tuple[str, Callable[..., str], str]] = {
     "mamba": ("mamba_lm.json", mamba_tables.language, _MAMBA),
     "mamba-time": ("mamba_lm.json", mamba_tables.whole_run, _MAMBA),
     "mamba-pace": ("mamba_lm.json", mamba_tables.pace, _MAMBA),
+    "mamba-cifar": (
+        "mamba_cifar.json",
+        mamba_tables.classifier,
+        f"{_MAMBA} --recipe mamba-cifar-small",
+    ),
     "mamba2": ("mamba2_lm.json", mamba_tables.language, f"{_MAMBA} --recipe mamba2-lm-small"),
     "mamba-cut": ("mamba_cut.json", mamba_tables.cuts, "python benchmarks/mamba_cut.py summary"),
     "recall": ("recall.json", mamba_tables.recall, "python benchmarks/recall.py summary"),
