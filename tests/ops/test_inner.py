@@ -1,5 +1,7 @@
 """A Mamba-1 mixer as one node of autograd, against its parts in float64."""
 
+import re
+
 import pytest
 import torch
 from torch.nn import functional
@@ -127,9 +129,17 @@ def test_under_autocast_the_products_are_in_bfloat16(nodes):
     assert not torch.equal(got["y"].float(), want["y"])
 
 
-@pytest.mark.parametrize("wrong", ["conv_weight", "x_proj", "A", "out_proj", "xz"])
-def test_shapes_that_do_not_fit_are_named(wrong):
+ARGUMENTS = list(problem(2, 20, 17, 3, 4, 2, 5))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shape"),
+    # A matrix `dt_proj` of another size cannot be told from others that do not fit it.
+    [(name, shape) for name in ARGUMENTS for shape in [(1,), ()]]
+    + [(name, (7, 7)) for name in ARGUMENTS if name != "dt_proj"],
+)
+def test_shapes_that_do_not_fit_are_named(wrong, shape):
     arguments = problem(2, 20, 17, 3, 4, 2, 5)
-    arguments[wrong] = torch.zeros(7, 7)
-    with pytest.raises(InputError, match=rf"{wrong}: got shape \(7, 7\), expected"):
+    arguments[wrong] = torch.zeros(shape)
+    with pytest.raises(InputError, match=rf"{wrong}: got shape {re.escape(str(shape))}, expected"):
         mamba_inner(**arguments)

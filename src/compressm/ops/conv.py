@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.profiler import record_function
 
 from compressm.errors import InputError
 from compressm.ops import gpu
@@ -84,7 +85,8 @@ def conv_gradients(
     g_weight = x.new_empty(x.shape[0], *weight.shape)
     g_bias = x.new_empty(x.shape[:2])
     given = {"x": x, "weight": weight, "bias": bias, "y": g_x, "g_y": grad}
-    _run(library, silu, **given, g_x=g_x, g_weight=g_weight, g_bias=g_bias)
+    with record_function("causal_conv1d::backward"):
+        _run(library, silu, **given, g_x=g_x, g_weight=g_weight, g_bias=g_bias)
     return g_weight.sum(0), g_bias.sum(0)
 
 

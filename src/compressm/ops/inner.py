@@ -141,6 +141,33 @@ def _fits(tensors: list[Tensor | None]) -> bool:
     )
 
 
+def _check(tensors: dict[str, Tensor | None]) -> None:
+    """Every tensor against the sizes that `dt_proj` and `A` have; names stand for free ones."""
+    sizes = {n: t.shape for n, t in tensors.items() if t is not None}
+    channels, rank = (*sizes["dt_proj"], 0, 0)[:2]
+    states, width = (sizes["A"] or (0,))[-1], (sizes["out_proj"] or (0,))[0]
+    wanted: dict[str, tuple[int | str, ...]] = {
+        "dt_proj": ("channels", "rank"),
+        "A": (channels, "states"),
+        "xz": ("batch", "length", 2 * channels),
+        "conv_weight": (channels, "taps"),
+        "conv_bias": (channels,),
+        "x_proj": (rank + 2 * states, channels),
+        "dt_bias": (channels,),
+        "D": (channels,),
+        "out_proj": ("width", channels),
+        "out_bias": (width,),
+    }
+    for name, shape in wanted.items():
+        got = tuple(sizes.get(name, shape))
+        fits = len(got) == len(shape) and all(
+            isinstance(wants, str) or has == wants for has, wants in zip(got, shape, strict=True)
+        )
+        if not fits:
+            expected = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+            raise InputError(f"{name}: got shape {got}, expected ({expected})")
+
+
 def mamba_inner(
     xz: Tensor,
     conv_weight: Tensor,
@@ -180,17 +207,10 @@ def mamba_inner(
     Raises:
         InputError: shapes that do not fit.
     """
-    channels, rank = dt_proj.shape
-    wanted = {
-        "xz": (xz, (*xz.shape[:-1], 2 * channels)),
-        "conv_weight": (conv_weight, (channels, *conv_weight.shape[1:])),
-        "A": (A, (channels, A.shape[-1])),
-        "x_proj": (x_proj, (rank + 2 * A.shape[-1], channels)),
-        "out_proj": (out_proj, (out_proj.shape[0], channels)),
-    }
-    for name, (tensor, shape) in wanted.items():
-        if tuple(tensor.shape) != shape or tensor.dim() != (3 if name == "xz" else 2):
-            raise InputError(f"{name}: got shape {tuple(tensor.shape)}, expected {shape}")
+    given = {"xz": xz, "conv_weight": conv_weight, "conv_bias": conv_bias, "x_proj": x_proj}
+    given |= {"dt_proj": dt_proj, "dt_bias": dt_bias, "A": A, "D": D}
+    _check({**given, "out_proj": out_proj, "out_bias": out_bias})
+    rank = dt_proj.shape[1]
     weights = [conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D, out_proj]
     mixed = torch.is_autocast_enabled("cpu")
     low = torch.get_autocast_dtype("cpu") if mixed else xz.dtype
