@@ -9,7 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import compressm
 from compressm.errors import InputError
-from compressm.integrations import cpu
+from compressm.integrations import mamba_calls
 from tests.adapters.mambas import FAMILIES, HAVE_TRANSFORMERS, language_model
 
 if not HAVE_TRANSFORMERS:
@@ -132,8 +132,8 @@ def test_a_model_without_such_layers_is_an_error_that_lists_its_layers():
 def whole(monkeypatch):
     """How many mixers ran as one node of autograd."""
     calls = []
-    plain = cpu.mamba_inner
-    monkeypatch.setattr(cpu, "mamba_inner", lambda *x: calls.append(x) or plain(*x))
+    plain = mamba_calls.mamba_inner
+    monkeypatch.setattr(mamba_calls, "mamba_inner", lambda *x: calls.append(x) or plain(*x))
     return calls
 
 
