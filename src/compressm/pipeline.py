@@ -75,7 +75,14 @@ class Survey:
             _show(calibration, model, [o.probe for o in observers.values() if o.probe], ranks)
         with ranks.agreement("measuring"):
             measuring = observers if ranks.first else {}
-            found = each(lambda name: measuring[name].measure(), list(measuring))
+
+            def measure(name: str) -> Measurement:
+                try:
+                    return measuring[name].measure()
+                except InputError as error:
+                    raise InputError(f"layer {name!r}: {error}") from error
+
+            found = each(measure, list(measuring))
             measured = dict(zip(measuring, found, strict=True))
         spectra = ranks.broadcast({name: m.spectrum for name, m in measured.items()})
         return cls(

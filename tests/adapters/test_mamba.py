@@ -7,11 +7,14 @@ from torch import nn
 from compressm import EnergyTolerance, FixedRank, compress_, measure
 from compressm.adapters import find_sites
 from compressm.adapters.mamba2 import sized_rows
+from compressm.adapters.selective.corrections.fit import fitted
+from compressm.errors import InputError
 from compressm.numerics.selective import selective_output
 from tests.adapters import mambas
 from tests.adapters.conformance import CASES, tokens
 
 RANK = 2
+FAMILIES = [name for name in CASES if name != "LRU"]
 
 
 def model_with(states, layer=mambas.Mamba):
@@ -140,7 +143,23 @@ def test_energy_is_the_share_of_the_output_that_is_lost():
         assert site.data_error**2 == pytest.approx(lost, rel=0.2)
 
 
-@pytest.mark.parametrize("family", [name for name in CASES if name != "LRU"])
+def one_call(model, inputs):
+    """The layer of a model as it was read, what it was called with, and what it answered."""
+    ((_, site),) = find_sites(model).items()
+    seen = []
+
+    def watch(module, args, kwargs, output):
+        hidden, mask = site.adapter.inputs(args, kwargs)
+        layer = site.adapter.read(module)
+        seen.append((layer, layer.signals(hidden, mask), hidden, output))
+
+    with torch.no_grad(), site.module.register_forward_hook(watch, with_kwargs=True):
+        model(inputs)
+    (call,) = seen
+    return call
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_layer_read_is_the_layer(family):
     """What is measured is what the layer computes, at every step and where it is masked."""
     case = CASES[family]
@@ -148,50 +167,25 @@ def test_the_layer_read_is_the_layer(family):
     if family == "mamba_ssm.Mamba2":
         with torch.no_grad():  # the gated MLP that shares the layer is not read
             model[1].out_proj.weight[:, : model[1].d_mlp] = 0
-    ((_, site),) = find_sites(model).items()
-    seen = []
-
-    def compare(module, args, kwargs, output):
-        hidden, mask = site.adapter.inputs(args, kwargs)
-        layer = site.adapter.read(module)
-        s = layer.signals(hidden, mask)
-        u = layer.activations(s, selective_output(s))
-        W, bias = layer.p["out_proj.weight"], layer.p.get("out_proj.bias", 0)
-        seen.append((output, u @ W[:, -u.shape[-1] :].mT + bias))
-
-    site.module.register_forward_hook(compare, with_kwargs=True)
-    with torch.no_grad():
-        model(case.inputs())
-    ((output, computed),) = seen
+    layer, s, _, output = one_call(model, case.inputs())
+    u = layer.activations(s, selective_output(s))
+    W, bias = layer.p["out_proj.weight"], layer.p.get("out_proj.bias", 0)
+    computed = u @ W[:, -u.shape[-1] :].mT + bias
     torch.testing.assert_close(computed, output, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", [name for name in CASES if name != "LRU"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_rows_and_scan_are_those_of_the_layer(family):
     """What a fit changes and computes with, against what was measured."""
     case = CASES[family]
-    model = case.build(6)
-    ((_, site),) = find_sites(model).items()
-    seen = []
-
-    def compare(module, args, kwargs, output):
-        hidden, mask = site.adapter.inputs(args, kwargs)
-        layer = site.adapter.read(module)
-        s = layer.signals(hidden, mask)
-        name, *own = layer.rows()
-        rows = [layer.p[name][at] for at in own]
-        made = layer.shared(*rows, layer.projected(hidden, s), s.mask)
-        seen.extend([(made[0], s.B), (made[1], s.C), (layer.scan(s), selective_output(s))])
-
-    site.module.register_forward_hook(compare, with_kwargs=True)
-    with torch.no_grad():
-        model(case.inputs())
-    assert len(seen) == 3
-    for actual, expected in seen:
+    layer, s, hidden, _ = one_call(case.build(6), case.inputs())
+    name, *own = layer.rows()
+    B, C = layer.shared(*(layer.p[name][at] for at in own), layer.projected(hidden, s), s.mask)
+    for actual, expected in ((B, s.B), (C, s.C), (layer.scan(s), selective_output(s))):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", [name for name in CASES if name != "LRU"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_fitted_rows_leave_less_and_other_rows_stay(family):
     case = CASES[family]
     full = case.build(8)
@@ -216,6 +210,29 @@ def test_fitted_rows_leave_less_and_other_rows_stay(family):
             rest[torch.cat(own)] = False
             value, other = value[rest], other[rest]
         assert torch.equal(value, other), key
+
+
+def test_a_layer_that_no_batch_reaches_is_named():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = model_with(6), model_with(6)
+
+        def forward(self, x):
+            return self.used(x)
+
+    with pytest.raises(InputError, match=r"layer 'idle\.1': no time step has been seen"):
+        compress_(Half(), policy=FixedRank(3), data=[tokens()])
+
+
+def test_a_fit_without_data_keeps_the_rows():
+    """On several ranks the first may have seen nothing of a layer that the others have seen."""
+    model = model_with(6)
+    ((_, site),) = find_sites(model).items()
+    layer = site.adapter.read(site.module)
+    rows, error = fitted(layer, layer, [])
+    assert torch.equal(rows, model[1].x_proj.weight)
+    assert error is None
 
 
 def test_multipliers_of_rows_follow_the_states():

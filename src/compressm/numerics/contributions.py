@@ -52,7 +52,7 @@ class ContributionMoments:
             InputError: no time step has been seen.
         """
         if not self._count:
-            raise InputError("no time step has been seen; call update() with data first")
+            raise InputError("no time step has been seen: no data, or all of it masked")
         return self._sum / self._count
 
     @property
@@ -68,7 +68,7 @@ class ContributionMoments:
 
     def _seen(self) -> tuple[Tensor, Tensor]:
         if self._second is None or not self._count:
-            raise InputError("no time step has been seen; call update() with data first")
+            raise InputError("no time step has been seen: no data, or all of it masked")
         B, C = self._second
         return B / self._count, C / self._count
 

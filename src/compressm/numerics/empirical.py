@@ -65,7 +65,7 @@ class StateMoments:
             InputError: no time step has been seen.
         """
         if not self._count:
-            raise InputError("no time step has been seen; call update() with data first")
+            raise InputError("no time step has been seen: no data, or all of it masked")
         return self._sum / self._count
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from compressm.adapters.base import Draft, Measurement, Observer, Select
-from compressm.adapters.selective.fit import fitted
-from compressm.adapters.selective.layer import Change, Choice, Method, SelectiveLayer
-from compressm.adapters.selective.probes import Contributions, Inputs, Mixes, Outputs, Samples
+from compressm.adapters.selective.corrections import CORRECTIONS, Correction
+from compressm.adapters.selective.layer import Choice, Method, SelectiveLayer
+from compressm.adapters.selective.probes import Contributions, Inputs
 from compressm.calibration import Probe
 from compressm.edits import Edit
-from compressm.edits import Select as Keep
 from compressm.numerics import HankelMatrix
 from compressm.numerics.contributions import Weigh
 from compressm.numerics.matching import (
@@ -25,7 +24,6 @@ from compressm.numerics.matching import (
     residual_energy,
     term_weights,
 )
-from compressm.numerics.mixing import mixing_basis
 from compressm.spectrum import Spectrum, StateCost
 
 
@@ -148,59 +146,27 @@ class SelectiveMeasurement(Measurement):
 
 @final
 class SelectiveDraft(Draft):
-    """A choice of states for one layer, and the refit that follows it, if any."""
+    """A choice of states for one layer, and the correction that follows it, if any."""
 
     def __init__(self, observer: SelectiveObserver, choice: Choice) -> None:
         self.observer, self.choice = observer, choice
-        layer, correct = observer.layer, observer.method.correct
-        self._mixes: Mixes | None = None
-        self._outputs: Outputs | None = None
-        self._samples: Samples | None = None
-        self._changes = layer.changes(choice)
-        if correct == "refit":
-            assert choice.weights is not None
-            assert choice.covariance is not None
-            kept = choice.indices[0]
-            start = torch.zeros(len(kept), layer.state_dim, dtype=torch.float64)
-            start[torch.arange(len(kept)), kept] = choice.weights[0]
-            basis = mixing_basis(choice.covariance[0], len(kept))
-            self._mixes = Mixes(observer.inputs, layer, kept, start, basis)
-            self.probe: Probe | None = self._mixes
-        elif correct == "output":
-            cut = layer.reduced(self._changes, self.rank)
-            self._outputs = Outputs(observer.inputs, layer, cut)
-            self.probe = self._outputs
-        elif correct == "fit":
-            self._samples = Samples(observer.inputs, layer)
-            self.probe = self._samples
+        self._changes = observer.layer.changes(choice)
+        self._correction: Correction | None = None
+        if observer.method.correct in CORRECTIONS:
+            kind = CORRECTIONS[observer.method.correct]
+            self._correction = kind(observer.inputs, observer.layer, choice, self._changes)
+            self.probe: Probe | None = self._correction.probe
 
     @property
     def rank(self) -> int:
         return self.choice.indices.shape[1]
 
     def finish(self) -> None:
-        layer, choice = self.observer.layer, self.choice
-        if self._mixes is not None:
-            mix, self.data_error = self._mixes.moments.solve()
-            self._changes = layer.changes(replace(choice, mix=mix))
-        elif self._outputs is not None:
-            before = self._changes.get("out_proj.weight")
-            old = layer.p["out_proj.weight"] if before is None else before.value
-            # Columns in front belong to something else that shares the map.
-            own = layer.out_weight.shape[1]
-            weight, self.data_error = self._outputs.moments.solve(
-                layer.p["out_proj.weight"][:, -own:], old[:, -own:]
-            )
-            weight = torch.cat([old[:, :-own].to(weight), weight], 1)
-            rule = Keep(torch.arange(len(old)), 0) if before is None else before.transport
-            self._changes["out_proj.weight"] = Change(weight, rule)
-        elif self._samples is not None:
-            cut = layer.reduced(self._changes, self.rank)
-            value, self.data_error = fitted(layer, cut, self._samples.calls)
-            name, *_ = cut.rows()
-            self._changes[name] = Change(value, self._changes[name].transport)
-        elif choice.moments is not None and self.observer.method.weigh != "gradient":
-            self.data_error = self._own_error(choice.moments)
+        moments = self.choice.moments
+        if self._correction is not None:
+            self._changes, self.data_error = self._correction.finish()
+        elif moments is not None and self.observer.method.weigh != "gradient":
+            self.data_error = self._own_error(moments)
 
     def _own_error(self, moments: Tensor) -> float | None:
         """Relative error of the contributions where they are compared."""

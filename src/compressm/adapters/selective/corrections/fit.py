@@ -4,23 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compressm.adapters.selective.layer import SelectiveLayer
+from compressm.adapters.selective.corrections.base import Correction
+from compressm.adapters.selective.layer import Change, SelectiveLayer
+from compressm.adapters.selective.probes import Inputs, LayerProbe, Seen
 from compressm.numerics.fitting import Rows, fit_rows
 
 Call = tuple[Tensor, Tensor | None]  # hidden states (B, L, width), mask (B, L)
 
 
+@final
+class Samples(LayerProbe):
+    """Inputs of the layer, as they are: what fits that go over the data many times need.
+
+    On several ranks the fit is made by the first, from its own data.
+    """
+
+    per_call, tokens = 4096, 16384
+
+    def __init__(self, inputs: Inputs, layer: SelectiveLayer) -> None:
+        super().__init__(inputs, layer)
+        self.calls: list[Call] = []
+
+    def add(self, seen: Seen) -> None:
+        self.calls.append((seen.hidden, seen.mask))
+
+    def pool(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Nothing is summed."""
+
+
+@final
+class Fit(Correction):
+    """Both rows of each kept state, from the weights on."""
+
+    probe: Samples
+
+    def watch(self, inputs: Inputs) -> Samples:
+        return Samples(inputs, self.layer)
+
+    def finish(self) -> tuple[dict[str, Change], float | None]:
+        cut = self.cut
+        name, *_ = cut.rows()
+        value, error = fitted(self.layer, cut, self.probe.calls)
+        return self.changes | {name: Change(value, self.changes[name].transport)}, error
+
+
 def fitted(
     full: SelectiveLayer, cut: SelectiveLayer, calls: Sequence[Call]
 ) -> tuple[Tensor, float | None]:
-    """The parameter that makes B and C, and the relative error of what the scan adds."""
+    """The parameter that makes B and C, and the relative error of what the scan adds.
+
+    A layer that no batch reached keeps its rows.
+    """
     name, *own = cut.rows()
     weight = cut.p[name].to(cut.dtype)
+    if not calls:
+        return weight, None
     own = [at.to(weight.device) for at in own]
     covariance, count, energy = weight.new_zeros(weight.shape[1], weight.shape[1]), 0, 0.0
     misses = []

@@ -1,0 +1,44 @@
+"""What a correction of a cut layer is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from compressm.adapters.selective.layer import Change, Choice, SelectiveLayer
+from compressm.adapters.selective.probes import Inputs, LayerProbe
+
+
+class Correction(ABC):
+    """Better values for parameters of a layer that keeps a choice of its states.
+
+    Args:
+        inputs: reads the arguments of a call.
+        layer: the full layer.
+        choice: the states that stay, with their weights where the layer can have them.
+        changes: the parameters as they are after the choice alone.
+
+    Attributes:
+        probe: what has to see the calibration batches before `finish`.
+    """
+
+    probe: LayerProbe
+
+    def __init__(
+        self, inputs: Inputs, layer: SelectiveLayer, choice: Choice, changes: Mapping[str, Change]
+    ) -> None:
+        self.layer, self.choice, self.changes = layer, choice, dict(changes)
+        self.probe = self.watch(inputs)
+
+    @property
+    def cut(self) -> SelectiveLayer:
+        """The layer after the choice alone."""
+        return self.layer.reduced(self.changes, self.choice.indices.shape[1])
+
+    @abstractmethod
+    def watch(self, inputs: Inputs) -> LayerProbe:
+        """The probe; called once."""
+
+    @abstractmethod
+    def finish(self) -> tuple[dict[str, Change], float | None]:
+        """All changes, and the relative error that they leave where they were fitted."""
