@@ -7,7 +7,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from compressm.data import Task
 from compressm.errors import CompressmError
@@ -67,6 +68,20 @@ class SequenceModule(pl.LightningModule):
             on_step=False,
             on_epoch=True,
         )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By the norm; Lightning refuses it of a fused optimizer under autocast.
+
+        Its reason is the scaling of float16's gradients, which none of our precisions has.
+        """
+        if gradient_clip_val is not None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
         """AdamW in groups and a learning rate that moves with every step."""
