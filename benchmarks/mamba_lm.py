@@ -26,7 +26,7 @@ from compressm.data import load
 from compressm.train import load_recipe
 
 RECIPE = "mamba-lm-small"
-METHODS = ("auto", "diagonal")
+METHODS = ("greedy-fit", "diagonal")
 POINTS = (0.1, 0.8)
 
 
@@ -56,7 +56,11 @@ def run(recipe: str, seeds: list[int], kept: int, methods: list[str], overrides:
             if (seed, method, kept) in lines:
                 continue
             live = bench.live()
-            live.load(trunk(recipe, seed, POINTS[0]))
+            if trunk(recipe, seed, POINTS[0]).exists():
+                live.load(trunk(recipe, seed, POINTS[0]))
+            else:  # the result is here, the model is not: the same steps make it again
+                bench.train(live, cut, look=False)
+                live.save(trunk(recipe, seed, POINTS[0]))
             before = bench.figures(live.model, "val")
             event = compressm.compress_(
                 live.model,
@@ -119,7 +123,7 @@ def summary(recipe: str) -> None:
         table.append(entry)
     steps = max(row["last"]["step"] for row in rows)
     timing = RESULTS / f"{name}_time.jsonl"
-    times = Lines(timing, ("arm",)).rows if timing.exists() else []
+    times = Lines(timing, ("arm", "precision")).rows if timing.exists() else []
     paced = RESULTS / f"{name}_steps.jsonl"
     pace = Lines(paced, ("kept",)).rows if paced.exists() else []
     content = {"recipe": recipe, "steps": steps, "table": table, "time": times, "pace": pace}
@@ -133,7 +137,9 @@ def summary(recipe: str) -> None:
         )
 
 
-def measure_time(recipe: str, kept: int, steps: int, overrides: list[str]) -> None:
+def measure_time(
+    recipe: str, kept: int, steps: int, precisions: list[str], overrides: list[str]
+) -> None:
     """Whole runs by `compressm train`, shortened in proportion: same shares for cut, validation."""
     import tempfile
 
@@ -142,7 +148,7 @@ def measure_time(recipe: str, kept: int, steps: int, overrides: list[str]) -> No
     name = recipe.replace("-small", "").replace("-", "_")
     path = RESULTS / f"{name}_time.jsonl"
     path.unlink(missing_ok=True)
-    lines = Lines(path, ("arm",))
+    lines = Lines(path, ("arm", "precision"))
     config = load_recipe(recipe)
     whole = config.trainer.steps
     # Validation and test shrink with the steps; loading and the cut itself do not.
@@ -159,22 +165,31 @@ def measure_time(recipe: str, kept: int, steps: int, overrides: list[str]) -> No
         "scratch": ["compress=null", f"model.state_dim={kept}"],
         "full": ["compress=null"],
     }
-    # Once for the imports and the compiler's cache, which the first run would pay for all.
     with tempfile.TemporaryDirectory() as folder:
-        train(load_recipe(recipe, [*short, "trainer.steps=10"]), Path(folder) / "warm")
-        for arm, settings in arms.items():
-            found = train(load_recipe(recipe, [*short, *settings]), Path(folder) / arm)
-            lines.add(
-                arm=arm,
-                steps=steps,
-                whole=whole,
-                threads=torch.get_num_threads(),
-                wall_seconds=found.wall_seconds,
-                train_seconds=found.train_seconds,
-                compression_seconds=found.compression_seconds,
-                step_ms_start=found.step_ms_start,
-                step_ms_end=found.step_ms_end,
+        for precision in precisions:
+            typed = [*short, f"trainer.precision={precision}"]
+            # Once for the imports and the compiler's cache, which the first run would pay for all.
+            train(
+                load_recipe(recipe, [*typed, "trainer.steps=10"]),
+                Path(folder) / f"warm-{precision}",
             )
+            for arm, settings in arms.items():
+                found = train(
+                    load_recipe(recipe, [*typed, *settings]), Path(folder) / f"{arm}-{precision}"
+                )
+                lines.add(
+                    arm=arm,
+                    precision=precision,
+                    steps=steps,
+                    whole=whole,
+                    threads=torch.get_num_threads(),
+                    wall_seconds=found.wall_seconds,
+                    train_seconds=found.train_seconds,
+                    compression_seconds=found.compression_seconds,
+                    step_ms_start=found.step_ms_start,
+                    step_ms_end=found.step_ms_end,
+                    val_loss=found.last["val/loss"],
+                )
 
 
 def measure_steps(recipe: str, kept: int, overrides: list[str]) -> None:
@@ -210,12 +225,15 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=1000, help="of the shortened runs of `time`")
+    parser.add_argument(
+        "--precisions", nargs="+", default=["32", "bf16"], help="of the runs of `time`"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.command == "run":
         run(args.recipe, args.seeds, args.kept, args.methods, args.overrides)
     elif args.command == "time":
-        measure_time(args.recipe, args.kept, args.steps, args.overrides)
+        measure_time(args.recipe, args.kept, args.steps, args.precisions, args.overrides)
     elif args.command == "steps":
         measure_steps(args.recipe, args.kept, args.overrides)
     else:

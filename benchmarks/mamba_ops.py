@@ -22,7 +22,7 @@ STATES = (128, 16, 8)
 GROUPS = {
     "scan": ("selective_scan",),
     "convolution": ("causal_conv1d",),
-    "products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "products": ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise"),
     "optimizer": ("Optimizer.", "_fused_adamw"),
     "copies": ("aten::copy_", "aten::cat", "aten::add_", "aten::fill_"),
 }

@@ -12,8 +12,8 @@ Json = dict[str, Any]
 _ARMS = {
     "full": "never cut",
     "scratch": "trained small from scratch",
-    "auto": "cut, `auto`",
 }
+_PRECISIONS = {"32": "float32", "bf16": "bfloat16 products"}
 
 
 def _signed(cell: Mapping[str, float], digits: int = 4) -> str:
@@ -106,40 +106,46 @@ def whole_run(results: Json) -> str:
     Args:
         results: what `benchmarks/mamba_lm.py summary` writes, after `time`.
     """
-    times = {row["arm"]: row for row in results["time"]}
+    times = {(row["arm"], row["precision"]): row for row in results["time"]}
     if not times:
         return "*Not measured yet; `python benchmarks/mamba_lm.py time` does it.*"
-    full = times["full"]
     rows = []
-    for arm in ("full", "cut", "scratch"):
-        row = times[arm]
-        before, after = (f"{row[f'step_ms_{end}']:.1f}" for end in ("start", "end"))
-        speed = full["wall_seconds"] / row["wall_seconds"]
-        rows.append(
-            [
-                "cut at 10 %" if arm == "cut" else _ARMS[arm],
-                f"{before} → {after}" if arm == "cut" else after,
-                f"{full['step_ms_end'] / row['step_ms_end']:.1f} ×",
-                f"{row['wall_seconds']:.1f}",
-                f"{row['train_seconds']:.1f}",
-                f"{row['compression_seconds']:.2f}",
-                f"{speed:.2f} ×",
-            ]
-        )
+    for precision in dict.fromkeys(key[1] for key in times):
+        full = times["full", precision]
+        for arm in ("full", "cut", "scratch"):
+            row = times[arm, precision]
+            before, after = (f"{row[f'step_ms_{end}']:.1f}" for end in ("start", "end"))
+            speed = full["wall_seconds"] / row["wall_seconds"]
+            rows.append(
+                [
+                    "cut at 10 %" if arm == "cut" else _ARMS[arm],
+                    _PRECISIONS.get(precision, precision),
+                    f"{before} → {after}" if arm == "cut" else after,
+                    f"{full['step_ms_end'] / row['step_ms_end']:.1f} ×",
+                    f"{row['wall_seconds']:.1f}",
+                    f"{row['train_seconds']:.1f}",
+                    f"{row['compression_seconds']:.2f}",
+                    f"{speed:.2f} ×",
+                    f"{row['val_loss']:.4f}",
+                ]
+            )
     columns = [
         "run",
+        "precision",
         "step, ms",
         "step after, against full",
         "whole run, s",
         "training steps, s",
         "measuring and cutting, s",
         "whole run, against full",
+        "validation, last step",
     ]
     return (
         listings.table(columns, rows)
         + f"\n\nRuns of {full['steps']:,} steps, in the proportions of the recipe's "
         + f"{full['whole']:,}, by `compressm train`: loading, validation, cut, checkpoints and "
-        + f"test are in the wall-clock. {full['threads']} threads, machine otherwise idle. "
+        + "test are in the wall-clock; speeds are against the full model in the same precision. "
+        + f"One seed, {full['threads']} threads, machine otherwise idle. "
         + f"Source: `benchmarks/results/{_file(results['recipe'])}.json`."
     )
 
@@ -219,9 +225,12 @@ def recall(results: Json) -> str:
         row = cells.get(key, {})
         return _plain(row[name], 1) if name in row else "–"
 
+    # Training went on from one method's cuts; the other is there to compare at once.
+    used = next(row["method"] for row in table if row["arm"] == "cut" and "test" in row)
+    other = next(row["method"] for row in table if row["arm"] == "cut" and "test" not in row)
     rows = [[full["kept"], *["–"] * 3, _plain(full["test"], 1), "–"]]
     for size in sizes:
-        early, late = (("cut", "auto", point, size) for point in (0.1, 0.8))
+        early, late = (("cut", used, point, size) for point in (0.1, 0.8))
         rows.append(
             [
                 size,
@@ -229,7 +238,7 @@ def recall(results: Json) -> str:
                 cell(early, "test"),
                 cell(late, "after_cut"),
                 cell(late, "test"),
-                cell(("cut", "diagonal", 0.8, size), "after_cut"),
+                cell(("cut", other, 0.8, size), "after_cut"),
             ]
         )
     columns = [
@@ -238,13 +247,14 @@ def recall(results: Json) -> str:
         "cut at 10 %, end",
         "cut at 80 %, at once",
         "cut at 80 %, end",
-        "at 80 %, at once, `diagonal`",
+        f"at 80 %, at once, `{other}`",
     ]
     return (
         listings.table(columns, rows)
         + "\n\nAccuracy at the queries in percent, mean ± standard deviation over "
-        + f"{_seeds(table)}. At once: validation, before any further step; the others: test, of "
-        + "the model that validation chose. Source: `benchmarks/results/recall.json`."
+        + f"{_seeds(table)}; cut by `{used}` where nothing else is said. At once: validation, "
+        + "before any further step; the others: test, of the model that validation chose. "
+        + "Source: `benchmarks/results/recall.json`."
     )
 
 

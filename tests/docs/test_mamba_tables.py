@@ -14,7 +14,14 @@ def test_language_models_are_compared_with_the_full_one():
     over = {"last_val_over_full": cell(0.004, 0.001), "best_test_over_full": cell(-0.002)}
     table = [
         {"arm": "full", "kept": 128, "seeds": [0, 1, 2], **figures},
-        {"arm": "auto", "kept": 12, "seeds": [0, 1, 2], "at_cut": cell(0.001), **figures, **over},
+        {
+            "arm": "greedy-fit",
+            "kept": 12,
+            "seeds": [0, 1, 2],
+            "at_cut": cell(0.001),
+            **figures,
+            **over,
+        },
     ]
     text = mamba_tables.language({"recipe": "mamba-lm-small", "steps": 2000, "table": table})
     _, _, full, cut = rows_of(text)
@@ -31,19 +38,31 @@ def test_language_models_are_compared_with_the_full_one():
     assert "mamba_lm.json" in text
 
 
-def run(arm, start, end, wall):
+def run(arm, start, end, wall, precision="32"):
     times = {"step_ms_start": start, "step_ms_end": end, "wall_seconds": wall}
-    more = {"train_seconds": 0.9 * wall, "compression_seconds": 0.5}
-    return {"arm": arm, "steps": 500, "whole": 4000, "threads": 2, **times, **more}
+    more = {"train_seconds": 0.9 * wall, "compression_seconds": 0.5, "val_loss": 1.25}
+    return {
+        "arm": arm,
+        "precision": precision,
+        "steps": 500,
+        "whole": 4000,
+        "threads": 2,
+        **times,
+        **more,
+    }
 
 
 def test_speed_is_that_of_the_whole_run():
     times = [run("cut", 100.0, 20.0, 30.0), run("scratch", 20.0, 20.0, 25.0)]
+    times += [run("full", 80.0, 80.0, 60.0, "bf16"), run("cut", 80.0, 10.0, 30.0, "bf16")]
+    times += [run("scratch", 10.0, 10.0, 20.0, "bf16")]
     results = {"recipe": "mamba-lm-small", "time": [run("full", 100.0, 100.0, 90.0), *times]}
-    _, _, full, cut, scratch = rows_of(mamba_tables.whole_run(results))
-    assert (full[1], cut[1], scratch[1]) == ("100.0", "100.0 → 20.0", "20.0")
-    assert (cut[2], cut[-1]) == ("5.0 ×", "3.00 ×")
-    assert scratch[-1] == "3.60 ×"
+    _, _, full, cut, scratch, *low = rows_of(mamba_tables.whole_run(results))
+    assert (full[2], cut[2], scratch[2]) == ("100.0", "100.0 → 20.0", "20.0")
+    assert (cut[3], cut[-2:]) == ("5.0 ×", ["3.00 ×", "1.2500"])
+    assert scratch[-2] == "3.60 ×"
+    assert [row[1] for row in low] == ["bfloat16 products"] * 3
+    assert (low[1][3], low[1][-2]) == ("8.0 ×", "2.00 ×")
     assert "Not measured" in mamba_tables.whole_run({"time": []})
 
 
@@ -52,12 +71,16 @@ def test_rises_by_method_and_size():
         shared = {"recipe": "r", "point": point, "seeds": [0, 1, 2], "before": cell(1.9)}
         return {**shared, "method": method, "kept": kept, "rise": rise}
 
-    table = [row("auto", 16, cell(0.001)), row("auto", 4, cell(0.1)), row("diagonal", 4, cell(1.0))]
-    table.append(row("auto", 4, cell(9.0), point=0.8))
+    table = [
+        row("greedy-fit", 16, cell(0.001)),
+        row("greedy-fit", 4, cell(0.1)),
+        row("diagonal", 4, cell(1.0)),
+    ]
+    table.append(row("greedy-fit", 4, cell(9.0), point=0.8))
     header, _, *rows = rows_of(mamba_tables.cuts({"table": table}, "r", "10"))
     assert header == ["method", "16 states", "4 states"]
     assert rows == [
-        ["`auto`", "+0.0010 ± 0.0000", "+0.1000 ± 0.0000"],
+        ["`greedy-fit`", "+0.0010 ± 0.0000", "+0.1000 ± 0.0000"],
         ["`diagonal`", "–", "+1.0000 ± 0.0000"],
     ]
     assert "Not measured" in mamba_tables.cuts({"table": table}, "other", "10")
@@ -70,14 +93,15 @@ def test_recall_and_its_guard():
 
     table = [
         row("full", 64, test=cell(99.5)),
-        row("cut", 8, "auto", 0.8, after_cut=cell(70.0, 3.0), test=cell(95.0)),
+        row("cut", 8, "greedy-fit", 0.8, after_cut=cell(70.0, 3.0), test=cell(95.0)),
+        row("cut", 8, "diagonal", 0.8, after_cut=cell(40.0)),
         row("scratch", 8, test=cell(80.0)),
     ]
     guard = {"seed": 1, "point": 0.8, "asked": 4, "kept": 19, "before": 99.0, "after": 98.5}
     results = {"max_drop": 1.0, "table": table, "guards": [guard]}
     _, _, full, eight = rows_of(mamba_tables.recall(results))
     assert full[4] == "99.5 ± 0.0"
-    assert eight == ["8", "80.0 ± 0.0", "–", "70.0 ± 3.0", "95.0 ± 0.0", "–"]
+    assert eight == ["8", "80.0 ± 0.0", "–", "70.0 ± 3.0", "95.0 ± 0.0", "40.0 ± 0.0"]
     text = mamba_tables.guards(results)
     assert rows_of(text)[2] == ["80 %", "1", "4", "19", "99.0 → 98.5"]
     assert "allows 1 point" in text
