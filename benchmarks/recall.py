@@ -23,7 +23,7 @@ import compressm
 
 RECIPE = "mamba-recall"
 POINTS = (0.1, 0.8)
-SIZES = (32, 16, 8, 4, 2, 1)
+SIZES = (16, 8, 4, 2, 1)
 METHOD, OTHER = "greedy-fit", "diagonal"
 MAX_DROP = 0.01
 _KEY = ("seed", "arm", "method", "point", "kept")
