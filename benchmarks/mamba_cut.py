@@ -81,6 +81,7 @@ def run(
 
 def summary() -> None:
     rows = Lines(RESULTS / "mamba_cut.jsonl", _KEY).rows
+    rows.sort(key=lambda row: METHODS[row["recipe"]].index(row["method"]))
     table = []
     for key in dict.fromkeys(tuple(row[k] for k in _KEY if k != "seed") for row in rows):
         recipe, point, method, kept = key

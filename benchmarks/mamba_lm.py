@@ -22,6 +22,7 @@ import torch
 from _runs import RESULTS, WORK, Bench, Lines, spread, write_json
 
 import compressm
+from compressm.adapters import selective
 from compressm.data import load
 from compressm.train import load_recipe
 
@@ -95,7 +96,10 @@ def summary(recipe: str) -> None:
     rows = Lines(RESULTS / f"{name}.jsonl", _KEY).rows
     full = {row["seed"]: row for row in rows if row["arm"] == "full"}
     table = []
-    for arm, kept in dict.fromkeys((row["arm"], row["kept"]) for row in rows):
+    arms = ["full", *selective.METHODS, "scratch"]
+    for arm, kept in sorted(
+        {(row["arm"], row["kept"]) for row in rows}, key=lambda key: arms.index(key[0])
+    ):
         group = [row for row in rows if (row["arm"], row["kept"]) == (arm, kept)]
         entry = {"arm": arm, "kept": kept, "seeds": sorted(row["seed"] for row in group)}
         for which in ("best", "last"):
