@@ -3,7 +3,7 @@
 The recipe `mamba-recall`. Each seed trains the full model once, saved at 10 % and at 80 % of the
 steps. Both are cut to every size by one method, trained on to the end, and compared with that size
 from scratch; by `diagonal` they are only cut. A guard that allows one point of recall accuracy says
-how far it would go.
+whether it lets a size pass, and what it takes instead.
 Accuracy counts at the queries alone, on 1,000 validation and 2,000 test examples.
 
     python benchmarks/recall.py run --seeds 0 1 2       # resumable; one line of JSON a result
@@ -42,8 +42,9 @@ def run(seeds: list[int], sizes: list[int], method: str, overrides: list[str]) -
             found = bench.train(bench.live(), bench.steps, at=saves)
             lines.add(seed=seed, arm="full", method=None, point=None, kept=full, **found)
         for point in POINTS:
-            guarded(bench, lines, seed, point, method, min(sizes))
             for kept in sizes:
+                if (seed, "guard", method, point, kept) not in lines:
+                    guarded(bench, lines, seed, point, method, kept)
                 if (seed, "cut", method, point, kept) not in lines:
                     cut(bench, lines, seed, point, method, kept, go_on=True)
                 if (seed, "cut", OTHER, point, kept) not in lines:
@@ -88,10 +89,7 @@ def cut(
 
 
 def guarded(bench: Bench, lines: Lines, seed: int, point: float, method: str, target: int) -> None:
-    """Ask for the smallest size; what does a guard on recall accuracy leave of that?"""
-    known = [r for r in lines.rows if (r["seed"], r["arm"], r["point"]) == (seed, "guard", point)]
-    if any(row["method"] == method for row in known):
-        return
+    """Ask for one size; what does a guard on recall accuracy leave of that?"""
     live = resumed(bench, seed, point)
     before = bench.figures(live.model, "val")
     guard = compressm.Guard(
@@ -111,8 +109,8 @@ def guarded(bench: Bench, lines: Lines, seed: int, point: float, method: str, ta
         arm="guard",
         method=method,
         point=point,
-        kept=max(site.after for site in event.sites),
-        asked=target,
+        kept=target,
+        left=max(site.after for site in event.sites),
         outcome=event.kind,
         before_cut=before,
         after_cut=bench.figures(live.model, "val"),
@@ -126,6 +124,16 @@ def summary() -> None:
         arm, method, point, kept = key
         group = [row for row in rows if tuple(row[k] for k in _KEY[1:]) == key]
         if arm == "guard":
+            guards.append(
+                {
+                    "method": method,
+                    "point": point,
+                    "asked": kept,
+                    "left": [row["left"] for row in sorted(group, key=lambda row: row["seed"])],
+                    "before": spread(100 * row["before_cut"]["val/accuracy"] for row in group),
+                    "after": spread(100 * row["after_cut"]["val/accuracy"] for row in group),
+                }
+            )
             continue
         entry = {"arm": arm, "method": method, "point": point, "kept": kept}
         entry["seeds"] = sorted(row["seed"] for row in group)
@@ -136,20 +144,6 @@ def summary() -> None:
             for part in ("val", "test"):
                 entry[part] = spread(100 * row["best"][f"{part}/accuracy"] for row in group)
         table.append(entry)
-    for row in rows:
-        if row["arm"] == "guard":
-            guards.append(
-                {
-                    "seed": row["seed"],
-                    "method": row["method"],
-                    "point": row["point"],
-                    "asked": row["asked"],
-                    "kept": row["kept"],
-                    "outcome": row["outcome"],
-                    "before": round(100 * row["before_cut"]["val/accuracy"], 2),
-                    "after": round(100 * row["after_cut"]["val/accuracy"], 2),
-                }
-            )
     content = {"max_drop": 100 * MAX_DROP, "table": table, "guards": guards}
     write_json(RESULTS / "recall.json", content)
     for row in table:

@@ -267,14 +267,14 @@ def guards(results: Json) -> str:
     rows = [
         [
             f"{100 * guard['point']:.0f} %",
-            guard["seed"],
             guard["asked"],
-            guard["kept"],
-            f"{guard['before']:.1f} → {guard['after']:.1f}",
+            ", ".join(map(str, guard["left"])),
+            _plain(guard["before"], 1),
+            _plain(guard["after"], 1),
         ]
-        for guard in sorted(results["guards"], key=lambda g: (g["point"], g["seed"]))
+        for guard in sorted(results["guards"], key=lambda g: (g["point"], -g["asked"]))
     ]
-    columns = ["cut at", "seed", "states asked for", "states kept", "accuracy, %"]
+    columns = ["cut at", "asked for", "states left, by seed", "accuracy before, %", "after, %"]
     return (
         listings.table(columns, rows)
         + f"\n\nThe guard allows {results['max_drop']:.0f} point of validation accuracy. "

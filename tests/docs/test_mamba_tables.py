@@ -97,11 +97,12 @@ def test_recall_and_its_guard():
         row("cut", 8, "diagonal", 0.8, after_cut=cell(40.0)),
         row("scratch", 8, test=cell(80.0)),
     ]
-    guard = {"seed": 1, "point": 0.8, "asked": 4, "kept": 19, "before": 99.0, "after": 98.5}
+    guard = {"point": 0.8, "asked": 4, "left": [4, 19, 4]}
+    guard |= {"before": cell(99.0), "after": cell(98.5, 0.2)}
     results = {"max_drop": 1.0, "table": table, "guards": [guard]}
     _, _, full, eight = rows_of(mamba_tables.recall(results))
     assert full[4] == "99.5 ± 0.0"
     assert eight == ["8", "80.0 ± 0.0", "–", "70.0 ± 3.0", "95.0 ± 0.0", "40.0 ± 0.0"]
     text = mamba_tables.guards(results)
-    assert rows_of(text)[2] == ["80 %", "1", "4", "19", "99.0 → 98.5"]
+    assert rows_of(text)[2] == ["80 %", "4", "4, 19, 4", "99.0 ± 0.0", "98.5 ± 0.2"]
     assert "allows 1 point" in text

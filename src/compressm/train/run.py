@@ -20,6 +20,7 @@ from compressm.train.callbacks import BestModel, RunCheckpoint, Save
 from compressm.train.clock import StepClock
 from compressm.train.config import RunConfig
 from compressm.train.folder import RunFolder
+from compressm.train.memory import keep_freed_memory
 from compressm.train.model_files import ModelCard, load_run_model, save_model
 from compressm.train.module import SequenceModule
 from compressm.train.progress import Bar, Progress
@@ -81,6 +82,7 @@ def _run(
     say: Say,
     progress_bar: bool,
 ) -> Summary:
+    keep_freed_memory()
     with cpu_threads(config.trainer.threads), quiet_lightning():
         torch.manual_seed(config.seed)
         splits = load(config.data)

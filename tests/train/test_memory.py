@@ -1,0 +1,30 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+
+ROUNDS = """
+import resource, torch
+from compressm.train.memory import keep_freed_memory
+if {keep}:
+    assert keep_freed_memory()
+def step():
+    return sum(float(x.sum()) for x in [torch.ones(4 << 20) for _ in range(4)])
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_memory_that_a_step_frees_is_there_for_the_next():
+    def faults(keep):
+        command = [sys.executable, "-c", ROUNDS.format(keep=keep)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    # Otherwise up to 160,000: four blocks of 16 MiB, ten times, in pages of 4 KiB.
+    assert faults(keep=True) < min(1_000, faults(keep=False) + 100)
