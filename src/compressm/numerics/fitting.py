@@ -28,9 +28,9 @@ from compressm.numerics.mixing import MIX_RIDGE
 # states: 20 iterations leave 15 % to 19 % more of the rise, 120 leave 12 % less).
 ITERATIONS = 40
 _REMEMBERED = 20
-# Eigenvalues count from here on, relative to the mean: directions that inputs hardly have would take
-# up rows so large that training goes on slower (images, 12 of 128 states: rows of 2.3 times the
-# norm at 1e-3, and a point of accuracy less at the end), and leave the same error.
+# Eigenvalues count from here on, relative to the mean. Along directions that inputs hardly have,
+# rows would become so large that training goes on slower (images, 12 of 128 states: with 1e-3 rows of
+# twice the norm, and a point of accuracy less at the end), for the same error.
 _DAMPING = 1e-1
 
 Rows = Sequence[Tensor]
