@@ -29,8 +29,8 @@ from compressm.numerics.mixing import MIX_RIDGE
 ITERATIONS = 40
 _REMEMBERED = 20
 # Eigenvalues count from here on, relative to the mean. Along directions that inputs hardly have,
-# rows would become so large that training goes on slower (images, 12 of 128 states: with 1e-3 rows of
-# twice the norm, and a point of accuracy less at the end), for the same error.
+# rows would become so large that training goes on slower, for the same error (images, 12 of 128
+# states: with 1e-3 rows of twice the norm, and a point of accuracy less at the end).
 _DAMPING = 1e-1
 
 Rows = Sequence[Tensor]
