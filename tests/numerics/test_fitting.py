@@ -28,8 +28,8 @@ def test_a_linear_problem_ends_at_dense_least_squares():
         ridge=0.0,
     )
     expected = torch.linalg.lstsq(x, target).solution.mT
-    # Rows themselves may differ a little more along directions that inputs hardly have.
-    torch.testing.assert_close(x @ found[0].mT, x @ expected.mT, rtol=1e-4, atol=1e-4)
+    # Rows end less exact along directions that inputs hardly have, which the search damps.
+    torch.testing.assert_close(found[0], expected, rtol=1e-3, atol=1e-3)
     left = (x @ expected.mT - target).norm() / target.norm()
     assert error == pytest.approx(float(left), rel=1e-6)
 
