@@ -16,6 +16,7 @@ from _runs import RESULTS, Bench, Lines, spread, write_json
 from mamba_lm import POINTS, config_of, trunk
 
 import compressm
+from compressm.adapters import selective
 
 METHODS = {
     "mamba-lm-small": (
@@ -81,7 +82,8 @@ def run(
 
 def summary() -> None:
     rows = Lines(RESULTS / "mamba_cut.jsonl", _KEY).rows
-    rows.sort(key=lambda row: METHODS[row["recipe"]].index(row["method"]))
+    order = list(selective.METHODS)
+    rows.sort(key=lambda row: order.index(row["method"]))
     table = []
     for key in dict.fromkeys(tuple(row[k] for k in _KEY if k != "seed") for row in rows):
         recipe, point, method, kept = key
@@ -113,7 +115,13 @@ def main() -> None:
     parser.add_argument("--recipe", default="mamba-lm-small", choices=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--methods", nargs="+", help="default: all that the recipe's layers have")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=list(selective.METHODS),
+        metavar="METHOD",
+        help="default: all that the recipe's layers have",
+    )
     args = parser.parse_args()
     methods = args.methods or METHODS[args.recipe]
     torch.set_num_threads(1)

@@ -97,9 +97,8 @@ def summary(recipe: str) -> None:
     full = {row["seed"]: row for row in rows if row["arm"] == "full"}
     table = []
     arms = ["full", *selective.METHODS, "scratch"]
-    for arm, kept in sorted(
-        {(row["arm"], row["kept"]) for row in rows}, key=lambda key: arms.index(key[0])
-    ):
+    rows.sort(key=lambda row: (arms.index(row["arm"]), -row["kept"]))
+    for arm, kept in dict.fromkeys((row["arm"], row["kept"]) for row in rows):
         group = [row for row in rows if (row["arm"], row["kept"]) == (arm, kept)]
         entry = {"arm": arm, "kept": kept, "seeds": sorted(row["seed"] for row in group)}
         for which in ("best", "last"):
@@ -225,7 +224,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--kept", type=int, default=12)
     parser.add_argument(
-        "--methods", nargs="+", default=list(METHODS), help=f"of the cut, default {METHODS}"
+        "--methods",
+        nargs="+",
+        default=list(METHODS),
+        choices=list(selective.METHODS),
+        metavar="METHOD",
+        help=f"of the cut, default {METHODS}",
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=1000, help="of the shortened runs of `time`")

@@ -144,7 +144,7 @@ def summary() -> None:
             for part in ("val", "test"):
                 entry[part] = spread(100 * row["best"][f"{part}/accuracy"] for row in group)
         table.append(entry)
-    content = {"max_drop": 100 * MAX_DROP, "table": table, "guards": guards}
+    content = {"other": OTHER, "max_drop": 100 * MAX_DROP, "table": table, "guards": guards}
     write_json(RESULTS / "recall.json", content)
     for row in table:
         cells = [
@@ -165,6 +165,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--method", default=METHOD, help="of the cut that training goes on from")
     args = parser.parse_args()
+    if args.method == OTHER:
+        parser.error(f"--method: {OTHER} is what the others are compared with at once")
     torch.set_num_threads(1)
     if args.command == "run":
         run(args.seeds, args.sizes, args.method, args.overrides)

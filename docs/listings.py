@@ -13,6 +13,7 @@ from compressm.adapters.lti import DEFAULT_METHOD, METHODS, Method
 from compressm.adapters.mamba1 import MambaAdapter, NormedMambaAdapter
 from compressm.adapters.mamba2 import Mamba2Adapter
 from compressm.adapters.selective import METHODS as SELECTIVE
+from compressm.adapters.selective.corrections import CORRECTIONS
 from compressm.data import available, known_options
 from compressm.ranks import POLICIES, Policy
 from compressm.train import BlocksConfig, bundled_recipes, load_recipe
@@ -67,9 +68,7 @@ _ORDER = {
 _CORRECT = {
     "none": "nothing",
     "weights": "weights",
-    "refit": "refit of C",
-    "output": "weights where it can, output projection",
-    "fit": "weights where it can, rows of B and C",
+    **{name: kind.label for name, kind in CORRECTIONS.items()},
 }
 
 

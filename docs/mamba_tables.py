@@ -226,11 +226,13 @@ def recall(results: Json) -> str:
         return _plain(row[name], 1) if name in row else "–"
 
     # Training went on from one method's cuts; the other is there to compare at once.
-    used = next(row["method"] for row in table if row["arm"] == "cut" and "test" in row)
-    other = next(row["method"] for row in table if row["arm"] == "cut" and "test" not in row)
+    other = results["other"]
+    used = sorted({row["method"] for row in table if row["arm"] == "cut"} - {other})
+    if len(used) != 1:
+        raise ValueError(f"recall.json has cuts by {used} besides {other}; expected one method")
     rows = [[full["kept"], *["–"] * 3, _plain(full["test"], 1), "–"]]
     for size in sizes:
-        early, late = (("cut", used, point, size) for point in (0.1, 0.8))
+        early, late = (("cut", used[0], point, size) for point in (0.1, 0.8))
         rows.append(
             [
                 size,
@@ -252,7 +254,7 @@ def recall(results: Json) -> str:
     return (
         listings.table(columns, rows)
         + "\n\nAccuracy at the queries in percent, mean ± standard deviation over "
-        + f"{_seeds(table)}; cut by `{used}` where nothing else is said. At once: validation, "
+        + f"{_seeds(table)}; cut by `{used[0]}` where nothing else is said. At once: validation, "
         + "before any further step; the others: test, of the model that validation chose. "
         + "Source: `benchmarks/results/recall.json`."
     )

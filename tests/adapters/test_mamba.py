@@ -7,7 +7,9 @@ from torch import nn
 from compressm import EnergyTolerance, FixedRank, compress_, measure
 from compressm.adapters import find_sites
 from compressm.adapters.mamba2 import sized_rows
-from compressm.adapters.selective.corrections.fit import fitted
+from compressm.adapters.selective import METHODS, Choice, Method
+from compressm.adapters.selective.corrections import CORRECTIONS
+from compressm.adapters.selective.corrections.fit import Fit
 from compressm.errors import InputError
 from compressm.numerics.selective import selective_output
 from tests.adapters import mambas
@@ -225,14 +227,25 @@ def test_a_layer_that_no_batch_reaches_is_named():
         compress_(Half(), policy=FixedRank(3), data=[tokens()])
 
 
-def test_a_fit_without_data_keeps_the_rows():
+def test_a_fit_without_data_keeps_the_rows_and_says_so():
     """On several ranks the first may have seen nothing of a layer that the others have seen."""
     model = model_with(6)
     ((_, site),) = find_sites(model).items()
     layer = site.adapter.read(site.module)
-    rows, error = fitted(layer, layer, [])
-    assert torch.equal(rows, model[1].x_proj.weight)
+    choice = Choice(indices=torch.arange(3)[None])
+    changes = layer.changes(choice)
+    fit = Fit(site.adapter.inputs, layer, choice, changes)
+    found, error = fit.finish()
+    assert torch.equal(found["x_proj.weight"].value, changes["x_proj.weight"].value)
     assert error is None
+    assert "not fitted" in fit.notes[0]
+
+
+def test_methods_name_corrections_that_there_are(monkeypatch):
+    assert {m.correct for m in METHODS.values()} == {"none", "weights", *CORRECTIONS}
+    monkeypatch.setitem(METHODS, "misspelt", Method(correct="fti"))
+    with pytest.raises(KeyError, match="fti"):
+        compress_(model_with(6), policy=FixedRank(3), method="misspelt", data=[tokens()])
 
 
 def test_multipliers_of_rows_follow_the_states():

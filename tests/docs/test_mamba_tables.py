@@ -1,6 +1,7 @@
 """The tables on Mamba say what their files say."""
 
 import mamba_tables
+import pytest
 
 from tests.docs.test_tables import rows_of
 
@@ -99,10 +100,13 @@ def test_recall_and_its_guard():
     ]
     guard = {"point": 0.8, "asked": 4, "left": [4, 19, 4]}
     guard |= {"before": cell(99.0), "after": cell(98.5, 0.2)}
-    results = {"max_drop": 1.0, "table": table, "guards": [guard]}
+    results = {"other": "diagonal", "max_drop": 1.0, "table": table, "guards": [guard]}
     _, _, full, eight = rows_of(mamba_tables.recall(results))
     assert full[4] == "99.5 ± 0.0"
     assert eight == ["8", "80.0 ± 0.0", "–", "70.0 ± 3.0", "95.0 ± 0.0", "40.0 ± 0.0"]
     text = mamba_tables.guards(results)
     assert rows_of(text)[2] == ["80 %", "4", "4, 19, 4", "99.0 ± 0.0", "98.5 ± 0.2"]
     assert "allows 1 point" in text
+    table.append(row("cut", 8, "greedy", 0.8, after_cut=cell(40.0)))
+    with pytest.raises(ValueError, match="expected one method"):
+        mamba_tables.recall(results)

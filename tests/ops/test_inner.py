@@ -134,9 +134,9 @@ ARGUMENTS = list(problem(2, 20, 17, 3, 4, 2, 5))
 
 @pytest.mark.parametrize(
     ("wrong", "shape"),
-    # A matrix `dt_proj` of another size cannot be told from others that do not fit it.
+    # A matrix `A` of another size cannot be told from others that do not fit it.
     [(name, shape) for name in ARGUMENTS for shape in [(1,), ()]]
-    + [(name, (7, 7)) for name in ARGUMENTS if name != "dt_proj"],
+    + [(name, (7, 7)) for name in ARGUMENTS if name != "A"],
 )
 def test_shapes_that_do_not_fit_are_named(wrong, shape):
     arguments = problem(2, 20, 17, 3, 4, 2, 5)

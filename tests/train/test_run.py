@@ -256,6 +256,26 @@ def test_pairs_and_language_models(tmp_path):
     assert language.best["val/loss"] <= language.last["val/loss"]
 
 
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_gradients_are_clipped(tmp_path, monkeypatch, precision):
+    norms = []
+
+    def watch(optimizer, *_):
+        parts = [p.grad.norm() for g in optimizer.param_groups for p in g["params"]]
+        norms.append(float(torch.stack(parts).norm()))
+
+    def configure(module, plain=SequenceModule.configure_optimizers):
+        made = plain(module)
+        # Before the step there are no gradients yet: Lightning makes and clips them inside it.
+        made["optimizer"].register_step_post_hook(watch)
+        return made
+
+    monkeypatch.setattr(SequenceModule, "configure_optimizers", configure)
+    short = ["trainer.steps=3", "compress=null", f"trainer.precision={precision}"]
+    train(tiny(*short, "optim.clip=0.001"), tmp_path / "r")
+    assert norms == pytest.approx([0.001] * 3, rel=1e-3)
+
+
 def test_tensorboard_on_request(tmp_path):
     short = ["trainer.steps=2", "trainer.log_every=1", "compress=null"]
     train(tiny(*short, "trainer.tensorboard=true"), tmp_path / "r")

@@ -7,8 +7,8 @@ the output y of the full layer,
     min  sum ||y'(W) - y||^2 / sum ||y||^2  +  ridge ||Z||^2,    W_i = W_i(0) + P_i Z_i Q,
 
 in coordinates Z in which the curvature is near one: with x what the projections see,
-Q = E[x x']^(-1/2), and P_i = K_i^(-1/2) with K_i an average of g g' over columns, g the gradient of
-the output in a random direction. Without them the fit needs about three times the iterations. The
+Q = (E[x x'] + d I)^(-1/2), and P_i = (K_i + d I)^(-1/2) with K_i an average of g g' over columns, g
+the gradient of the output in a random direction, and d a tenth of the mean eigenvalue of each. The
 factors are those of Martens and Grosse (2015, arXiv 1503.05671) for the Gauss-Newton matrix.
 
 Shapes: n rows, F inputs of the projections.
@@ -24,13 +24,12 @@ from torch import Tensor
 from compressm.errors import InputError
 from compressm.numerics.mixing import MIX_RIDGE
 
-# Validation loss right after a cut goes on falling slowly beyond (a Mamba language model, 16 of 128
-# states: 20 iterations leave 15 % to 19 % more of the rise, 120 leave 12 % less).
+# Validation loss right after a cut goes on falling slowly beyond (docs/methods.md, what was tried).
 ITERATIONS = 40
 _REMEMBERED = 20
-# Eigenvalues count from here on, relative to the mean. Along directions that inputs hardly have,
-# rows would become so large that training goes on slower, for the same error (images, 12 of 128
-# states: with 1e-3 rows of twice the norm, and a point of accuracy less at the end).
+# Eigenvalues of both factors count from here on, relative to the mean. Along directions that inputs
+# hardly have, rows would become so large that training goes on slower, for the same error (images,
+# 12 of 128 states, one seed: with 1e-3 rows of twice the norm, and 0.8 points less at the end).
 _DAMPING = 1e-1
 
 Rows = Sequence[Tensor]
@@ -92,6 +91,9 @@ def fit_rows(
             max_iter=iterations,
             history_size=_REMEMBERED,
             line_search_fn="strong_wolfe",
+            # Relative to the energy of the output; the defaults end before float64 does.
+            tolerance_grad=1e-12,
+            tolerance_change=1e-14,
         )
         search.step(descend)
     with torch.no_grad():

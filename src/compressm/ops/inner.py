@@ -142,13 +142,13 @@ def _fits(tensors: list[Tensor | None]) -> bool:
 
 
 def _check(tensors: dict[str, Tensor | None]) -> None:
-    """Every tensor against the sizes that `dt_proj` and `A` have; names stand for free ones."""
+    """Every tensor against sizes of `A`, `dt_proj` and `out_proj`; names stand for free ones."""
     sizes = {n: t.shape for n, t in tensors.items() if t is not None}
-    channels, rank = (*sizes["dt_proj"], 0, 0)[:2]
-    states, width = (sizes["A"] or (0,))[-1], (sizes["out_proj"] or (0,))[0]
+    channels, states = (*sizes["A"], 0, 0)[:2]
+    rank, width = (sizes["dt_proj"] or (0,))[-1], (sizes["out_proj"] or (0,))[0]
     wanted: dict[str, tuple[int | str, ...]] = {
-        "dt_proj": ("channels", "rank"),
-        "A": (channels, "states"),
+        "A": ("channels", "states"),
+        "dt_proj": (channels, "rank"),
         "xz": ("batch", "length", 2 * channels),
         "conv_weight": (channels, "taps"),
         "conv_bias": (channels,),

@@ -14,9 +14,8 @@ def keep_freed_memory() -> bool:
     """Ask glibc to keep what a step frees for the next step; whether it will.
 
     By default it gives large blocks back to the system, which clears each of their pages again
-    when the next step asks for them: with 128 states a tenth to a quarter of a step on a CPU. The
-    process stays as large as its largest step, and cannot take this back. Without glibc (macOS,
-    Windows, musl) nothing happens.
+    when the next step asks for them. The process stays as large as its largest step, and cannot
+    take this back. Without glibc (macOS, Windows, musl) nothing happens.
     """
     if sys.platform != "linux":
         return False

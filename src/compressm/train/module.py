@@ -79,7 +79,11 @@ class SequenceModule(pl.LightningModule):
 
         Its reason is the scaling of float16's gradients, which none of our precisions has.
         """
-        if gradient_clip_val is not None:
+        if gradient_clip_algorithm not in (None, "norm"):
+            super().configure_gradient_clipping(
+                optimizer, gradient_clip_val, gradient_clip_algorithm
+            )
+        elif gradient_clip_val is not None:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 

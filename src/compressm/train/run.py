@@ -40,6 +40,8 @@ def train(
 ) -> Summary:
     """Train from scratch into a new run folder.
 
+    glibc is told to keep the memory that a step frees, for the rest of the process.
+
     Args:
         config: the settings, see `load_recipe`.
         folder: of the run; by default runs/NAME.

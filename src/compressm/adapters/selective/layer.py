@@ -26,15 +26,13 @@ class Method:
             that they have; "diagonal": energy of each state's own contribution, as
             forward-statistics pruning has it; "hankel": Hankel singular value of each mode under
             averaged dynamics; "magnitude": norms of the rows that make B and C; "random".
-        correct: "weights": each kept contribution gets its least-squares weight; "refit": each kept
-            row of C becomes the best linear mix of the old ones; "output": the output map is fitted
-            to the cut layer (with weights, where the layer can store them); "fit": the rows that
-            make B and C are fitted to the full layer's output, from the weights on.
+        correct: "none"; "weights": each kept contribution gets its least-squares weight, where the
+            layer can store it; or the name of one of the `corrections`, which come on top of that.
         weigh: where contributions are compared, see `numerics.contributions`.
     """
 
     order: Literal["greedy", "additive", "diagonal", "hankel", "magnitude", "random"] = "greedy"
-    correct: Literal["none", "weights", "refit", "output", "fit"] = "none"
+    correct: str = "none"
     weigh: Weigh = "output"
 
     @property

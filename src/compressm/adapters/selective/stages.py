@@ -152,7 +152,7 @@ class SelectiveDraft(Draft):
         self.observer, self.choice = observer, choice
         self._changes = observer.layer.changes(choice)
         self._correction: Correction | None = None
-        if observer.method.correct in CORRECTIONS:
+        if observer.method.correct not in ("none", "weights"):
             kind = CORRECTIONS[observer.method.correct]
             self._correction = kind(observer.inputs, observer.layer, choice, self._changes)
             self.probe: Probe | None = self._correction.probe
@@ -165,6 +165,7 @@ class SelectiveDraft(Draft):
         moments = self.choice.moments
         if self._correction is not None:
             self._changes, self.data_error = self._correction.finish()
+            self.notes = self._correction.notes
         elif moments is not None and self.observer.method.weigh != "gradient":
             self.data_error = self._own_error(moments)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 from compressm.adapters.selective.layer import Change, Choice, SelectiveLayer
 from compressm.adapters.selective.probes import Inputs, LayerProbe
@@ -19,10 +20,14 @@ class Correction(ABC):
         changes: the parameters as they are after the choice alone.
 
     Attributes:
+        label: what it changes, in a few words for tables.
         probe: what has to see the calibration batches before `finish`.
+        notes: what a reader of the event should know, after `finish`.
     """
 
+    label: ClassVar[str]
     probe: LayerProbe
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self, inputs: Inputs, layer: SelectiveLayer, choice: Choice, changes: Mapping[str, Change]

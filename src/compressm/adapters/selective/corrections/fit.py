@@ -42,6 +42,7 @@ class Samples(LayerProbe):
 class Fit(Correction):
     """Both rows of each kept state, from the weights on."""
 
+    label = "weights where it can, rows of B and C"
     probe: Samples
 
     def watch(self, inputs: Inputs) -> Samples:
@@ -51,6 +52,8 @@ class Fit(Correction):
         cut = self.cut
         name, *_ = cut.rows()
         value, error = fitted(self.layer, cut, self.probe.calls)
+        if not self.probe.calls:
+            self.notes = ("not fitted: the batches of the first process do not reach this layer",)
         return self.changes | {name: Change(value, self.changes[name].transport)}, error
 
 

@@ -43,6 +43,7 @@ class OutputProbe(LayerProbe):
 class OutputFit(Correction):
     """The output map, with weights of the contributions where the layer can store them."""
 
+    label = "weights where it can, output projection"
     probe: OutputProbe
 
     def watch(self, inputs: Inputs) -> OutputProbe:

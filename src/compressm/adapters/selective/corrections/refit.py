@@ -60,6 +60,7 @@ class MixProbe(LayerProbe):
 class Refit(Correction):
     """Each kept row of C becomes the best linear mix of the old ones."""
 
+    label = "refit of C"
     probe: MixProbe
 
     def watch(self, inputs: Inputs) -> MixProbe:
