@@ -40,7 +40,9 @@ def test_rows_stay_small_along_directions_that_inputs_hardly_have():
     target = x @ truth.mT
     start = [torch.zeros(3, 6).double()]
     energy = float(target.square().sum())
-    found, error = fit_rows([lambda rows: x @ rows[0].mT - target], start, x.mT @ x / 400, energy)
+    found, error = fit_rows(
+        [lambda rows: x @ rows[0].mT - target], start, x.mT @ x / 400, energy, ridge=1e-2
+    )
     assert found[0][:, -1].abs().max() < 15
     torch.testing.assert_close(found[0][:, :-1], truth[:, :-1], rtol=0, atol=0.05)
     assert error < 0.1
