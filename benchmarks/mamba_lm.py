@@ -19,7 +19,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from _runs import RESULTS, WORK, Bench, Lines, spread, write_json
+from _runs import RESULTS, WORK, Bench, Lines, Row, spread, write_json
 
 import compressm
 from compressm.adapters import selective
@@ -29,6 +29,7 @@ from compressm.train import load_recipe
 RECIPE = "mamba-lm-small"
 METHODS = ("greedy-fit", "diagonal")
 POINTS = (0.1, 0.8)
+_KEY = ("seed", "arm", "kept")
 
 
 def config_of(recipe: str, seed: int, overrides: list[str]):
@@ -40,12 +41,21 @@ def trunk(recipe: str, seed: int, point: float) -> Path:
     return WORK / recipe / f"seed{seed}-at{round(100 * point)}.pt"
 
 
+def name_of(recipe: str) -> str:
+    """What its result files are called."""
+    return recipe.replace("-small", "").replace("-", "_")
+
+
+def results_of(recipe: str) -> Lines:
+    return Lines(RESULTS / f"{name_of(recipe)}.jsonl", _KEY)
+
+
 def run(recipe: str, seeds: list[int], kept: int, methods: list[str], overrides: list[str]) -> None:
-    lines = Lines(RESULTS / f"{recipe.replace('-small', '').replace('-', '_')}.jsonl", _KEY)
+    lines = results_of(recipe)
     for seed in seeds:
         config = config_of(recipe, seed, overrides)
         bench = Bench(config)
-        full, cut = config.model.state_dim, round(POINTS[0] * bench.steps)
+        full = config.model.state_dim
         if (seed, "full", full) not in lines:
             saves = {
                 round(point * bench.steps): lambda live, p=point: live.save(trunk(recipe, seed, p))  # noqa: B023
@@ -56,44 +66,43 @@ def run(recipe: str, seeds: list[int], kept: int, methods: list[str], overrides:
         for method in methods:
             if (seed, method, kept) in lines:
                 continue
-            live = bench.live()
-            if trunk(recipe, seed, POINTS[0]).exists():
-                live.load(trunk(recipe, seed, POINTS[0]))
-            else:  # the result is here, the model is not: the same steps make it again
-                bench.train(live, cut, look=False)
-                live.save(trunk(recipe, seed, POINTS[0]))
-            before = bench.figures(live.model, "val")
-            event = compressm.compress_(
-                live.model,
-                live.optimizer,
-                policy=compressm.FixedRank(kept),
-                rank="uniform",
-                method=method,
-                data=bench.calibration(),
-            )
-            after = bench.figures(live.model, "val")
-            found = bench.train(live, bench.steps)
-            lines.add(
-                seed=seed,
-                arm=method,
-                kept=kept,
-                cut_at=cut,
-                before_cut=before,
-                after_cut=after,
-                cut_seconds=event.seconds,
-                **found,
-            )
+            found = cut_copy(bench, recipe, seed, method, kept)
+            lines.add(seed=seed, arm=method, kept=kept, **found)
         if (seed, "scratch", kept) not in lines:
             found = bench.train(bench.live(kept), bench.steps)
             lines.add(seed=seed, arm="scratch", kept=kept, **found)
 
 
-_KEY = ("seed", "arm", "kept")
+def cut_copy(bench: Bench, recipe: str, seed: int, method: str, kept: int) -> Row:
+    """The trunk at 10 %, cut and trained to the end; its figures."""
+    live, cut = bench.live(), round(POINTS[0] * bench.steps)
+    if trunk(recipe, seed, POINTS[0]).exists():
+        live.load(trunk(recipe, seed, POINTS[0]))
+    else:  # the result is here, the model is not: the same steps make it again
+        bench.train(live, cut, look=False)
+        live.save(trunk(recipe, seed, POINTS[0]))
+    before = bench.figures(live.model, "val")
+    event = compressm.compress_(
+        live.model,
+        live.optimizer,
+        policy=compressm.FixedRank(kept),
+        rank="uniform",
+        method=method,
+        data=bench.calibration(),
+    )
+    after = bench.figures(live.model, "val")
+    found = bench.train(live, bench.steps)
+    return {
+        "cut_at": cut,
+        "before_cut": before,
+        "after_cut": after,
+        "cut_seconds": event.seconds,
+        **found,
+    }
 
 
 def summary(recipe: str) -> None:
-    name = recipe.replace("-small", "").replace("-", "_")
-    rows = Lines(RESULTS / f"{name}.jsonl", _KEY).rows
+    name, rows = name_of(recipe), results_of(recipe).rows
     full = {row["seed"]: row for row in rows if row["arm"] == "full"}
     table = []
     arms = ["full", *selective.METHODS, "scratch"]
@@ -148,7 +157,7 @@ def measure_time(
 
     from compressm.train.run import train
 
-    name = recipe.replace("-small", "").replace("-", "_")
+    name = name_of(recipe)
     path = RESULTS / f"{name}_time.jsonl"
     path.unlink(missing_ok=True)
     lines = Lines(path, ("arm", "precision"))
@@ -197,7 +206,7 @@ def measure_time(
 
 def measure_steps(recipe: str, kept: int, overrides: list[str]) -> None:
     """Training steps at full and at cut size in turns, so that a busy machine slows both alike."""
-    name = recipe.replace("-small", "").replace("-", "_")
+    name = name_of(recipe)
     bench = Bench(config_of(recipe, 0, overrides))
     sizes = (bench.config.model.state_dim, kept)
     lives = {size: bench.live(size) for size in sizes}

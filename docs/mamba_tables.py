@@ -100,6 +100,41 @@ def classifier(results: Json) -> str:
     )
 
 
+def damping(results: Json) -> str:
+    """One row for each recipe and damping of the fit: the end of training, against the full model.
+
+    Args:
+        results: what `benchmarks/mamba_damping.py summary` writes.
+    """
+    rows = []
+    for row in results["table"]:
+        accuracy = {part: 100 * row["best_test_accuracy"][part] for part in ("mean", "std")}
+        rows.append(
+            [
+                f"`{row['recipe']}`",
+                f"{row['damping']:g}",
+                _signed(row["at_cut"]),
+                _signed(row["last_val_over_full"]),
+                _signed(row["last_test_over_full"]),
+                _plain(row["best_test_accuracy"] | accuracy, 1),
+            ]
+        )
+    columns = [
+        "recipe",
+        "damping",
+        "rise at the cut",
+        "validation, over full",
+        "test, over full",
+        "test accuracy, %",
+    ]
+    return (
+        listings.table(columns, rows)
+        + f"\n\nNats at the last step, mean ± standard deviation over {_seeds(results['table'])}; "
+        + f"`{results['method']}`, {results['kept']} states. "
+        + "Source: `benchmarks/results/mamba_damping.json`."
+    )
+
+
 def whole_run(results: Json) -> str:
     """Wall-clock of whole runs with and without the cut.
 

@@ -166,6 +166,11 @@ FIGURES: dict[str, tuple[str, Callable[..., str], str]] = {
         mamba_tables.classifier,
         f"{_MAMBA} --recipe mamba-cifar-small",
     ),
+    "mamba-damping": (
+        "mamba_damping.json",
+        mamba_tables.damping,
+        "python benchmarks/mamba_damping.py summary",
+    ),
     "mamba2": ("mamba2_lm.json", mamba_tables.language, f"{_MAMBA} --recipe mamba2-lm-small"),
     "mamba-cut": ("mamba_cut.json", mamba_tables.cuts, "python benchmarks/mamba_cut.py summary"),
     "recall": ("recall.json", mamba_tables.recall, "python benchmarks/recall.py summary"),

@@ -87,6 +87,22 @@ def test_rises_by_method_and_size():
     assert "Not measured" in mamba_tables.cuts({"table": table}, "other", "10")
 
 
+def test_dampings_are_compared_with_the_full_model():
+    row = {
+        "recipe": "mamba-lm-small",
+        "damping": 0.001,
+        "seeds": [0, 1, 2],
+        "at_cut": cell(0.001),
+        "last_val_over_full": cell(0.004, 0.001),
+        "last_test_over_full": cell(-0.002),
+        "best_test_accuracy": cell(0.475, 0.01),
+    }
+    results = {"method": "greedy-fit", "kept": 12, "table": [row]}
+    _, _, cells = rows_of(mamba_tables.damping(results))
+    assert cells[:3] == ["`mamba-lm-small`", "0.001", "+0.0010 ± 0.0000"]
+    assert cells[3:] == ["+0.0040 ± 0.0010", "-0.0020 ± 0.0000", "47.5 ± 1.0"]
+
+
 def test_recall_and_its_guard():
     def row(arm, kept, method=None, point=None, **figures):
         shared = {"seeds": [0, 1, 2], "arm": arm, "kept": kept, "method": method, "point": point}

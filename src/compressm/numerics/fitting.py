@@ -8,7 +8,7 @@ the output y of the full layer,
 
 in coordinates Z in which the curvature is near one: with x what the projections see,
 Q = (E[x x'] + d I)^(-1/2), and P_i = (K_i + d I)^(-1/2) with K_i an average of g g' over columns, g
-the gradient of the output in a random direction, and d a tenth of the mean eigenvalue of each. The
+the gradient of the output in a random direction, and d 1 % of the mean eigenvalue of each. The
 factors are those of Martens and Grosse (2015, arXiv 1503.05671) for the Gauss-Newton matrix.
 
 Shapes: n rows, F inputs of the projections.
@@ -22,17 +22,15 @@ import torch
 from torch import Tensor
 
 from compressm.errors import InputError
+from compressm.numerics.mixing import MIX_RIDGE
 
 # Validation loss right after a cut goes on falling slowly beyond (docs/methods.md, what was tried).
 ITERATIONS = 40
 _REMEMBERED = 20
 # Eigenvalues of both factors count from here on, relative to the mean. Along directions that inputs
-# hardly have, rows would become so large that training goes on slower, for the same error (images,
-# 12 of 128 states, one seed: with 1e-3 rows of twice the norm, and 0.8 points less at the end).
-_DAMPING = 1e-1
-# Keeps rows small as well: on text at 80 % of the training, one seed, 1e-2 leaves rows a tenth
-# longer and the same loss, 1 a loss that is higher by a fifth.
-FIT_RIDGE = 1e-1
+# hardly have, rows would grow for the same error. What they train to afterwards depends on it, and
+# not in one direction (`benchmarks/mamba_damping.py`).
+FIT_DAMPING = 1e-2
 
 Rows = Sequence[Tensor]
 
@@ -44,7 +42,7 @@ def fit_rows(
     energy: float,
     *,
     iterations: int = ITERATIONS,
-    ridge: float = FIT_RIDGE,
+    ridge: float = MIX_RIDGE,
 ) -> tuple[list[Tensor], float | None]:
     """The fitted rows, and the relative error sqrt(sum ||y' - y||^2 / energy) that they leave.
 
@@ -134,5 +132,5 @@ def _inverse_root(moment: Tensor) -> Tensor:
         return torch.eye(len(moment), dtype=torch.float64)
     values, vectors = torch.linalg.eigh(moment)
     values = values.clamp_min(0)
-    root: Tensor = (vectors * (values + _DAMPING * mean).rsqrt()) @ vectors.mT
+    root: Tensor = (vectors * (values + FIT_DAMPING * mean).rsqrt()) @ vectors.mT
     return root
