@@ -104,6 +104,20 @@ class Bench:
         )
         return compressm.Calibration(seen, loss=loss_of, max_batches=count)
 
+    def cut(
+        self, live: Live, method: str, kept: int, guard: compressm.Guard | None = None
+    ) -> compressm.Event:
+        """Cut every layer to `kept` states, the optimizer with it."""
+        return compressm.compress_(
+            live.model,
+            live.optimizer,
+            policy=compressm.FixedRank(kept),
+            rank="uniform",
+            method=method,
+            data=self.calibration(),
+            guard=guard,
+        )
+
     def train(
         self,
         live: Live,

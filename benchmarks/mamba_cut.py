@@ -13,9 +13,8 @@ import argparse
 
 import torch
 from _runs import RESULTS, Bench, Lines, spread, write_json
-from mamba_lm import POINTS, config_of, trunk
+from mamba_lm import POINTS, config_of, resumed
 
-import compressm
 from compressm.adapters import selective
 
 METHODS = {
@@ -48,25 +47,15 @@ def run(
     lines = Lines(RESULTS / "mamba_cut.jsonl", _KEY)
     for seed in seeds:
         bench = Bench(config_of(recipe, seed, overrides))
-        data = bench.calibration()
         for point in POINTS:
-            saved = trunk(recipe, seed, point)
-            full = bench.live()
-            full.load(saved)
+            full = resumed(bench, recipe, seed, point)
             before = bench.figures(full.model, "val")["val/loss"]
             for method in methods:
                 for kept in sizes:
                     if (recipe, seed, point, method, kept) in lines:
                         continue
-                    live = bench.live()
-                    live.load(saved)
-                    event = compressm.compress_(
-                        live.model,
-                        policy=compressm.FixedRank(kept),
-                        rank="uniform",
-                        method=method,
-                        data=data,
-                    )
+                    live = resumed(bench, recipe, seed, point)
+                    event = bench.cut(live, method, kept)
                     after = bench.figures(live.model, "val")["val/loss"]
                     lines.add(
                         recipe=recipe,

@@ -16,12 +16,13 @@ The trunks that `run` leaves in runs/benchmarks are what `mamba_cut.py` cuts.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from _runs import RESULTS, WORK, Bench, Lines, Row, spread, write_json
+from _runs import RESULTS, WORK, Bench, Lines, Live, Row, spread, write_json
 
-import compressm
 from compressm.adapters import selective
 from compressm.data import load
 from compressm.train import load_recipe
@@ -41,6 +42,34 @@ def trunk(recipe: str, seed: int, point: float) -> Path:
     return WORK / recipe / f"seed{seed}-at{round(100 * point)}.pt"
 
 
+def saves(bench: Bench, recipe: str, seed: int) -> dict[int, Callable[[Live], None]]:
+    """By step: what saves the trunks on the way of a training."""
+    return {
+        round(point * bench.steps): partial(Live.save, path=trunk(recipe, seed, point))
+        for point in POINTS
+    }
+
+
+def resumed(bench: Bench, recipe: str, seed: int, point: float) -> Live:
+    """The model that is never cut, at this share of its training.
+
+    Results are in the repository and models are not; where one is missing, the same steps make it
+    again.
+    """
+    live, saved, step = bench.live(), trunk(recipe, seed, point), round(point * bench.steps)
+    if not saved.exists():
+        bench.train(live, step, look=False)
+        live.save(saved)
+    else:
+        live.load(saved)
+        if live.step != step:
+            raise SystemExit(
+                f"{saved} is of step {live.step}, these settings have {step} there; remove the "
+                "file, or give the settings that made it"
+            )
+    return live
+
+
 def name_of(recipe: str) -> str:
     """What its result files are called."""
     return recipe.replace("-small", "").replace("-", "_")
@@ -57,11 +86,7 @@ def run(recipe: str, seeds: list[int], kept: int, methods: list[str], overrides:
         bench = Bench(config)
         full = config.model.state_dim
         if (seed, "full", full) not in lines:
-            saves = {
-                round(point * bench.steps): lambda live, p=point: live.save(trunk(recipe, seed, p))  # noqa: B023
-                for point in POINTS
-            }
-            found = bench.train(bench.live(), bench.steps, at=saves)
+            found = bench.train(bench.live(), bench.steps, at=saves(bench, recipe, seed))
             lines.add(seed=seed, arm="full", kept=full, **found)
         for method in methods:
             if (seed, method, kept) in lines:
@@ -75,21 +100,9 @@ def run(recipe: str, seeds: list[int], kept: int, methods: list[str], overrides:
 
 def cut_copy(bench: Bench, recipe: str, seed: int, method: str, kept: int) -> Row:
     """The trunk at 10 %, cut and trained to the end; its figures."""
-    live, cut = bench.live(), round(POINTS[0] * bench.steps)
-    if trunk(recipe, seed, POINTS[0]).exists():
-        live.load(trunk(recipe, seed, POINTS[0]))
-    else:  # the result is here, the model is not: the same steps make it again
-        bench.train(live, cut, look=False)
-        live.save(trunk(recipe, seed, POINTS[0]))
-    before = bench.figures(live.model, "val")
-    event = compressm.compress_(
-        live.model,
-        live.optimizer,
-        policy=compressm.FixedRank(kept),
-        rank="uniform",
-        method=method,
-        data=bench.calibration(),
-    )
+    live = resumed(bench, recipe, seed, POINTS[0])
+    cut, before = live.step, bench.figures(live.model, "val")
+    event = bench.cut(live, method, kept)
     after = bench.figures(live.model, "val")
     found = bench.train(live, bench.steps)
     return {

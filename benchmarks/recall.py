@@ -13,16 +13,14 @@ Accuracy counts at the queries alone, on 1,000 validation and 2,000 test example
 from __future__ import annotations
 
 import argparse
-from functools import partial
 
 import torch
-from _runs import RESULTS, Bench, Lines, Live, spread, write_json
-from mamba_lm import config_of, trunk
+from _runs import RESULTS, Bench, Lines, spread, write_json
+from mamba_lm import POINTS, config_of, resumed, saves
 
 import compressm
 
 RECIPE = "mamba-recall"
-POINTS = (0.1, 0.8)
 SIZES = (16, 8, 4, 2, 1)
 METHOD, OTHER = "greedy-fit", "diagonal"
 MAX_DROP = 0.01
@@ -35,11 +33,7 @@ def run(seeds: list[int], sizes: list[int], method: str, overrides: list[str]) -
         bench = Bench(config_of(RECIPE, seed, overrides))
         full = bench.config.model.state_dim
         if (seed, "full", None, None, full) not in lines:
-            saves = {
-                round(point * bench.steps): partial(Live.save, path=trunk(RECIPE, seed, point))
-                for point in POINTS
-            }
-            found = bench.train(bench.live(), bench.steps, at=saves)
+            found = bench.train(bench.live(), bench.steps, at=saves(bench, RECIPE, seed))
             lines.add(seed=seed, arm="full", method=None, point=None, kept=full, **found)
         for point in POINTS:
             for kept in sizes:
@@ -55,25 +49,12 @@ def run(seeds: list[int], sizes: list[int], method: str, overrides: list[str]) -
                 lines.add(seed=seed, arm="scratch", method=None, point=None, kept=kept, **found)
 
 
-def resumed(bench: Bench, seed: int, point: float) -> Live:
-    live = bench.live()
-    live.load(trunk(RECIPE, seed, point))
-    return live
-
-
 def cut(
     bench: Bench, lines: Lines, seed: int, point: float, method: str, kept: int, *, go_on: bool
 ) -> None:
-    live = resumed(bench, seed, point)
+    live = resumed(bench, RECIPE, seed, point)
     before = bench.figures(live.model, "val")
-    compressm.compress_(
-        live.model,
-        live.optimizer,
-        policy=compressm.FixedRank(kept),
-        rank="uniform",
-        method=method,
-        data=bench.calibration(),
-    )
+    bench.cut(live, method, kept)
     after = bench.figures(live.model, "val")
     found = bench.train(live, bench.steps) if go_on else {}
     lines.add(
@@ -90,20 +71,12 @@ def cut(
 
 def guarded(bench: Bench, lines: Lines, seed: int, point: float, method: str, target: int) -> None:
     """Ask for one size; what does a guard on recall accuracy leave of that?"""
-    live = resumed(bench, seed, point)
+    live = resumed(bench, RECIPE, seed, point)
     before = bench.figures(live.model, "val")
     guard = compressm.Guard(
         lambda: bench.figures(live.model, "val")["val/accuracy"], max_drop=MAX_DROP, max_attempts=6
     )
-    event = compressm.compress_(
-        live.model,
-        live.optimizer,
-        policy=compressm.FixedRank(target),
-        rank="uniform",
-        method=method,
-        data=bench.calibration(),
-        guard=guard,
-    )
+    event = bench.cut(live, method, target, guard)
     lines.add(
         seed=seed,
         arm="guard",

@@ -1,3 +1,4 @@
+import os
 import platform
 import subprocess
 import sys
@@ -24,8 +25,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_memory_that_a_step_frees_is_there_for_the_next():
     def faults(keep):
         command = [sys.executable, "-c", ROUNDS.format(keep=keep)]
-        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        # Fixed, or glibc raises it by itself after the first large block, in some runs.
+        env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
+        return int(done.stdout)
 
-    # Ten rounds of four blocks of 16 MiB, in pages of 4 KiB: 160,000 if each round takes them anew,
-    # none if all go on in the same place, and 4,096 for a block that finds another place once.
-    assert faults(keep=True) <= 4 * 4_096
+    # Ten rounds of four blocks of 16 MiB. By default all pages are new in each round; kept, none
+    # is, or those of a block once that finds another place.
+    assert 4 * faults(keep=True) < faults(keep=False)
