@@ -168,7 +168,7 @@ class _Searched(Policy):
 
     def candidates(self, spectra: Mapping[str, Spectrum]) -> list[dict[str, int]]:
         """Distinct plans from the full model to the smallest, by energy tolerance."""
-        levels = [0.0, *torch.logspace(-4, 0, 128, dtype=torch.float64).tolist()[:-1]]
+        levels = [0.0, *torch.logspace(-4, 0, 128, dtype=torch.float64, device="cpu").tolist()[:-1]]
         plans: list[dict[str, int]] = [{site: s.state_dim for site, s in spectra.items()}]
         for level in levels:
             targets = EnergyTolerance(level).targets(spectra)

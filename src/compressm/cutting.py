@@ -205,7 +205,7 @@ def make_cutter(
         calibration=calibration_of(data, forward, loss),
         transport=transport,
         select=select,
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator(device="cpu").manual_seed(seed),
         rank=rank,
         companions=() if guard is None else guard.companions,
         snapshot_folder=None if folder is None else Path(folder),

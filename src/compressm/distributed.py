@@ -107,7 +107,7 @@ class RankGroup(Ranks):
 
     def _exchange(self, error: Exception | None, doing: str) -> None:
         """Tell all ranks of this one's error (or none); raise if another has one and we do not."""
-        failed = torch.tensor([int(error is not None)])
+        failed = torch.tensor([int(error is not None)], device="cpu")
         flags = [torch.empty_like(failed) for _ in range(self.size)]
         dist.all_gather(flags, failed, group=self._group)
         if not any(int(flag) for flag in flags):
@@ -142,10 +142,11 @@ class RankGroup(Ranks):
 
     def mean(self, value: float) -> float:
         # In the order of ranks, so that every rank rounds alike.
-        return float(sum(self._gathered(torch.tensor([value], dtype=torch.float64))) / self.size)
+        one = torch.tensor([value], dtype=torch.float64, device="cpu")
+        return float(sum(self._gathered(one)) / self.size)
 
     def smallest(self, number: int) -> int:
-        return min(int(n) for n in self._gathered(torch.tensor([number])))
+        return min(int(n) for n in self._gathered(torch.tensor([number], device="cpu")))
 
     def require_identical(self, tensors: Iterable[Tensor], when: str) -> None:
         digests = self._gathered(checksum(tensors))

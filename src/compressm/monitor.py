@@ -147,7 +147,7 @@ def match(before: HankelMatrix, after: HankelMatrix) -> Tensor:
     except ImportError as error:
         raise MissingExtraError("scipy", "monitor") from error
     overlap = (before.vectors.mH @ after.vectors).abs().square()
-    return torch.as_tensor(linear_sum_assignment(overlap.numpy(), maximize=True)[1])
+    return torch.as_tensor(linear_sum_assignment(overlap.numpy(), maximize=True)[1], device="cpu")
 
 
 def compare(
@@ -173,7 +173,7 @@ def compare(
 def _correlation(place: Tensor, energy: Tensor) -> float:
     """Correlation of the ranks 0 … n-1 with their new places, weighted by energy."""
     weight = energy / energy.sum() if float(energy.sum()) else torch.ones_like(energy) / len(energy)
-    old, new = torch.arange(len(place), dtype=torch.float64), place.double()
+    old, new = torch.arange(len(place), dtype=torch.float64, device="cpu"), place.double()
     old, new = old - (weight * old).sum(), new - (weight * new).sum()
     scale = float(((weight * old.square()).sum() * (weight * new.square()).sum()).sqrt())
     return float((weight * old * new).sum()) / scale if scale else 1.0

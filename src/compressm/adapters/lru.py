@@ -87,9 +87,9 @@ class LRUAdapter(LinearAdapter):
             lift * (torch.cat([gamma, gamma]) / twice) / torch.cat([old_gamma, old_gamma])[:, None]
         )
         # The output reads [Re C, -Im C] on [Re x; Im x]; the signs belong to the stored C_im.
-        sign = torch.ones(project.shape[1], dtype=torch.float64)
+        sign = torch.ones(project.shape[1], dtype=torch.float64, device="cpu")
         sign[project.shape[1] // 2 :] = -1
-        sign_r = torch.ones(project.shape[0], dtype=torch.float64)
+        sign_r = torch.ones(project.shape[0], dtype=torch.float64, device="cpu")
         sign_r[project.shape[0] // 2 :] = -1
         to_C = sign[:, None] * (twice[:, None] * project).mT * sign_r
 

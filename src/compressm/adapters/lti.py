@@ -234,7 +234,7 @@ class LinearMeasurement(Measurement):
         system = self.observer.system
         P = (self.gramians if self.gramians.real else numerics.gramians(system)).P
         if select == "random":
-            indices = torch.randperm(system.order, generator=generator)[:rank]
+            indices = torch.randperm(system.order, generator=generator, device="cpu")[:rank]
         elif select == "smallest":
             # The modes that a greedy choice of all others leaves.
             indices = numerics.greedy_modes(system, P, system.order).indices[-rank:]

@@ -87,7 +87,7 @@ class Mamba1Layer(SelectiveLayer):
         )
 
     def rows(self) -> tuple[str, Tensor, Tensor]:
-        states = torch.arange(self.state_dim)
+        states = torch.arange(self.state_dim, device="cpu")
         return "x_proj.weight", self.rank + states, self.rank + self.state_dim + states
 
     def projected(self, hidden: Tensor, s: SelectiveSignals) -> Tensor:
@@ -119,9 +119,10 @@ class Mamba1Layer(SelectiveLayer):
 
     def changes(self, choice: Choice) -> dict[str, Change]:
         kept, N, R = choice.indices[0], self.state_dim, self.rank
-        ones, steps = torch.ones(len(kept)).double(), torch.ones(R).double()
+        ones = torch.ones(len(kept), dtype=torch.float64, device="cpu")
+        steps = torch.ones(R, dtype=torch.float64, device="cpu")
         w = ones if choice.weights is None else choice.weights[0]
-        rows = torch.cat([torch.arange(R), R + kept, R + N + kept])
+        rows = torch.cat([torch.arange(R, device="cpu"), R + kept, R + N + kept])
         # A contribution that is w times as large passes w times the gradient to what is inside it:
         # the decay and the row of B. What it got its weight from sees the gradient that it saw.
         inner = None if choice.weights is None else w
@@ -205,7 +206,7 @@ class _Mamba1(SelectiveAdapter):
         own: dict[str, Any] = {name: n for name, n in says.items() if hasattr(module, name)}
         own["x_proj.out_features"] = rank + 2 * state_dim
         unused = (name for name, _ in module.named_buffers() if name.startswith(_NORMS))
-        return own | {name: torch.ones(state_dim) for name in unused}
+        return own | {name: torch.ones(state_dim, device="cpu") for name in unused}
 
     def read(self, module: nn.Module) -> SelectiveLayer:
         return Mamba1Layer(module)

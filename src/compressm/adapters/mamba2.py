@@ -108,7 +108,7 @@ class Mamba2Layer(SelectiveLayer):
 
     def rows(self) -> tuple[str, Tensor, Tensor]:
         start, shared = self.ahead + 2 * self.channels, self.groups * self.state_dim
-        states = start + torch.arange(shared)
+        states = start + torch.arange(shared, device="cpu")
         return "in_proj.weight", states, states + shared
 
     def projected(self, hidden: Tensor, s: SelectiveSignals) -> Tensor:
@@ -176,11 +176,15 @@ class Mamba2Layer(SelectiveLayer):
 
     def changes(self, choice: Choice) -> dict[str, Change]:
         N, G, D = self.state_dim, self.groups, self.channels
-        kept = (choice.indices + N * torch.arange(G)[:, None]).flatten()
-        conv = torch.cat([torch.arange(D), D + kept, D + G * N + kept])
+        kept = (choice.indices + N * torch.arange(G, device="cpu")[:, None]).flatten()
+        conv = torch.cat([torch.arange(D, device="cpu"), D + kept, D + G * N + kept])
         ahead, total = self.ahead + D, len(self.p["in_proj.weight"])
         rows = torch.cat(
-            [torch.arange(ahead), ahead + conv, torch.arange(total - self.blocks, total)]
+            [
+                torch.arange(ahead, device="cpu"),
+                ahead + conv,
+                torch.arange(total - self.blocks, total, device="cpu"),
+            ]
         )
         picks = {"in_proj": rows, "conv1d": conv}
         return {

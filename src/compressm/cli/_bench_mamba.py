@@ -61,11 +61,11 @@ def scan_calls(setting: Setting, states: int) -> tuple[Call, Call]:
     batch, length, channels = setting.batch, setting.length, 2 * setting.width
     # As the mixers hold them: channels innermost.
     u, delta, z, direction = (
-        torch.randn(batch, length, channels).transpose(1, 2) for _ in range(4)
+        torch.randn(batch, length, channels, device="cpu").transpose(1, 2) for _ in range(4)
     )
-    B, C = (torch.randn(batch, length, states).transpose(1, 2) for _ in range(2))
-    A = -torch.arange(1.0, states + 1).expand(channels, states).contiguous()
-    D, bias = torch.ones(channels), torch.full((channels,), -4.0)
+    B, C = (torch.randn(batch, length, states, device="cpu").transpose(1, 2) for _ in range(2))
+    A = -torch.arange(1.0, states + 1, device="cpu").expand(channels, states).contiguous()
+    D, bias = torch.ones(channels, device="cpu"), torch.full((channels,), -4.0, device="cpu")
     leaves = [x.requires_grad_() for x in (u, delta, A, B, C, D, z, bias)]
 
     def ours() -> object:
@@ -116,7 +116,7 @@ def step_call(model: nn.Module, setting: Setting, length: int) -> Call:
     """Forward, backward and AdamW step of a language model on random tokens."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    tokens = torch.randint(setting.vocabulary, (setting.batch, length + 1))
+    tokens = torch.randint(setting.vocabulary, (setting.batch, length + 1), device="cpu")
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -61,7 +61,7 @@ class Timing:
 def _layer_calls(setting: Setting, states: int, backend: str) -> tuple[Call, Call]:
     """Forward alone, and forward + backward, of one layer."""
     layer = LRU(setting.width, states, backend=backend)
-    u = torch.randn(setting.batch, setting.length, setting.width)
+    u = torch.randn(setting.batch, setting.length, setting.width, device="cpu")
     direction = torch.randn_like(u)
     wanted: list[Tensor] = [u.clone().requires_grad_(), *layer.parameters()]
 
@@ -87,8 +87,8 @@ def model_call(setting: Setting, states: int, backend: str) -> Call:
         layer_options={"backend": backend},
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
-    inputs = torch.randn(setting.batch, setting.length, setting.features)
-    labels = torch.randint(10, (setting.batch,))
+    inputs = torch.randn(setting.batch, setting.length, setting.features, device="cpu")
+    labels = torch.randint(10, (setting.batch,), device="cpu")
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -56,8 +56,8 @@ def calibration_of(model: nn.Module, folder: Path, texts: Path | None) -> Calibr
     length = min(_LENGTH, len(tokens))
     if length < 2:
         raise DataError(f"--texts: {texts} holds {len(tokens)} tokens; expected a longer text")
-    g = torch.Generator().manual_seed(0)
-    starts = torch.randint(len(tokens) - length + 1, (_BATCHES, _ROWS), generator=g)
+    g = torch.Generator(device="cpu").manual_seed(0)
+    starts = torch.randint(len(tokens) - length + 1, (_BATCHES, _ROWS), generator=g, device="cpu")
     batches = [torch.stack([tokens[i : i + length] for i in row.tolist()]) for row in starts]
     return Calibration(batches, forward=lambda model, batch: model(batch, use_cache=False))
 
@@ -87,7 +87,7 @@ def compress_stock(
 def _tokens(model: nn.Module, folder: Path, raw: bytes) -> Tensor:
     tokenizer = _tokenizer(folder)
     if tokenizer is not None:
-        return torch.tensor(tokenizer(raw.decode("utf-8", "replace")).input_ids)
+        return torch.tensor(tokenizer(raw.decode("utf-8", "replace")).input_ids, device="cpu")
     known = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     highest = max(raw, default=0)
     if highest >= known:

@@ -64,7 +64,7 @@ def machine_facts() -> dict[str, Any]:
     if info.is_file():
         names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
         cpu = names[0].split(":", 1)[1].strip() if names else cpu
-    x, weight = torch.randn(2048, 512), torch.randn(768, 512)
+    x, weight = torch.randn(2048, 512, device="cpu"), torch.randn(768, 512, device="cpu")
     busy = load()
     best = interleaved([lambda: linear(x, weight), lambda: torch.mm(x, weight.t())], rounds=10)
     fast, plain = (2e-6 * 2048 * 512 * 768 / milliseconds for milliseconds, _ in best)

@@ -178,8 +178,8 @@ def _cut_validation(
             f"val_size: {config.val_size} windows of {length} tokens, but training and "
             f"validation have {end} tokens together; give a smaller count or a share"
         )
-    generator = torch.Generator().manual_seed(config.seed)
-    start = int(torch.randint(end - size + 1, (), generator=generator))
+    generator = torch.Generator(device="cpu").manual_seed(config.seed)
+    start = int(torch.randint(end - size + 1, (), generator=generator, device="cpu"))
     return [(0, start), (start + size, end)], [(start, start + size)]
 
 

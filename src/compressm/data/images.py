@@ -49,7 +49,8 @@ def to_gray(images: Tensor) -> Tensor:
     """(n, S, S, 3) uint8 -> (n, S, S, 1) uint8, luma of ITU-R BT.601."""
     out = images.new_empty((*images.shape[:3], 1))
     for target, chunk in zip(torch.split(out, CHUNK), torch.split(images, CHUNK), strict=True):
-        target[..., 0] = (chunk.float() @ torch.tensor(LUMA)).round_().to(images.dtype)
+        luma = chunk.float() @ torch.tensor(LUMA, device="cpu")
+        target[..., 0] = luma.round_().to(images.dtype)
     return out
 
 

@@ -22,4 +22,4 @@ def check_labels(labels: Sequence[object], classes: int, where: str) -> Tensor:
                 f"{where}, row {row}: label {label!r}, expected an integer from 0 to "
                 f"{classes - 1}; is it another data set?"
             )
-    return torch.tensor(labels, dtype=torch.int64)
+    return torch.tensor(labels, dtype=torch.int64, device="cpu")

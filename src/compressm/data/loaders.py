@@ -71,13 +71,14 @@ class BatchOrder(Sampler[Tensor]):
     def batches(self, epoch: int) -> list[Tensor]:
         """All batches of an epoch."""
         if not self.shuffle:
-            order = torch.arange(self.size)
+            order = torch.arange(self.size, device="cpu")
             if self.lengths is not None:
                 order = torch.argsort(self.lengths, stable=True)
             return self._chunks(order)
         # Far apart, so that seed s in epoch e + 1 does not repeat seed s + 1 in epoch e.
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-        order = torch.randperm(self.size, generator=generator)
+        seed = (self.seed * 1_000_003 + epoch) % 2**63
+        generator = torch.Generator(device="cpu").manual_seed(seed)
+        order = torch.randperm(self.size, generator=generator, device="cpu")
         if self.lengths is None:
             return self._chunks(order)
         if self.drop_last:
@@ -85,7 +86,7 @@ class BatchOrder(Sampler[Tensor]):
         pools = torch.split(order, POOL_BATCHES * self.batch_size)
         sorted_pools = [pool[torch.argsort(self.lengths[pool], stable=True)] for pool in pools]
         batches = self._chunks(torch.cat(sorted_pools))
-        shuffled = torch.randperm(len(batches), generator=generator)
+        shuffled = torch.randperm(len(batches), generator=generator, device="cpu")
         return [batches[i] for i in shuffled.tolist()]
 
     def _chunks(self, order: Tensor) -> list[Tensor]:
@@ -174,7 +175,7 @@ def loaders(
             sampler=BatchOrder(len(data), size, seed=seed, lengths=lengths, **order),
             # torch seeds workers from this; by default every pass would draw from the global state,
             # and evaluating more often would change the training that follows.
-            generator=torch.Generator().manual_seed(seed),
+            generator=torch.Generator(device="cpu").manual_seed(seed),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
         )

@@ -15,7 +15,8 @@ TEST_SEED = 20_180_416
 
 def permutation(n: int, seed: int) -> Tensor:
     """A permutation of range(n) that depends on n and seed only."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    return torch.randperm(n, generator=generator, device="cpu")
 
 
 def validation_count(n: int, val_size: int | float) -> int:

@@ -55,8 +55,8 @@ class Pixels:
         self, values: Tensor, *, peak: float, mean: Sequence[float], std: Sequence[float]
     ) -> None:
         self.values = values
-        self._scale = 1.0 / (peak * torch.tensor(std))
-        self._shift = torch.tensor(mean) / torch.tensor(std)
+        self._scale = 1.0 / (peak * torch.tensor(std, device="cpu"))
+        self._shift = torch.tensor(mean, device="cpu") / torch.tensor(std, device="cpu")
 
     def __len__(self) -> int:
         return len(self.values)
@@ -85,7 +85,7 @@ class Ragged:
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         start, length = self.starts[rows], self._lengths[rows]
-        step = torch.arange(int(length.max()))
+        step = torch.arange(int(length.max()), device="cpu")
         mask = step < length[:, None]
         # Positions behind the end of a sequence are read from its first token, then zeroed.
         position = torch.where(mask, start[:, None] + step, start[:, None])
@@ -101,7 +101,7 @@ class Windows:
     def __init__(self, flat: Tensor, starts: Tensor, length: int, *, shift: int = 0) -> None:
         self.flat = flat
         self.starts = starts
-        self._steps = torch.arange(shift, shift + length)
+        self._steps = torch.arange(shift, shift + length, device="cpu")
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -143,15 +143,17 @@ class SequenceDataset(Dataset[dict[str, Tensor]]):
         if len(set(sizes.values())) != 1:
             raise InputError(f"fields of one data set need one size, got {sizes}")
         self.fields = dict(fields)
-        self.index = torch.arange(next(iter(sizes.values()))) if index is None else index
+        every = torch.arange(next(iter(sizes.values())), device="cpu")
+        self.index = every if index is None else index
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, rows: int | Sequence[int] | Tensor) -> dict[str, Tensor]:
         if isinstance(rows, int):
-            return {name: value[0] for name, value in self[torch.tensor([rows])].items()}
-        chosen = self.index[torch.as_tensor(rows)]
+            one = self[torch.tensor([rows], device="cpu")]
+            return {name: value[0] for name, value in one.items()}
+        chosen = self.index[torch.as_tensor(rows, device="cpu")]
         batch: dict[str, Tensor] = {}
         for name, field in self.fields.items():
             batch[name], mask = field.gather(chosen)

@@ -50,9 +50,11 @@ def encode_characters(texts: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
 def windows(tokens: Tensor, pieces: Sequence[Piece], length: int, stride: int) -> SequenceDataset:
     """Windows of `length` inputs whose labels are the next characters; none leaves its piece."""
     starts = [
-        torch.arange(begin, end - length, stride) for begin, end in pieces if end - begin > length
+        torch.arange(begin, end - length, stride, device="cpu")
+        for begin, end in pieces
+        if end - begin > length
     ]
-    where = torch.cat(starts) if starts else torch.empty(0, dtype=torch.int64)
+    where = torch.cat(starts) if starts else torch.empty(0, dtype=torch.int64, device="cpu")
     return SequenceDataset(
         {
             "inputs": Windows(tokens, where, length),

@@ -25,7 +25,8 @@ class _SixteenBitDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
         dropped = round(p * _LEVELS)
-        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
+        draws.random_(-(2**63), None)
         bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
         keep = bits >= dropped - _LEVELS // 2
         mask = keep.to(x.dtype).mul_(_LEVELS / max(_LEVELS - dropped, 1))

@@ -46,6 +46,7 @@ class LRU(nn.Module):
         r_max: largest initial |λ|, at most 1 (exclusive draws keep |λ| below 1).
         max_phase: largest initial phase in radians.
         backend: "auto" or the name of an operator of `compressm.ops`.
+        device: where the parameters are made; None: torch's default device.
 
     Raises:
         InputError: a size is below one, the ring or phase range is empty, or the backend unknown.
@@ -60,6 +61,7 @@ class LRU(nn.Module):
         r_max: float = 0.999,
         max_phase: float = 6.28,
         backend: str = "auto",
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         if width < 1 or state_dim < 1:
@@ -76,14 +78,14 @@ class LRU(nn.Module):
             )
         self.backend = backend
         self.r_min, self.r_max, self.max_phase = r_min, r_max, max_phase
-        self.nu_log = nn.Parameter(torch.empty(state_dim))
-        self.theta_log = nn.Parameter(torch.empty(state_dim))
-        self.gamma_log = nn.Parameter(torch.empty(state_dim))
-        self.B_re = nn.Parameter(torch.empty(state_dim, width))
-        self.B_im = nn.Parameter(torch.empty(state_dim, width))
-        self.C_re = nn.Parameter(torch.empty(width, state_dim))
-        self.C_im = nn.Parameter(torch.empty(width, state_dim))
-        self.D = nn.Parameter(torch.empty(width))
+        self.nu_log = nn.Parameter(torch.empty(state_dim, device=device))
+        self.theta_log = nn.Parameter(torch.empty(state_dim, device=device))
+        self.gamma_log = nn.Parameter(torch.empty(state_dim, device=device))
+        self.B_re = nn.Parameter(torch.empty(state_dim, width, device=device))
+        self.B_im = nn.Parameter(torch.empty(state_dim, width, device=device))
+        self.C_re = nn.Parameter(torch.empty(width, state_dim, device=device))
+        self.C_im = nn.Parameter(torch.empty(width, state_dim, device=device))
+        self.D = nn.Parameter(torch.empty(width, device=device))
         self.reset_parameters()
 
     @property
@@ -99,12 +101,14 @@ class LRU(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the parameters anew, at the present sizes."""
-        n, h = self.state_dim, self.width
+        n, h, device = self.state_dim, self.width, self.nu_log.device
         # A draw of exactly 0 or 1 would put a logarithm at infinity, so stay inside the interval.
-        uniform = torch.rand(n).clamp(1e-6, 1 - 1e-6)
+        uniform = torch.rand(n, device=device).clamp(1e-6, 1 - 1e-6)
         squared = self.r_min**2 + uniform * (self.r_max**2 - self.r_min**2)
         self.nu_log.copy_(torch.log(-0.5 * torch.log(squared)))
-        self.theta_log.copy_(torch.log(self.max_phase * torch.rand(n).clamp_min(1e-6)))
+        self.theta_log.copy_(
+            torch.log(self.max_phase * torch.rand(n, device=device).clamp_min(1e-6))
+        )
         self.gamma_log.copy_(0.5 * torch.log1p(-squared))
         for part in (self.B_re, self.B_im):
             part.normal_(std=1 / math.sqrt(2 * h))

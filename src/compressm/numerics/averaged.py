@@ -27,7 +27,7 @@ class AveragedDynamics:
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
         """Replace the sums by their totals over several processes."""
         self._sums = [total(part) for part in self._sums]
-        self._count = float(total(torch.tensor(self._count, dtype=torch.float64)))
+        self._count = float(total(torch.tensor(self._count, dtype=torch.float64, device="cpu")))
 
     def update(self, s: SelectiveSignals) -> None:
         """Add one call."""

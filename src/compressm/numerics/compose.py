@@ -85,7 +85,7 @@ def _joint_A(a: StateSpace, b: StateSpace) -> Tensor:
 
 def _feed_through(s: StateSpace) -> Tensor:
     D = s.dense_D()
-    return torch.zeros(s.outputs, s.inputs, dtype=torch.float64) if D is None else D
+    return torch.zeros(s.outputs, s.inputs, dtype=torch.float64, device="cpu") if D is None else D
 
 
 def _block_diagonal(a: Tensor, b: Tensor) -> Tensor:

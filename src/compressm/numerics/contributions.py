@@ -35,7 +35,7 @@ class ContributionMoments:
 
     def __init__(self, blocks: int, states: int, weigh: Weigh = "output") -> None:
         self._weigh = weigh
-        self._sum = torch.zeros(blocks, states, states, dtype=torch.float64)
+        self._sum = torch.zeros(blocks, states, states, dtype=torch.float64, device="cpu")
         self._second: tuple[Tensor, Tensor] | None = None
         self._count = 0.0
 
@@ -77,7 +77,7 @@ class ContributionMoments:
         self._sum = total(self._sum)
         if self._second is not None:
             self._second = (total(self._second[0]), total(self._second[1]))
-        self._count = float(total(torch.tensor(self._count, dtype=torch.float64)))
+        self._count = float(total(torch.tensor(self._count, dtype=torch.float64, device="cpu")))
 
     def update(
         self,
@@ -96,7 +96,9 @@ class ContributionMoments:
                 count, with several only the lengths of its columns.
             gradient: (B, L, G, E), dLoss/dy of the scan, for "gradient".
         """
-        steps = torch.ones(s.x.shape[1], dtype=torch.bool) if steps is None else steps.cpu()
+        if steps is None:
+            steps = torch.ones(s.x.shape[1], dtype=torch.bool, device="cpu")
+        steps = steps.cpu()
         for at, h in selective_states(s, steps):
             at = at.to(h.device)
             z = h.mul_(s.C.transpose(0, 1)[at][:, :, :, None, :])

@@ -49,7 +49,8 @@ def diagonalise(A: Tensor) -> Diagonalisation:
     of a few relative amounts that gives an accurate one, and a note says so.
     """
     scale = float(A.abs().max()) if A.numel() else 0.0
-    noise = torch.randn(A.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    noise = torch.randn(A.shape, dtype=torch.float64, generator=generator, device="cpu")
     best: tuple[float, float, Diagonalisation] | None = None
     for size in _PERTURBATIONS:
         attempt = _eigenbasis(A if size == 0 else A + (size * scale) * noise)
@@ -144,14 +145,16 @@ def _eigenbasis(A: Tensor) -> Diagonalisation | None:
     alone, twins = _real_slots(poles[reals].real)
     r = p + len(alone) + len(twins)
     # Where each column of `square` goes: first the Re half of every slot, then the Im halves.
-    place = torch.empty(A.shape[0], dtype=torch.int64)
-    place[:p], place[p : 2 * p] = torch.arange(p), r + torch.arange(p)
+    place = torch.empty(A.shape[0], dtype=torch.int64, device="cpu")
+    place[:p], place[p : 2 * p] = torch.arange(p, device="cpu"), r + torch.arange(p, device="cpu")
     for slot, members in enumerate([*twins, *alone], start=p):
         for half, member in enumerate(members):
             place[2 * p + member] = slot + half * r
     basis, full = A.new_zeros(A.shape[0], 2 * r), A.new_zeros(2 * r, A.shape[0])
     basis[:, place], full[place] = square, inverse
-    first = torch.tensor([members[0] for members in [*twins, *alone]], dtype=torch.int64)
+    first = torch.tensor(
+        [members[0] for members in [*twins, *alone]], dtype=torch.int64, device="cpu"
+    )
     return Diagonalisation(
         poles=torch.cat([poles[pairs], poles[reals][first]]),
         basis=basis,

@@ -46,10 +46,10 @@ class StateMoments:
         self._system = system.double()
         self._real = real and system.real_output
         self._max_samples = max_samples
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator(device="cpu").manual_seed(seed)
         n = system.order * (2 if self._real else 1)
         dtype = torch.float64 if self._real else self._system.A.dtype
-        self._sum = torch.zeros(n, n, dtype=dtype)
+        self._sum = torch.zeros(n, n, dtype=dtype, device="cpu")
         self._count = 0.0
 
     @property
@@ -71,7 +71,7 @@ class StateMoments:
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
         """Replace the sums over samples by their totals over several processes."""
         self._sum = total(self._sum)
-        self._count = float(total(torch.tensor(self._count, dtype=torch.float64)))
+        self._count = float(total(torch.tensor(self._count, dtype=torch.float64, device="cpu")))
 
     def update(self, u: Tensor, mask: Tensor | None = None) -> StateMoments:
         """Add a batch of input sequences; each starts from a zero state.
@@ -97,7 +97,7 @@ class StateMoments:
         require_finite("u", u)
         batch, length, _ = u.shape
         steps, represented = self._steps(weight)
-        x = torch.zeros(batch, s.order, dtype=torch.promote_types(s.A.dtype, u.dtype))
+        x = torch.zeros(batch, s.order, dtype=torch.promote_types(s.A.dtype, u.dtype), device="cpu")
         chunk = max(1, min(length, _CHUNK // max(1, batch * s.order)))
         for start in range(0, length, chunk):
             x = self._scan(x, u[:, start : start + chunk], weight, steps, start)
@@ -106,7 +106,7 @@ class StateMoments:
 
     def _weight(self, u: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None:
-            return torch.ones(u.shape[:2], dtype=torch.bool)
+            return torch.ones(u.shape[:2], dtype=torch.bool, device="cpu")
         if tuple(mask.shape) != tuple(u.shape[:2]):
             raise InputError(f"mask has shape {tuple(mask.shape)}; expected {tuple(u.shape[:2])}")
         return mask.detach().to("cpu").bool()
@@ -114,11 +114,11 @@ class StateMoments:
     def _steps(self, weight: Tensor) -> tuple[Tensor, float]:
         """Which time steps to record (L,) bool, and how many states those stand for."""
         batch, length = weight.shape
-        recorded = torch.ones(length, dtype=torch.bool)
+        recorded = torch.ones(length, dtype=torch.bool, device="cpu")
         if self._max_samples is not None and batch * length > self._max_samples:
             keep = max(1, round(self._max_samples / max(batch, 1)))
             # Random, not strided: images as sequences have a period.
-            order = torch.randperm(length, generator=self._generator)
+            order = torch.randperm(length, generator=self._generator, device="cpu")
             recorded[order[keep:]] = False
         return recorded, float((weight & recorded).sum())
 

@@ -110,13 +110,15 @@ def _left_factors(
     misses: Sequence[Callable[[Rows], Tensor]], start: Rows, right: Tensor, energy: float
 ) -> list[Tensor]:
     """P_i from one random direction of the output of each part."""
-    generator = torch.Generator().manual_seed(0)
-    sums = [torch.zeros(len(rows), len(rows), dtype=torch.float64) for rows in start]
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    sums = [torch.zeros(len(rows), len(rows), dtype=torch.float64, device="cpu") for rows in start]
     for miss in misses:
         leaves = [rows.clone().requires_grad_() for rows in start]
         with torch.enable_grad():
             gap = miss(leaves)
-            direction = torch.randn(gap.shape, generator=generator, dtype=torch.float64).to(gap)
+            shape, dtype = gap.shape, torch.float64
+            drawn = torch.randn(shape, generator=generator, dtype=dtype, device="cpu")
+            direction = drawn.to(gap)
             gradients = torch.autograd.grad((gap * direction).sum(), leaves)
         for total, gradient in zip(sums, gradients, strict=True):
             g = (gradient @ right).double().cpu()
@@ -129,7 +131,7 @@ def _inverse_root(moment: Tensor) -> Tensor:
     moment = moment.detach().cpu().double()
     mean = float(moment.diagonal().mean())
     if not 0 < mean < float("inf"):
-        return torch.eye(len(moment), dtype=torch.float64)
+        return torch.eye(len(moment), dtype=torch.float64, device="cpu")
     values, vectors = torch.linalg.eigh(moment)
     values = values.clamp_min(0)
     root: Tensor = (vectors * (values + FIT_DAMPING * mean).rsqrt()) @ vectors.mT

@@ -76,7 +76,7 @@ def ranked_terms(M: Tensor, scores: Tensor, rank: int) -> TermOrder:
     M = _checked(M, rank)
     require_finite("scores", scores)
     indices = torch.argsort(scores.detach().cpu().double(), descending=True, stable=True)[:rank]
-    missing = torch.ones(M.shape[0], dtype=torch.float64)
+    missing = torch.ones(M.shape[0], dtype=torch.float64, device="cpu")
     residual = []
     for pick in indices.tolist():
         missing[pick] = 0
@@ -112,7 +112,7 @@ def term_weights(M: Tensor, indices: Tensor, *, ridge: float = WEIGHT_RIDGE) -> 
 def residual_energy(M: Tensor, indices: Tensor, weights: Tensor) -> float:
     """E||Z 1 - Z_S w||^2, at least 0."""
     M = _checked(M)
-    change = torch.ones(M.shape[0], dtype=torch.float64)
+    change = torch.ones(M.shape[0], dtype=torch.float64, device="cpu")
     change[indices.cpu()] -= weights.cpu().double()
     return max(float(change @ M @ change), 0.0)
 
@@ -122,7 +122,7 @@ def _pursue(M: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     variance, read, energy = M.diagonal().clone(), M.sum(1), M.sum()
     floor = _REDUNDANT * variance
     factor = M.new_zeros(N, rank)
-    free = torch.ones(N, dtype=torch.bool)
+    free = torch.ones(N, dtype=torch.bool, device="cpu")
     picks, residual, used = [], [], 0
     for _ in range(rank):
         safe = free & (variance > floor)
@@ -141,13 +141,13 @@ def _pursue(M: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         free[pick] = False
         picks.append(pick)
         residual.append(energy)
-    return torch.tensor(picks), torch.stack(residual)
+    return torch.tensor(picks, device="cpu"), torch.stack(residual)
 
 
 def _take_away(M: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     N = len(M)
     energy, overlap, diagonal = M.new_zeros(()), M.new_zeros(N), M.diagonal()
-    free = torch.ones(N, dtype=torch.bool)
+    free = torch.ones(N, dtype=torch.bool, device="cpu")
     gone, left = [], []
     for _ in range(N):
         cost = 2 * overlap + diagonal
@@ -156,7 +156,7 @@ def _take_away(M: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         energy, overlap = energy + cost[out], overlap + M[:, out]
         free[out] = False
         gone.append(out)
-    return torch.tensor(gone).flip(0)[:rank], torch.stack(left).flip(0)[:rank]
+    return torch.tensor(gone, device="cpu").flip(0)[:rank], torch.stack(left).flip(0)[:rank]
 
 
 def _checked(M: Tensor, rank: int = 1) -> Tensor:

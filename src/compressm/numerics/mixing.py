@@ -38,7 +38,7 @@ def mixing_basis(covariance: Tensor, rank: int) -> Tensor:
     """
     directions = max(1, MOST_UNKNOWNS // rank)
     if directions >= len(covariance):
-        return torch.eye(len(covariance), dtype=torch.float64)
+        return torch.eye(len(covariance), dtype=torch.float64, device="cpu")
     _, vectors = torch.linalg.eigh(as_double(covariance))
     strongest: Tensor = vectors[:, -directions:].mT.contiguous()
     return strongest
@@ -55,9 +55,10 @@ class MixMoments:
     def __init__(self, start: Tensor, basis: Tensor) -> None:
         self._start, self._basis = as_double(start), as_double(basis)
         r, m = len(start), len(basis)
-        self._gram = torch.zeros(r * r, m * m, dtype=torch.float64)
-        self._right = torch.zeros(r, m, dtype=torch.float64)
-        self._energy = torch.zeros(2, dtype=torch.float64)  # of what start misses; of the output
+        self._gram = torch.zeros(r * r, m * m, dtype=torch.float64, device="cpu")
+        self._right = torch.zeros(r, m, dtype=torch.float64, device="cpu")
+        # Of what start misses; of the output.
+        self._energy = torch.zeros(2, dtype=torch.float64, device="cpu")
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
@@ -111,9 +112,10 @@ class OutputMoments:
     """Streams the moments of u and u' for the best output map of the cut layer."""
 
     def __init__(self, width: int) -> None:
-        self._moment = torch.zeros(2, width, width, dtype=torch.float64)  # u'u', and (u - u')u'
-        self._error = torch.zeros(width, width, dtype=torch.float64)  # (u - u')(u - u')
-        self._whole = torch.zeros(width, width, dtype=torch.float64)
+        # u'u' and (u - u')u'; (u - u')(u - u').
+        self._moment = torch.zeros(2, width, width, dtype=torch.float64, device="cpu")
+        self._error = torch.zeros(width, width, dtype=torch.float64, device="cpu")
+        self._whole = torch.zeros(width, width, dtype=torch.float64, device="cpu")
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
         """Replace the sums by their totals over several processes."""

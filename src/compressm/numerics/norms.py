@@ -101,7 +101,7 @@ def hinf_norm(system: StateSpace) -> float:
     best = float(values.max())
     low = grid[(peaks - 1).clamp_min(0)]
     high = grid[(peaks + 1).clamp_max(len(grid) - 1)]
-    fractions = torch.linspace(0, 1, _ZOOM_POINTS, dtype=torch.float64)
+    fractions = torch.linspace(0, 1, _ZOOM_POINTS, dtype=torch.float64, device="cpu")
     for _ in range(_ZOOMS):
         points = low[:, None] + (high - low)[:, None] * fractions
         found = _gains(s, points.flatten()).view(points.shape)
@@ -137,14 +137,15 @@ def _grid(s: StateSpace) -> Tensor:
     poles = s.poles()
     symmetric = s.real_output or not s.is_complex
     width = disc_defect(poles) / 2
-    around = poles.angle()[:, None] + width[:, None] * torch.tensor(_AROUND_POLE).double()
+    offsets = torch.tensor(_AROUND_POLE, dtype=torch.float64, device="cpu")
+    around = poles.angle()[:, None] + width[:, None] * offsets
     around = torch.remainder(around.flatten() + math.pi, 2 * math.pi) - math.pi
     start = 0.0 if symmetric else -math.pi
-    uniform = torch.linspace(start, math.pi, _UNIFORM, dtype=torch.float64)
+    uniform = torch.linspace(start, math.pi, _UNIFORM, dtype=torch.float64, device="cpu")
     grid = torch.cat([around.abs() if symmetric else around, uniform]).sort().values
     # Of points that differ by rounding, one: between them a peak would have a neighbour on one
     # side only.
-    apart = torch.ones(len(grid), dtype=torch.bool)
+    apart = torch.ones(len(grid), dtype=torch.bool, device="cpu")
     apart[1:] = grid.diff() > _SAME_POINT
     grid = grid[apart]
     return torch.cat([grid, (grid[1:] + grid[:-1]) / 2]).sort().values

@@ -53,7 +53,7 @@ def padded(full: StateSpace, reduction: Reduction, rank: int) -> Reduction:
         D=full.D,
         real_output=full.real_output,
     )
-    unit = torch.eye(full.order, dtype=reduction.lift.dtype)[:, picks]
+    unit = torch.eye(full.order, dtype=reduction.lift.dtype, device="cpu")[:, picks]
     lift, project = reduction.lift, reduction.project
     blank = project.new_zeros(missing, project.shape[1])
     if full.real_output and not lift.is_complex():
@@ -118,8 +118,8 @@ def _largest_errors(full: StateSpace, reduced: StateSpace, poles: Tensor) -> Ten
         difference: Tensor = out[0] - out[1]
         return difference
 
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(full.inputs, dtype=torch.float64, generator=generator)
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    start = torch.randn(full.inputs, dtype=torch.float64, generator=generator, device="cpu")
     v = torch.nn.functional.normalize(start, dim=0)[:, None].expand(-1, len(poles))
     for _ in range(_ITERATIONS):
         new = transposed(apply(v))

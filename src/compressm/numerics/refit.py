@@ -39,7 +39,7 @@ def psd_solve(moment: Tensor, right: Tensor, ridge: float = 0.0) -> Tensor:
     mean = float(diagonal.mean())
     if mean <= 0:
         return torch.zeros_like(right)
-    moment = moment + ridge * mean * torch.eye(q, dtype=moment.dtype)
+    moment = moment + ridge * mean * torch.eye(q, dtype=moment.dtype, device="cpu")
     # A unit diagonal keeps weakly driven states; an undriven one keeps its zero row.
     scale = moment.diagonal().real.clamp_min(torch.finfo(torch.float64).eps * mean).sqrt()
     unit = moment / (scale[:, None] * scale)

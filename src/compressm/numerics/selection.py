@@ -78,8 +78,8 @@ def greedy_modes(system: StateSpace, P: Tensor, rank: int) -> ModeOrder:
         picks.append(pick)
         residual.append(left)
     return ModeOrder(
-        indices=torch.tensor(picks),
-        residual=torch.tensor(residual, dtype=torch.float64),
+        indices=torch.tensor(picks, device="cpu"),
+        residual=torch.tensor(residual, dtype=torch.float64, device="cpu"),
         total=search.total,
     )
 
@@ -97,7 +97,7 @@ class _Search:
         self.covariance = P.diagonal(half).clone() if g == 2 else None
         self.factor = P.new_zeros(P.shape[0], g * rank)
         self.used = 0
-        self.open = torch.ones(self.N, dtype=torch.bool)
+        self.open = torch.ones(self.N, dtype=torch.bool, device="cpu")
 
     def next(self) -> tuple[int, float]:
         """Pick the mode that captures most output energy; returns it and that energy."""
@@ -178,8 +178,8 @@ def mode_reduction(
     columns = torch.cat([indices, indices + N]) if pairs else indices
     n, r = N * (2 if pairs else 1), len(indices)
     dtype = torch.float64 if pairs else s.A.dtype
-    embed = torch.zeros(n, len(columns), dtype=dtype)
-    embed[columns, torch.arange(len(columns))] = 1
+    embed = torch.zeros(n, len(columns), dtype=dtype, device="cpu")
+    embed[columns, torch.arange(len(columns), device="cpu")] = 1
     lift = embed
     if P is not None:
         require_square("P", P, n)

@@ -77,7 +77,7 @@ def selective_states(
     """
     batch, length, groups, channels = s.x.shape
     states = s.B.shape[-1]
-    wanted = torch.ones(length, dtype=torch.bool) if steps is None else steps.cpu()
+    wanted = torch.ones(length, dtype=torch.bool, device="cpu") if steps is None else steps.cpu()
     if wanted.shape != (length,):
         raise InputError(f"steps has shape {tuple(wanted.shape)}; expected ({length},)")
     if chunk is None:
@@ -94,7 +94,7 @@ def selective_states(
             h = now.addcmul_(keep, h)
         inside = wanted[start:stop]
         if bool(inside.all()):
-            yield torch.arange(start, stop), out
+            yield torch.arange(start, stop, device="cpu"), out
         elif bool(inside.any()):
             picked = inside.nonzero()[:, 0]
             yield picked + start, out[picked.to(out.device)]

@@ -189,7 +189,7 @@ class StateSpace:
         A, B, C = (t.to(torch.complex128) for t in (self.A, self.B, self.C))
         if self.is_diagonal:
             return (C / (1 - z[:, None] * A)[:, None, :]) @ B
-        eye = torch.eye(self.order, dtype=A.dtype)
+        eye = torch.eye(self.order, dtype=A.dtype, device="cpu")
         states: Tensor = torch.linalg.solve(eye - z[:, None, None] * A, B.expand(len(z), -1, -1))
         return C @ states
 

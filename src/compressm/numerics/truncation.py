@@ -165,11 +165,11 @@ def _rank_error(asked: int, numerical: int, states: int) -> RankError:
 
 def _choose(b: Balancing, m: int, which: Which, generator: torch.Generator | None) -> Tensor:
     if which == "largest":
-        return torch.arange(m)
+        return torch.arange(m, device="cpu")
     if which == "smallest":
-        return torch.arange(b.numerical_rank - 1, b.numerical_rank - 1 - m, -1)
+        return torch.arange(b.numerical_rank - 1, b.numerical_rank - 1 - m, -1, device="cpu")
     if which == "random":
-        return torch.randperm(b.numerical_rank, generator=generator)[:m]
+        return torch.randperm(b.numerical_rank, generator=generator, device="cpu")[:m]
     raise InputError(f"which is {which!r}; expected 'largest', 'smallest' or 'random'")
 
 

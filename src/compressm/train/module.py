@@ -102,7 +102,7 @@ class SequenceModule(pl.LightningModule):
         """Random numbers (dropout) belong to the state of a run as much as the weights do."""
         checkpoint["compressm"] = {
             "rng": torch.get_rng_state(),
-            "loss_sum": torch.as_tensor(self._loss_sum),
+            "loss_sum": torch.as_tensor(self._loss_sum, device="cpu"),
             "loss_count": self._loss_count,
         }
 

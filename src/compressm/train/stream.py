@@ -23,7 +23,7 @@ class TrainStream:
     def __init__(self, loader: SequenceLoader, steps: int) -> None:
         self.loader = loader
         # Its own, so that to start an epoch does not move the random numbers of the model.
-        loader.generator = torch.Generator().manual_seed(0)
+        loader.generator = torch.Generator(device="cpu").manual_seed(0)
         self.steps = steps
         self._given = 0
 

@@ -159,7 +159,7 @@ def resize_(
         return
     if is_shard(old):
         reshard_(model)
-        storage = Storage(model, old, torch.zeros(shape))
+        storage = Storage(model, old, torch.zeros(shape, device="cpu"))
         storage.put_()
         new = storage.parameter
         carry_marks(old, new)

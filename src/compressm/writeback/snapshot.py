@@ -112,7 +112,7 @@ class Snapshot:
         self._companions, self._file, self._saved = list(companions), None, state
         self._records = Records(model)
         modules = dict(model.named_modules())
-        self._tensors = [torch.empty(0)] * len(state["values"])
+        self._tensors = [torch.empty(0, device="cpu")] * len(state["values"])
         for path, kind, name, number in state["slots"]:
             if number is None:
                 continue

@@ -168,6 +168,6 @@ def picked(value: Tensor, rows: Tensor, dim: int, factors: Tensor | None = None)
 
 def scaled(value: Tensor, factor: float) -> Change:
     """A whole parameter times a constant, where its gradient shrinks by the same."""
-    rows = torch.arange(len(value))
-    inverse = torch.full((len(value),), 1 / factor, dtype=torch.float64)
+    rows = torch.arange(len(value), device="cpu")
+    inverse = torch.full((len(value),), 1 / factor, dtype=torch.float64, device="cpu")
     return Change(value.cpu().double() * factor, Select(rows, 0, inverse))

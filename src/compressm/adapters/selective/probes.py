@@ -53,7 +53,7 @@ class LayerProbe(ABC):
         self.module, self.layer = layer.module, layer
         self._inputs = inputs
         self._left = self.tokens
-        self._generator = torch.Generator().manual_seed(0)
+        self._generator = torch.Generator(device="cpu").manual_seed(0)
 
     @final
     def saw(
@@ -66,10 +66,11 @@ class LayerProbe(ABC):
             return
         rows = max(1, min(batch, self.per_call // length))
         self._left -= rows * length
-        chosen = torch.randperm(batch, generator=self._generator)[:rows].to(hidden.device)
-        steps = torch.zeros(length, dtype=torch.bool)
+        chosen = torch.randperm(batch, generator=self._generator, device="cpu")[:rows]
+        chosen = chosen.to(hidden.device)
+        steps = torch.zeros(length, dtype=torch.bool, device="cpu")
         recorded = max(round(_RECORDED * length), min(length, _FEWEST))
-        steps[torch.randperm(length, generator=self._generator)[:recorded]] = True
+        steps[torch.randperm(length, generator=self._generator, device="cpu")[:recorded]] = True
         output = output[0] if isinstance(output, tuple) else output
         seen = Seen(
             hidden=hidden.detach()[chosen],

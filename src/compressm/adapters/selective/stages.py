@@ -91,7 +91,7 @@ class SelectiveMeasurement(Measurement):
     def _scores(self) -> Tensor:
         layer, method = self.observer.layer, self.observer.method
         if method.order == "random":
-            return torch.ones(layer.groups, layer.state_dim, dtype=torch.float64)
+            return torch.ones(layer.groups, layer.state_dim, dtype=torch.float64, device="cpu")
         seen = self.observer.contributions
         if seen is not None and seen.averages is not None:
             return seen.averages.scores(layer.decay_rates())
@@ -101,7 +101,7 @@ class SelectiveMeasurement(Measurement):
         layer, order = self.observer.layer, self.observer.method.order
         N = layer.state_dim
         if self.moments is None:
-            M = torch.eye(N, dtype=torch.float64)
+            M = torch.eye(N, dtype=torch.float64, device="cpu")
             return ranked_terms(M, self._scores()[group], N)
         M = self.moments[group]
         if order == "greedy":
@@ -115,9 +115,9 @@ class SelectiveMeasurement(Measurement):
     def hankel_matrix(self) -> HankelMatrix:
         """Diagonal: states do not mix. Of several groups, the first tells states apart."""
         at = self.orders[0].indices
-        matrix = torch.zeros(len(at), len(at), dtype=torch.float64)
+        matrix = torch.zeros(len(at), len(at), dtype=torch.float64, device="cpu")
         matrix[at, at] = self.values
-        vectors = torch.eye(len(at), dtype=torch.float64)[:, at]
+        vectors = torch.eye(len(at), dtype=torch.float64, device="cpu")[:, at]
         return HankelMatrix(matrix=matrix, values=self.values, vectors=vectors)
 
     def reduce(self, rank: int, *, select: Select, generator: torch.Generator) -> Draft:
@@ -127,7 +127,7 @@ class SelectiveMeasurement(Measurement):
         picks = []
         for order in self.orders:
             if select == "random":
-                picks.append(torch.randperm(N, generator=generator)[:rank])
+                picks.append(torch.randperm(N, generator=generator, device="cpu")[:rank])
             else:
                 picks.append(order.indices[:rank] if select == "largest" else order.indices[-rank:])
         indices = torch.stack(picks).sort(dim=1).values
@@ -201,4 +201,5 @@ def _pooled(gains: Tensor) -> Tensor:
             gain = (before * count + gain * size) / (count + size)
             size += count
         blocks.append((gain, size))
-    return torch.cat([torch.full((size,), mean, dtype=torch.float64) for mean, size in blocks])
+    means = [mean for mean, size in blocks for _ in range(size)]
+    return torch.tensor(means, dtype=torch.float64, device="cpu")

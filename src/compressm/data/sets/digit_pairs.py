@@ -44,20 +44,20 @@ class DigitPairsOptions:
 def draw_pairs(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Rows (count, 2) of different images, half of them (up to one) of the same class, and
     whether they are (count,), in random order."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device="cpu").manual_seed(seed)
     n = len(labels)
     wanted = {True: count - count // 2, False: count // 2}
     found: dict[bool, list[Tensor]] = {True: [], False: []}
     while any(sum(map(len, found[kind])) < wanted[kind] for kind in wanted):
-        first = torch.randint(n, (4096,), generator=generator)
+        first = torch.randint(n, (4096,), generator=generator, device="cpu")
         # Never the image itself: the others are n - 1 steps ahead on a circle.
-        second = (first + torch.randint(1, n, (4096,), generator=generator)) % n
+        second = (first + torch.randint(1, n, (4096,), generator=generator, device="cpu")) % n
         same = labels[first] == labels[second]
         for kind in wanted:
             found[kind].append(torch.stack([first, second], 1)[same == kind])
     pairs = torch.cat([torch.cat(found[kind])[: wanted[kind]] for kind in (True, False)])
-    label = torch.arange(count) < wanted[True]
-    order = torch.randperm(count, generator=generator)
+    label = torch.arange(count, device="cpu") < wanted[True]
+    order = torch.randperm(count, generator=generator, device="cpu")
     return pairs[order], label[order].long()
 
 
@@ -102,7 +102,7 @@ def digit_pairs(config: DataConfig, options: DigitPairsOptions) -> DataSplits:
     )
     return DataSplits(
         task=task,
-        train=train.subset(limit_training(torch.arange(train_pairs), config)),
+        train=train.subset(limit_training(torch.arange(train_pairs, device="cpu"), config)),
         val=part(pool[val_rows], pool_labels[val_rows], val_pairs, config.seed),
         test=limit_test(part(test, test_labels, options.test_pairs, TEST_SEED), config),
     )

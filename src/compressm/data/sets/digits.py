@@ -35,8 +35,9 @@ class DigitsOptions:
 def digit_images(image_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sequences (n, L, 1) float32 in [0, 1] and labels (n,) of the pool and of the test part."""
     bunch = require("sklearn.datasets", "scikit-learn").load_digits()
-    images = resize(torch.tensor(bunch.images, dtype=torch.float32)[..., None] / 16, image_size)
-    labels = torch.tensor(bunch.target, dtype=torch.int64)
+    pixels = torch.tensor(bunch.images, dtype=torch.float32, device="cpu")
+    images = resize(pixels[..., None] / 16, image_size)
+    labels = torch.tensor(bunch.target, dtype=torch.int64, device="cpu")
     order = permutation(len(labels), TEST_SEED)
     test, pool = order[:TEST_IMAGES], order[TEST_IMAGES:]
     sequences = as_sequences(images)

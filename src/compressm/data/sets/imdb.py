@@ -41,7 +41,7 @@ def encode(texts: Sequence[str], where: str) -> tuple[Tensor, Tensor]:
             raise DataError(f"{where}, row {row}: {text!r}, expected a text that is not empty")
     encoded = [text.encode() for text in texts]
     flat = torch.from_numpy(np.frombuffer(b"".join(encoded), dtype=np.uint8).copy())
-    return flat, torch.tensor([len(item) for item in encoded])
+    return flat, torch.tensor([len(item) for item in encoded], device="cpu")
 
 
 @register("imdb", options=ImdbOptions)

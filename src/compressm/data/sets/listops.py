@@ -79,8 +79,8 @@ def generate(options: ListopsOptions) -> dict[str, Tensor]:
     texts = list(seen)[:wanted]
     return {
         "tokens": torch.from_numpy(np.frombuffer(b"".join(texts), dtype=np.uint8).copy()),
-        "lengths": torch.tensor([len(text) for text in texts]),
-        "values": torch.tensor(list(seen.values())[:wanted]),
+        "lengths": torch.tensor([len(text) for text in texts], device="cpu"),
+        "values": torch.tensor(list(seen.values())[:wanted], device="cpu"),
     }
 
 
@@ -103,7 +103,7 @@ def listops(config: DataConfig, options: ListopsOptions) -> DataSplits:
         length=int(lengths.max()),
         padded=True,
     )
-    rows = torch.arange(len(everything))
+    rows = torch.arange(len(everything), device="cpu")
     return assemble(
         config,
         task,

@@ -60,17 +60,17 @@ def draw(count: int, options: RecallOptions, generator: torch.Generator) -> tupl
     """
     pairs, rest = options.pairs, options.length - 2 * options.pairs
     half = (options.vocabulary - 1) // 2
-    keys = 1 + torch.rand(count, half, generator=generator).argsort(1)[:, :pairs]
-    values = 1 + half + torch.randint(half, (count, pairs), generator=generator)
+    keys = 1 + torch.rand(count, half, generator=generator, device="cpu").argsort(1)[:, :pairs]
+    values = 1 + half + torch.randint(half, (count, pairs), generator=generator, device="cpu")
     # Distinct places: the largest of Gumbel noise plus log p are draws without replacement.
-    wait = torch.arange(1, rest + 1, dtype=torch.float64)
-    noise = torch.rand(count, rest, generator=generator, dtype=torch.float64)
+    wait = torch.arange(1, rest + 1, dtype=torch.float64, device="cpu")
+    noise = torch.rand(count, rest, generator=generator, dtype=torch.float64, device="cpu")
     gumbel = -(-noise.clamp_min(1e-300).log()).log()
     place = ((options.locality - 1) * wait.log() + gumbel).topk(pairs, dim=1).indices
-    order = torch.rand(count, pairs, generator=generator).argsort(1)
+    order = torch.rand(count, pairs, generator=generator, device="cpu").argsort(1)
     place = place.gather(1, order)
 
-    inputs = torch.full((count, options.length), BLANK)
+    inputs = torch.full((count, options.length), BLANK, device="cpu")
     inputs[:, : 2 * pairs] = torch.stack((keys, values), dim=2).flatten(1)
     inputs.scatter_(1, 2 * pairs + place, keys)
     labels = torch.full_like(inputs, UNLABELLED)
@@ -80,12 +80,12 @@ def draw(count: int, options: RecallOptions, generator: torch.Generator) -> tupl
 
 def generate(count: int, options: RecallOptions, seed: int) -> SequenceDataset:
     """`count` examples that depend on options and seed only."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device="cpu").manual_seed(seed)
     parts = [
         draw(min(_CHUNK, count - start), options, generator) for start in range(0, count, _CHUNK)
     ]
     inputs, labels = (torch.cat(part).flatten() for part in zip(*parts, strict=True))
-    starts = torch.arange(count) * options.length
+    starts = torch.arange(count, device="cpu") * options.length
     return SequenceDataset(
         {
             "inputs": Windows(inputs, starts, options.length),

@@ -56,5 +56,6 @@ class OutputFit(Correction):
         own = self.layer.out_weight.shape[1]
         weight, error = self.probe.moments.solve(self.layer.p[_NAME][:, -own:], old[:, -own:])
         weight = torch.cat([old[:, :-own].to(weight), weight], 1)
-        rule = Select(torch.arange(len(old)), 0) if before is None else before.transport
+        every = torch.arange(len(old), device="cpu")
+        rule = Select(every, 0) if before is None else before.transport
         return self.changes | {_NAME: Change(weight, rule)}, error

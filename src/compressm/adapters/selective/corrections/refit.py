@@ -68,8 +68,8 @@ class Refit(Correction):
         assert weights is not None
         assert covariance is not None
         kept = self.choice.indices[0]
-        start = torch.zeros(len(kept), self.layer.state_dim, dtype=torch.float64)
-        start[torch.arange(len(kept)), kept] = weights[0]
+        start = torch.zeros(len(kept), self.layer.state_dim, dtype=torch.float64, device="cpu")
+        start[torch.arange(len(kept), device="cpu"), kept] = weights[0]
         return MixProbe(inputs, self.layer, kept, start, mixing_basis(covariance[0], len(kept)))
 
     def finish(self) -> tuple[dict[str, Change], float | None]:
