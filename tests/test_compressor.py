@@ -14,11 +14,13 @@ from compressm import (
     FixedFraction,
     FixedRank,
     Schedule,
+    WhenSettled,
     compress_,
     measure,
 )
 from compressm.errors import InputError, OptimizerError, UnstableSystemError
 from compressm.nn import LRU, SequenceClassifier, state_dims
+from tests.adapters import mambas
 
 
 def build(depth=2, states=16):
@@ -219,3 +221,37 @@ def test_python_optimised_mode_changes_nothing():
     )
     out = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True)
     assert out.stdout.strip() == "4", out.stderr
+
+
+class Hybrid(nn.Module):
+    """Two families, which mean different methods by "auto"."""
+
+    def __init__(self):
+        super().__init__()
+        self.lru = LRU(mambas.WIDTH, 8)
+        self.mamba = mambas.Mamba(mambas.WIDTH, 8)
+
+    def forward(self, inputs):
+        return self.mamba(self.lru(inputs))
+
+
+@pytest.mark.parametrize(
+    ("given", "methods"),
+    [
+        ({}, ("real-pairs-h2", "magnitude")),
+        ({"data": [torch.randn(2, 9, mambas.WIDTH)]}, ("empirical-data", "greedy-fit")),
+    ],
+)
+@pytest.mark.parametrize(("rank", "kind"), [(4, "cut"), (8, "kept")])
+def test_events_name_the_methods_that_ran(given, methods, rank, kind):
+    event = compress_(Hybrid(), policy=FixedRank(rank), **given)
+    assert (event.kind, event.method) == (kind, ", ".join(methods))
+    assert tuple(site.method for site in event.sites) == methods
+
+
+def test_measurements_name_their_method_too():
+    model = build(depth=2)
+    schedule = WhenSettled(every=1, latest=9)
+    compressor = compressor_for(model, None, schedule=schedule, method="modes-h2")
+    event = compressor.step()
+    assert (event.kind, event.method) == ("measured", "modes-h2")

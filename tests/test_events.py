@@ -1,8 +1,10 @@
+import json
 from dataclasses import replace
 
 import pytest
 
 from compressm import Event, EventLog, SiteChange
+from compressm.events import Attempt
 
 
 def event(step=7):
@@ -45,3 +47,35 @@ def test_it_reads_as_one_line():
 def test_nan_is_never_written():
     with pytest.raises(ValueError, match="JSON"):
         replace(event(), seconds=float("nan")).to_json()
+
+
+def test_attempts_are_in_the_line_and_in_the_file():
+    tried = (
+        Attempt(ranks={"a": 3, "b": 4}, metric=0.25, accepted=False),
+        Attempt(ranks={"a": 5, "b": 6}, metric=None, accepted=False),
+        Attempt(ranks={"a": 7, "b": 7}),
+    )
+    one = replace(event(), kind="trial", tried=tried)
+    assert Event.from_json(one.to_json()) == one
+    assert str(one).endswith(
+        "; tried a 3, b 4 (0.25, rejected), a 5, b 6 (not a finite number, rejected), "
+        "a 7, b 7 (pending)"
+    )
+
+
+def test_an_attempt_at_many_layers_stays_short():
+    many = {f"backbone.layers.{i}.mixer": 4 + i % 3 for i in range(48)}
+    assert str(Attempt(ranks=many, metric=0.5, accepted=True)) == (
+        "4 … 6 in 48 layers (0.5, accepted)"
+    )
+    assert str(Attempt(ranks=dict.fromkeys(many, 8))) == "8 in 48 layers (pending)"
+
+
+def test_lines_of_earlier_versions_are_read():
+    raw = json.loads(event().to_json())
+    del raw["tried"]
+    for site in raw["sites"]:
+        del site["method"]
+    old = Event.from_json(json.dumps(raw))
+    assert old == event()
+    assert (old.tried, old.sites[0].method) == ((), "")

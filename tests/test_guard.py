@@ -131,6 +131,34 @@ def test_gentler_cuts_are_tried_until_one_passes():
     assert (event.kind, event.attempts) == ("cut", 2)  # takes 12 states, then 6
     assert loop.states == [10, 10]
     assert event.metric_before == event.metric_after == 1.0
+    assert [(set(a.ranks.values()), a.metric, a.accepted) for a in event.tried] == [
+        ({4}, 0.5, False),
+        ({10}, 1.0, True),
+    ]
+    assert "(0.5, rejected)" in str(event)
+
+
+def test_attempts_of_a_pending_cut_are_kept_by_a_resumed_run(tmp_path):
+    loop = Loop(metric=always_bad, recovery_steps=4, max_attempts=3)
+    events = loop.run(10)
+    assert [[a.accepted for a in e.tried] for e in events] == [[None], [False, None]]
+    save_tree(tmp_path / "c", loop.compressor.state_dict())
+    resumed = Loop(metric=always_bad, recovery_steps=4, max_attempts=3)
+    resumed.model.load_state_dict(loop.model.state_dict())
+    resumed.compressor.load_state_dict(load_tree(tmp_path / "c"))
+    both = [one.run(3, seed=False)[0] for one in (loop, resumed)]
+    assert [(e.step, e.tried) for e in both] == [(13, both[0].tried)] * 2
+    assert [a.accepted for a in both[0].tried] == [False, False, None]
+
+
+def test_a_metric_that_is_no_number_after_the_cut_is_none_in_the_attempt():
+    loop = Loop(
+        metric=lambda loop: 1.0 if loop.states == [FULL] * 2 else float("inf"), max_attempts=1
+    )
+    (event,) = loop.run(6)
+    assert [(a.metric, a.accepted) for a in event.tried] == [(None, False)]
+    assert "not a finite number" in str(event)
+    assert "Infinity" not in event.to_json()
 
 
 def test_gentler_halves_the_states_taken():

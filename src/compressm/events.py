@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+# Layers that the line of an attempt names one by one.
+_NAMED = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class SiteChange:
@@ -16,6 +19,8 @@ class SiteChange:
     Attributes:
         site: module path in the model.
         family: the layer family.
+        method: the method that ran; families differ in what "auto" means. Empty in files from
+            before it was recorded.
         before: states before.
         after: states after (the same when the layer was left alone).
         energy_kept: share of Σσ that the kept states carry.
@@ -37,6 +42,7 @@ class SiteChange:
     data_error: float | None = None
     values: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    method: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -49,6 +55,30 @@ class SiteChange:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One cut that a guard looked at.
+
+    Attributes:
+        ranks: states of each layer after it, by module path.
+        metric: the guard's metric after it; None while the guard waits for its recovery steps, or
+            where it was not a finite number.
+        accepted: the verdict; None while it is pending.
+    """
+
+    ranks: Mapping[str, int]
+    metric: float | None = None
+    accepted: bool | None = None
+
+    def __str__(self) -> str:
+        """A few words, however many layers there are."""
+        if self.accepted is None:
+            return f"{_ranks_text(self.ranks)} (pending)"
+        metric = "not a finite number" if self.metric is None else f"{self.metric:.6g}"
+        verdict = "accepted" if self.accepted else "rejected"
+        return f"{_ranks_text(self.ranks)} ({metric}, {verdict})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Event:
     """One measurement and what came of it.
 
@@ -57,7 +87,7 @@ class Event:
         kind: "cut", or "kept" when the policy found nothing worth cutting. With a guard also
             "trial" (cut, to be judged after recovery steps), then "accepted"; or "rejected" (no
             attempt passed, everything is as it was before). "measured": nothing but that.
-        method: the method asked for.
+        method: the method that ran, or the several, as the layers have them: never "auto".
         sites: every compressible layer.
         parameters_before: parameters of the whole model before.
         parameters_after: and after.
@@ -65,10 +95,12 @@ class Event:
         metric_before: the guard's metric before the cut.
         metric_after: and after; None where it was not a finite number.
         attempts: cuts tried; each after the first took half as many states.
+        tried: each of them, with its ranks, its metric and the verdict. Empty without a guard.
         evaluation_seconds: wall-clock of the guard's evaluations (not part of `seconds`).
         snapshot_bytes: the guard's copy of model and optimizers, in memory or in its folder; the
             peak is that much above the training itself, plus the new, smaller parameters.
-        notes: what the policy has to say, such as how many evaluations it took.
+        notes: what the policy has to say, such as how many evaluations it took, and what there is
+            to say about the guard's metric.
     """
 
     step: int | None
@@ -84,6 +116,7 @@ class Event:
     evaluation_seconds: float = 0.0
     snapshot_bytes: int = 0
     notes: tuple[str, ...] = ()
+    tried: tuple[Attempt, ...] = ()
 
     def to_json(self) -> str:
         """One JSON object on one line."""
@@ -94,7 +127,8 @@ class Event:
         """The event of a line that `to_json` wrote."""
         raw: dict[str, Any] = json.loads(line)
         sites = tuple(SiteChange.from_dict(site) for site in raw.pop("sites"))
-        return cls(sites=sites, **{**raw, "notes": tuple(raw.get("notes", ()))})
+        tried = tuple(Attempt(**attempt) for attempt in raw.pop("tried", ()))
+        return cls(sites=sites, tried=tried, **{**raw, "notes": tuple(raw.get("notes", ()))})
 
     def __str__(self) -> str:
         """One line for a log."""
@@ -103,7 +137,18 @@ class Event:
         line = f"{where}{self.kind} ({', '.join(changed)}) in {self.seconds:.2f} s"
         if self.metric_before is not None and self.metric_after is not None:
             line += f", metric {self.metric_before:.6g} → {self.metric_after:.6g}"
+        # One attempt that was accepted is what the line has said already.
+        if len(self.tried) > 1 or (self.tried and self.kind == "rejected"):
+            line += f"; tried {', '.join(map(str, self.tried))}"
         return "; ".join([line, *self.notes])
+
+
+def _ranks_text(ranks: Mapping[str, int]) -> str:
+    """ "a 4, b 8"; of many layers "4 … 8 in 24 layers", and of equal ones "4 in 24 layers"."""
+    if len(ranks) <= _NAMED:
+        return ", ".join(f"{site or '(model)'} {rank}" for site, rank in ranks.items())
+    low, high = min(ranks.values()), max(ranks.values())
+    return f"{low if low == high else f'{low} … {high}'} in {len(ranks)} layers"
 
 
 class EventLog:

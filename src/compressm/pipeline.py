@@ -51,10 +51,12 @@ class Survey:
     Attributes:
         measurements: of the sites; empty on all ranks but the first.
         spectra: what policies look at; the same on all ranks.
+        methods: the name of the method that each site was measured by.
     """
 
     model: nn.Module
     sites: Mapping[str, Site]
+    methods: Mapping[str, str]
     measurements: Mapping[str, Measurement]
     spectra: Mapping[str, Spectrum]
     calibration: Calibration | None
@@ -88,6 +90,7 @@ class Survey:
         return cls(
             model=model,
             sites=sites,
+            methods={name: o.runs or method for name, o in observers.items()},
             measurements=measured,
             spectra=spectra,
             calibration=calibration,
@@ -162,6 +165,7 @@ class Survey:
         return SiteChange(
             site=name,
             family=self.sites[name].adapter.family,
+            method=self.methods[name],
             before=spectrum.state_dim,
             after=after,
             energy_kept=spectrum.energy(after),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 from compressm.cutting import Cutter
 from compressm.errors import InputError
-from compressm.events import Event, SiteChange
+from compressm.events import Attempt, Event, SiteChange
 from compressm.guard import Guard, gentler
 from compressm.pipeline import Survey
 from compressm.ranks import LiveModel, Policy
@@ -30,6 +30,14 @@ class _Trial:
     attempts: int = 0
     changes: tuple[SiteChange, ...] = ()
     judged_at: int | None = None
+    tried: tuple[Attempt, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def judged(self, metric: float, *, accepted: bool) -> None:
+        """Note the verdict on the attempt that is under way."""
+        known = metric if math.isfinite(metric) else None
+        verdict = replace(self.tried[-1], metric=known, accepted=accepted)
+        self.tried = (*self.tried[:-1], verdict)
 
 
 class Transaction:
@@ -88,6 +96,7 @@ class Transaction:
             plan=plan,
             metric_before=metric,
             parameters_before=before,
+            notes=self._notes,
         )
         return self._attempt(survey, step, started)
 
@@ -112,6 +121,8 @@ class Transaction:
             proposal = self._cutter.propose(survey, trial.plan)
             self._cutter.commit(proposal)
             trial.changes = proposal.changes
+            ranks = {change.site: change.after for change in proposal.changes}
+            trial.tried = (*trial.tried, Attempt(ranks=ranks))
             if self._guard.recovery_steps:
                 trial.judged_at = (step or 0) + self._guard.recovery_steps
                 return self._event(
@@ -145,10 +156,11 @@ class Transaction:
         assert self._guard is not None
         assert self._trial is not None
         drop = self._guard.drop(self._trial.metric_before, after)
-        if drop > self._guard.allowed(self.spent):
-            return False
-        self.spent += max(drop, 0.0)
-        return True
+        accepted = drop <= self._guard.allowed(self.spent)
+        self._trial.judged(after, accepted=accepted)
+        if accepted:
+            self.spent += max(drop, 0.0)
+        return accepted
 
     def _close(self, kind: str, step: int | None, started: float, after: float) -> Event:
         assert self._trial is not None
@@ -178,7 +190,7 @@ class Transaction:
         return Event(
             step=step,
             kind=kind,
-            method=self._cutter.method,
+            method=", ".join(dict.fromkeys(change.method for change in changes)),
             sites=changes,
             parameters_before=before,
             parameters_after=self._cutter.parameters,
@@ -188,7 +200,8 @@ class Transaction:
             attempts=1 if trial is None else trial.attempts,
             evaluation_seconds=self._evaluation,
             snapshot_bytes=0 if trial is None else trial.snapshot_bytes,
-            notes=self._notes,
+            notes=self._notes if trial is None else trial.notes,
+            tried=() if trial is None else trial.tried,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -214,6 +227,8 @@ class Transaction:
                 "attempts": trial.attempts,
                 "changes": [change.to_dict() for change in trial.changes],
                 "judged_at": trial.judged_at,
+                "tried": [asdict(attempt) for attempt in trial.tried],
+                "notes": list(trial.notes),
             },
         }
 
@@ -232,7 +247,12 @@ class Transaction:
             self._cutter.companions,
         )
         changes = tuple(SiteChange.from_dict(change) for change in trial["changes"])
-        self._trial = _Trial(**{**trial, "snapshot": snapshot, "changes": changes})
+        # Runs that were saved before attempts were recorded know the last one only.
+        known = trial.get("tried") or [{"ranks": {c.site: c.after for c in changes}}]
+        tried = tuple(Attempt(**attempt) for attempt in known)
+        notes = tuple(trial.get("notes", ()))
+        own = {"snapshot": snapshot, "changes": changes, "tried": tried, "notes": notes}
+        self._trial = _Trial(**{**trial, **own})
 
 
 def _cuts(plan: Mapping[str, int], survey: Survey) -> bool:

@@ -76,9 +76,15 @@ class Measurement(ABC):
 
 
 class Observer(ABC):
-    """What a measurement needs to record; `probe` is None when the parameters say it all."""
+    """What a measurement needs to record.
+
+    Attributes:
+        probe: None when the parameters say it all.
+        runs: the name of the method that it is of, where "auto" was asked for; None: as asked.
+    """
 
     probe: Probe | None = None
+    runs: str | None = None
 
     @abstractmethod
     def measure(self) -> Measurement:

@@ -119,7 +119,7 @@ class LinearAdapter(Adapter):
                 f"loss: method {name!r} weights states by the gradient of the loss; "
                 "pass loss=lambda model, batch: <scalar>"
             )
-        return LinearObserver(self, module, METHODS[name])
+        return LinearObserver(self, module, name)
 
 
 class DrivenStates:
@@ -163,8 +163,9 @@ class DrivenStates:
 class LinearObserver(Observer):
     """Reads the layer once; watches its inputs when the method asks for them."""
 
-    def __init__(self, adapter: LinearAdapter, module: nn.Module, method: Method) -> None:
-        self.adapter, self.module, self.method = adapter, module, method
+    def __init__(self, adapter: LinearAdapter, module: nn.Module, name: str) -> None:
+        method = METHODS[name]
+        self.adapter, self.module, self.method, self.runs = adapter, module, method, name
         self.system = adapter.read(module)
         self.system.require_stable()
         self._driven: DrivenStates | None = None

@@ -87,4 +87,5 @@ class SelectiveAdapter(Adapter):
                 f"loss: method {name!r} weights states by the gradient of the loss; "
                 "pass loss=lambda model, batch: <scalar>"
             )
-        return SelectiveObserver(self.inputs, self.read(module), chosen, self.cost(module))
+        layer, cost = self.read(module), self.cost(module)
+        return SelectiveObserver(self.inputs, layer, chosen, cost, runs=name)

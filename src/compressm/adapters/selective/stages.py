@@ -32,9 +32,15 @@ class SelectiveObserver(Observer):
     """Reads the layer once; watches its inputs when the method asks for them."""
 
     def __init__(
-        self, inputs: Inputs, layer: SelectiveLayer, method: Method, cost: StateCost
+        self,
+        inputs: Inputs,
+        layer: SelectiveLayer,
+        method: Method,
+        cost: StateCost,
+        *,
+        runs: str | None = None,
     ) -> None:
-        self.inputs, self.layer = inputs, layer
+        self.inputs, self.layer, self.runs = inputs, layer, runs
         self.method, self.cost = method, cost
         self.contributions: Contributions | None = None
         if method.needs_data:
