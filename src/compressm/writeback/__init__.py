@@ -8,7 +8,8 @@ from compressm.writeback.commit import (
     resize_,
     set_attributes_,
 )
-from compressm.writeback.moments import FIRST_MOMENTS, SECOND_MOMENTS, as_optimizers
+from compressm.writeback.moments import FIRST_MOMENTS, SECOND_MOMENTS
+from compressm.writeback.ownership import as_optimizers, require_followed, require_held
 from compressm.writeback.snapshot import Snapshot, undisturbed
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "as_optimizers",
     "commit_",
     "prepared",
+    "require_followed",
+    "require_held",
     "require_owned",
     "resize_",
     "set_attributes_",

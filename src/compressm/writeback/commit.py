@@ -17,9 +17,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from compressm.edits import Edit, holder_of
-from compressm.errors import InputError, OptimizerError
+from compressm.errors import InputError
 from compressm.writeback.carry import Averages, carry_marks, successor, warn_of_hooks
 from compressm.writeback.moments import Change, transport_states
+from compressm.writeback.ownership import followed, require_followed
 from compressm.writeback.sharded import OnShards, Storage, is_shard, reshard_
 
 
@@ -50,7 +51,8 @@ def prepared(
 ) -> Callable[[], None]:
     """Do all that can fail of applying the edits; what is returned applies them and cannot fail.
 
-    Every edited parameter is replaced by a **new** `nn.Parameter` (an old autograd graph stays
+    Optimizers inside the given ones follow too, each with its own state. Every edited parameter
+    is replaced by a **new** `nn.Parameter` (an old autograd graph stays
     valid), in all modules that share it and in all parameter groups that hold it. Optimizer state
     follows by the edit's transport; where no rule holds, or with `transport="reset"`, the state of
     that parameter starts anew, its own step count included, so that bias correction stays right.
@@ -61,13 +63,15 @@ def prepared(
     one edit at a time.
 
     Raises:
-        OptimizerError: an edited trainable parameter is in none of the given optimizers.
+        OptimizerError: an edited trainable parameter is in none of the given optimizers, or another
+            live optimizer holds an edited one.
         InputError: two edits change the same parameter (it is shared by two layers).
     """
     if transport not in ("project", "reset"):
         raise InputError(f"transport: expected 'project' or 'reset', got {transport!r}")
     reshard_(model)
     require_owned(model, edits, optimizers)
+    optimizers = followed(optimizers)
     unknown: set[str] = set()
     storages: list[Storage] = []
     changes = [
@@ -169,7 +173,7 @@ def resize_(
         for key, parameter in other._parameters.items():
             if parameter is old:
                 other._parameters[key] = new
-    for optimizer in optimizers:
+    for optimizer in followed(optimizers):
         for group in optimizer.param_groups:
             group["params"] = [new if p is old else p for p in group["params"]]
         state = optimizer.state.pop(old, {})
@@ -220,23 +224,17 @@ def require_owned(model: nn.Module, edits: Sequence[Edit], optimizers: Sequence[
     Raises:
         OptimizerError, InputError: as `prepared`.
     """
-    held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
-    seen: set[int] = set()
+    named: dict[int, tuple[str, nn.Parameter]] = {}
     for edit in edits:
         for key, old in zip(edit.names, edit.olds, strict=True):
             name = _name(model, old, key)
-            if id(old) in seen:
+            if id(old) in named:
                 raise InputError(
                     f"model: the parameter {name} is shared by two compressible layers; layers "
                     "with tied state space parameters cannot be cut separately"
                 )
-            seen.add(id(old))
-            if optimizers and old.requires_grad and id(old) not in held:
-                raise OptimizerError(
-                    f"optimizer: {name} is trainable and about to be cut, but no given optimizer "
-                    "holds it, so it would stop learning; pass every optimizer of the model, or "
-                    "requires_grad_(False) it"
-                )
+            named[id(old)] = (name, old)
+    require_followed(named.values(), optimizers)
 
 
 def _name(model: nn.Module, parameter: nn.Parameter, default: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm.edits import Transport
-from compressm.errors import OptimizerError
 
 # Optimizer state by what it estimates: gradients (they follow the basis), their squares, or the
 # roots of those.
@@ -32,38 +31,6 @@ class Change:
     new: nn.Parameter
     owners: list[Optimizer] = field(default_factory=list)
     states: list[dict[str, Any] | None] = field(default_factory=list)
-
-
-def as_optimizers(optimizer: Optimizer | Iterable[Optimizer] | None) -> list[Optimizer]:
-    """One, several or no optimizers as a list; objects that wrap one are unwrapped.
-
-    Raises:
-        OptimizerError: not an optimizer, or one whose state is not kept per parameter (LBFGS).
-    """
-    if optimizer is None:
-        return []
-    several = isinstance(optimizer, Iterable) and not hasattr(optimizer, "param_groups")
-    listed: list[Optimizer] = list(optimizer) if several else [optimizer]  # type: ignore[arg-type, list-item]
-    listed = [_unwrapped(item) for item in listed]
-    for item in listed:
-        if not hasattr(item, "param_groups") or not hasattr(item, "state"):
-            raise OptimizerError(
-                f"optimizer: expected a torch optimizer, a sequence of them or None, got {item!r}"
-            )
-        if isinstance(item, torch.optim.LBFGS):
-            raise OptimizerError(
-                "optimizer: LBFGS keeps one flat history of all parameters, which cannot follow "
-                "a change of shape; cut between two runs of it, with a new LBFGS for each"
-            )
-    return listed
-
-
-def _unwrapped(item: Optimizer) -> Optimizer:
-    """The optimizer behind wrappers that keep nothing of their own (Accelerate's, Lightning's)."""
-    inner = getattr(item, "optimizer", None)
-    if not isinstance(inner, Optimizer) or getattr(item, "state", None) is not inner.state:
-        return item
-    return _unwrapped(inner)
 
 
 def transport_states(

@@ -19,6 +19,7 @@ from compressm.edits import holder_of
 from compressm.files import read_tensors, write_tensors
 from compressm.guard import Companion
 from compressm.trees import joined, named, numbered, split
+from compressm.writeback.ownership import followed
 from compressm.writeback.sharded import Records, reshard_
 
 
@@ -34,7 +35,7 @@ class Snapshot:
 
     Args:
         model: the parameters and buffers of all its modules are covered.
-        optimizers: groups and states.
+        optimizers: groups and states, also of optimizers inside them.
         companions: anything with `state_dict` and `load_state_dict`.
         attributes: dotted names below the model of other values to remember.
         folder: where the copies go; None keeps them in memory.
@@ -51,7 +52,8 @@ class Snapshot:
     ) -> None:
         reshard_(model)
         self._records = Records(model)
-        self._model, self._optimizers = model, list(optimizers)
+        optimizers = followed(optimizers)
+        self._model, self._optimizers = model, optimizers
         self._companions = list(companions)
         self._tensors: list[Tensor] = []
         index: dict[int, int] = {}
@@ -108,7 +110,7 @@ class Snapshot:
         Parameters that have kept their shape stay the objects they are.
         """
         self = cls.__new__(cls)
-        self._model, self._optimizers = model, list(optimizers)
+        self._model, self._optimizers = model, followed(optimizers)
         self._companions, self._file, self._saved = list(companions), None, state
         self._records = Records(model)
         modules = dict(model.named_modules())

@@ -1,0 +1,201 @@
+"""Who trains a parameter: optimizers given, optimizers inside them, optimizers alive elsewhere.
+
+A parameter that is replaced trains on only if everything that steps the old one steps the new one.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import compress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from compressm.errors import OptimizerError
+
+_CONTAINERS = (list, tuple, set, frozenset)
+
+
+def as_optimizers(optimizer: Any) -> list[Optimizer]:
+    """What users give (one, several, a dict of them, or None) as a list.
+
+    Raises:
+        OptimizerError: not an optimizer, or one whose state is not kept per parameter (LBFGS).
+    """
+    if optimizer is None:
+        return []
+    if isinstance(optimizer, Mapping):
+        optimizer = optimizer.values()
+    several = isinstance(optimizer, Iterable) and not hasattr(optimizer, "param_groups")
+    listed: list[Optimizer] = list(optimizer) if several else [optimizer]
+    for item in listed:
+        if not hasattr(item, "param_groups") or not hasattr(item, "state"):
+            raise OptimizerError(
+                f"optimizer: expected a torch optimizer, a sequence of them or None, got {item!r}"
+            )
+    for name, item in named_owners(listed):
+        if isinstance(item, torch.optim.LBFGS):
+            raise OptimizerError(
+                f"optimizer: {name} keeps one flat history of all parameters, which cannot follow "
+                "a change of shape; cut between two runs of it, with a new LBFGS for each"
+            )
+    return listed
+
+
+def followed(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+    """The optimizers, and those inside them in any attribute, list, tuple or dict; each once.
+
+    Of a wrapper that keeps nothing of its own (Accelerate's, Lightning's) only the optimizer
+    inside it is there.
+    """
+    return [owner for _, owner in named_owners(optimizers)]
+
+
+def named_owners(optimizers: Iterable[Optimizer]) -> list[tuple[str, Optimizer]]:
+    """`followed`, with names for messages: "AdamW", "SAM.base_optimizer (Adam)"."""
+    found: list[tuple[str, Optimizer]] = []
+    seen: set[int] = set()
+    for optimizer in optimizers:
+        found += _inside(optimizer, type(optimizer).__name__, seen)
+    return [
+        (name, owner)
+        for i, (name, owner) in enumerate(found)
+        if not any(_same(owner, inner) for _, inner in found[i + 1 :])
+    ]
+
+
+def _inside(node: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Optimizer]]:
+    """Optimizers at `node` and below it, outer ones first."""
+    if isinstance(node, (Tensor, nn.Module, str)) or id(node) in seen:
+        return
+    if isinstance(node, dict):
+        seen.add(id(node))
+        for key, value in node.items():
+            shown = f"{path}[{key!r}]" if isinstance(key, (str, int)) else path
+            yield from _inside(value, shown, seen)
+    elif isinstance(node, _CONTAINERS):
+        seen.add(id(node))
+        for i, value in enumerate(node):
+            yield from _inside(value, f"{path}[{i}]", seen)
+    elif _steps(node):
+        seen.add(id(node))
+        kind = type(node).__name__
+        yield (path if path == kind else f"{path} ({kind})"), node
+        for key, value in vars(node).items():
+            if key not in ("state", "param_groups", "defaults"):
+                yield from _inside(value, f"{path}.{key}", seen)
+
+
+def _steps(node: Any) -> bool:
+    """Whether it is an optimizer, or something that is used like one."""
+    kind = type(node)
+    if issubclass(kind, Optimizer):
+        return True
+    return all(hasattr(kind, name) for name in ("step", "zero_grad", "__dict__")) and all(
+        hasattr(node, name) for name in ("param_groups", "state")
+    )
+
+
+def _same(one: Optimizer, other: Optimizer) -> bool:
+    """Whether both are views of one optimizer: the same groups and the same state."""
+    groups = [[id(group) for group in o.param_groups] for o in (one, other)]
+    return one.state is other.state and groups[0] == groups[1]
+
+
+def held_by(optimizer: Optimizer) -> set[int]:
+    """Ids of the parameters in its groups."""
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
+def holders(parameter: Tensor, optimizers: Iterable[Optimizer]) -> list[str]:
+    """Names of the optimizers, given or inside these, that have the parameter in a group."""
+    return [name for name, o in named_owners(optimizers) if id(parameter) in held_by(o)]
+
+
+def live_optimizers() -> list[Optimizer]:
+    """All optimizers alive in this process; some may be garbage that has not been collected."""
+    everything = gc.get_objects()
+    # Types first: there are few, and `isinstance` would ask proxies for their class.
+    kinds = {kind for kind in set(map(type, everything)) if issubclass(kind, Optimizer)}
+    return list(compress(everything, map(kinds.__contains__, map(type, everything))))
+
+
+def strangers(parameters: Iterable[Tensor], optimizers: Sequence[Optimizer]) -> dict[int, str]:
+    """Live optimizers that hold a parameter and would go on with it when `optimizers` let go.
+
+    Returns:
+        Name of such an optimizer by the id of the parameter, for the parameters that have one.
+    """
+    wanted = {id(p) for p in parameters}
+
+    def search() -> dict[int, str]:
+        owners = followed(optimizers)
+        known = {id(group) for o in owners for group in o.param_groups}
+        states = {id(o.state) for o in owners}
+        found: dict[int, str] = {}
+        for other in live_optimizers():
+            groups = getattr(other, "param_groups", None) or ()
+            state = getattr(other, "state", None)
+            own = {
+                id(p) for group in groups if id(group) not in known for p in group.get("params", ())
+            }
+            if state is not None and id(state) not in states:
+                own |= {id(key) for key in state}
+            found |= {number: type(other).__name__ for number in own & wanted}
+        return found
+
+    if not search():
+        return {}
+    gc.collect()  # they may be some that nobody uses any more
+    return search()
+
+
+def require_followed(
+    named: Iterable[tuple[str, nn.Parameter]], optimizers: Sequence[Optimizer]
+) -> None:
+    """Refuse to replace parameters when something would go on without them; nothing is changed.
+
+    Args:
+        named: the parameters about to be replaced, with their names for messages.
+        optimizers: those that will be given the new ones, with those inside them.
+
+    Raises:
+        OptimizerError: a trainable one is in none of the optimizers although some were given, or
+            another live optimizer holds one.
+    """
+    named = list(named)
+    require_held(named, optimizers)
+    others = strangers((p for _, p in named), optimizers)
+    for name, parameter in named:
+        if id(parameter) in others:
+            kind = others[id(parameter)]
+            raise OptimizerError(
+                f"optimizer: {name} is about to be replaced by a smaller parameter, but the "
+                f"optimizer {kind}, which was not given, holds it and would go on with the old "
+                f"one; pass the {kind} too, or delete it (all references to it)"
+            )
+
+
+def require_held(
+    named: Iterable[tuple[str, nn.Parameter]], optimizers: Sequence[Optimizer]
+) -> None:
+    """Refuse trainable parameters that no given optimizer trains; without optimizers, all is well.
+
+    Raises:
+        OptimizerError: a trainable parameter is in none of the optimizers, nor in one inside them.
+    """
+    if not optimizers:
+        return
+    owners = named_owners(optimizers)
+    held = set().union(*(held_by(owner) for _, owner in owners))
+    for name, parameter in named:
+        if parameter.requires_grad and id(parameter) not in held:
+            raise OptimizerError(
+                f"optimizer: {name} is trainable, but no given optimizer holds it "
+                f"({', '.join(owner for owner, _ in owners)}), so it would not learn; pass every "
+                "optimizer of the model, or requires_grad_(False) it. An optimizer over copies of "
+                "the weights trains the copies, not the model"
+            )
