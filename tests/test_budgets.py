@@ -14,6 +14,7 @@ from compressm import (
     compress_,
     measure,
 )
+from compressm.bits import same
 from compressm.budgets import RULES, state_scores
 from compressm.errors import InputError
 from compressm.nn import SequenceClassifier, state_dims
@@ -193,3 +194,30 @@ def test_policies_that_need_the_model_say_so():
     for policy in (ParameterBudget(5), MetricBudget(lambda: 1.0, 0.1)):
         with pytest.raises(InputError, match="live model"):
             policy.plan(SPECTRA)
+
+
+@pytest.mark.parametrize("policy", [MetricBudget, StepTimeBudget])
+def test_what_a_budget_runs_leaves_no_trace(policy):
+    """Even where it trains: each plan that is tried ends with a rollback."""
+    model = build()
+    model.register_buffer("calls", torch.full((1,), -0.0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.randn(2, 5, 1)).sum().backward()
+    optimizer.step()
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    grads = [p.grad.clone() for p in model.parameters()]
+
+    def untidy():
+        model.calls += 1
+        optimizer.zero_grad()
+        model(torch.randn(2, 5, 1)).sum().backward()
+        optimizer.step()
+        model.head.requires_grad_(False)
+        return float(min(state_dims(model).values()) == FULL)
+
+    limit = 0.1 if policy is MetricBudget else 100.0
+    event = compress_(model, optimizer, policy=policy(untidy, limit, max_trials=20))
+    assert event.kind == "kept"
+    assert same((model.state_dict(), optimizer.state_dict()), before)
+    assert same([p.grad for p in model.parameters()], grads)
+    assert all(p.requires_grad for p in model.parameters())

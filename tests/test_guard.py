@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from compressm import Compressor, FixedRank, Guard, Schedule, compress_
+from compressm.bits import same
 from compressm.errors import InputError
 from compressm.guard import gentler
 from compressm.nn import SequenceClassifier, state_dims
@@ -306,3 +307,94 @@ def test_unusable_guards_are_refused(options, says):
 def test_an_evaluation_that_cannot_be_called_is_refused():
     with pytest.raises(InputError, match="callable"):
         Guard(0.5, max_drop=0.1)
+
+
+def with_a_buffer(**options):
+    loop = Loop(max_attempts=1, **options)
+    loop.model.register_buffer("seen", torch.full((2,), -0.0))
+    return loop
+
+
+def untidy(loop):
+    """Changes all that a metric can reach but weights and optimizer states."""
+    loop.model.train().seen.add_(1)
+    loop.model.register_buffer("seen", loop.model.seen + 1)
+    inputs, labels = torch.randn(2, 5, 1), torch.tensor([0, 1])
+    nn.functional.cross_entropy(loop.model(inputs), labels).backward()
+    loop.model.head.weight.grad.add_(1)
+    loop.optimizer.zero_grad()
+    loop.optimizer.param_groups[0]["weight_decay"] = 0.7
+    loop.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    loop.scheduler.step()
+    loop.model.head.requires_grad_(False)
+
+
+def traces(loop):
+    return copy.deepcopy(
+        {
+            "buffers": dict(loop.model.named_buffers()),
+            "grads": {name: p.grad for name, p in loop.model.named_parameters()},
+            "trainable": [p.requires_grad for p in loop.model.parameters()],
+            "training": [m.training for m in loop.model.modules()],
+            "optimizer": loop.optimizer.state_dict(),
+            "scheduler": loop.scheduler.state_dict(),
+            "random": [torch.get_rng_state(), random.getstate()],
+        }
+    )
+
+
+@pytest.mark.parametrize(("after", "kind"), [(1.0, "cut"), (0.0, "rejected")])
+def test_a_metric_leaves_no_trace_whatever_becomes_of_the_cut(after, kind):
+    def tidy_metric(loop):
+        return 1.0 if loop.states == [FULL] * 2 else after
+
+    def metric(loop):
+        untidy(loop)
+        return tidy_metric(loop)
+
+    tidy, other = with_a_buffer(metric=tidy_metric), with_a_buffer(metric=metric)
+    buffer = other.model.seen
+    for loop in (tidy, other):
+        (event,) = loop.run(5)
+        assert event.kind == kind
+    assert other.model.seen is buffer
+    assert same(traces(other), traces(tidy))
+
+
+def test_a_metric_that_trains_is_refused_and_undone():
+    def trains(loop):
+        with torch.no_grad():
+            loop.model.head.weight.data.mul_(2)  # .data hides it from autograd's version counter
+        return 1.0
+
+    loop, plain = Loop(metric=trains), Loop()
+    plain.run(5)
+    with pytest.raises(InputError, match=r"evaluate: it changed head.weight; .*deepcopy"):
+        loop.run(5)
+    exactly(loop, plain)
+
+
+def test_a_metric_that_steps_the_optimizer_after_the_cut_is_refused_and_the_cut_undone():
+    def steps(loop):
+        if loop.states != [FULL] * 2:
+            loop.optimizer.step()
+        return 1.0
+
+    loop, plain = Loop(metric=steps), Loop()
+    plain.run(5)
+    with pytest.raises(InputError, match=r"it changed .* and \d+ more"):
+        loop.run(5)
+    exactly(loop, plain)
+
+
+def test_averages_may_be_swapped_in_for_the_metric():
+    def swapped(loop):
+        own = copy.deepcopy(loop.model.state_dict())
+        with torch.no_grad():
+            for p in loop.model.parameters():
+                p.mul_(0.5)
+        loop.model.load_state_dict(own)
+        return 1.0
+
+    (event,) = Loop(metric=swapped).run(6)
+    assert event.kind == "cut"

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from compressm.bits import same_bits
 from compressm.edits import Edit, Project, Reset, Select
 from compressm.errors import InputError, OptimizerError
-from compressm.writeback import as_optimizers, commit_
+from compressm.writeback import Snapshot, as_optimizers, commit_, set_attributes_
 
 KEPT = torch.tensor([3, 1])
 
@@ -320,3 +321,27 @@ def test_lbfgs_is_refused():
 def test_an_unknown_transport_is_refused():
     with pytest.raises(InputError, match="'project' or 'reset'"):
         commit_(Net(), [], transport="keep")
+
+
+def test_a_rollback_tells_zeros_and_nans_apart():
+    net = Net()
+    odd = torch.tensor([-0.0, 0.0, float("nan")])
+    net.register_buffer("odd", odd.clone())
+    net.outer.requires_grad_(False)
+    snapshot = Snapshot(net)
+    with torch.no_grad():
+        net.odd.copy_(torch.tensor([0.0, -0.0, 1.0]))
+    net.outer.requires_grad_(True)
+    snapshot.restore()
+    assert same_bits(net.odd, odd)
+    assert not any(p.requires_grad for p in net.outer.parameters())
+    untouched = net.odd._version
+    snapshot.restore()
+    assert net.odd._version == untouched
+
+
+def test_attributes_tell_zeros_apart():
+    net = Net()
+    net.register_buffer("odd", torch.zeros(2))
+    set_attributes_(net, {"odd": -torch.zeros(2)})
+    assert torch.signbit(net.odd).all()

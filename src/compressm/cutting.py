@@ -142,12 +142,20 @@ class Cutter:
         snapshot.restore()
         self.team.renew_()
 
-    def evaluate(self, metric: Callable[[], float]) -> float:
-        """A metric of the live model, its mean over all ranks.
+    def evaluate(self, metric: Callable[[], float], *, may_train: bool = False) -> float:
+        """A metric of the live model, its mean over all ranks; it leaves no trace.
 
-        Random numbers and training flags are put back.
+        Args:
+            metric: the user's.
+            may_train: parameters and optimizer states are put back from a snapshot afterwards.
+
+        Raises:
+            InputError: the metric trained the model and may not.
         """
-        with undisturbed(self.team.outer), self.ranks.agreement("evaluating"):
+        looking = undisturbed(
+            [self.team.outer, *self.ema], self.optimizers, self.companions, may_train=may_train
+        )
+        with self.ranks.agreement("evaluating"), looking:
             try:
                 value = float(metric())
             finally:

@@ -7,7 +7,6 @@ their next step of a cut, whatever that step is, and no message is ever taken fo
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from compressm import errors
+from compressm.bits import checksum
 from compressm.errors import CompressmError, DistributedError
 
 T = TypeVar("T")
@@ -183,20 +183,6 @@ def _control_group(ranks: tuple[int, ...]) -> Any:
             list(ranks), backend="gloo", timeout=_TIMEOUT, use_local_synchronization=True
         )
     return _GROUPS[ranks]
-
-
-def checksum(tensors: Iterable[Tensor]) -> Tensor:
-    """(4,) int64 that depends on every bit, every position and every shape."""
-    digest = hashlib.blake2b(digest_size=32)
-    for tensor in tensors:
-        flat = tensor.detach().reshape(-1).contiguous()
-        flat = torch.view_as_real(flat).flatten() if flat.is_complex() else flat
-        bits = flat.view(torch.uint8 if flat.element_size() % 4 else torch.int32).long()
-        place = torch.arange(1, len(bits) + 1, device=bits.device)
-        # Both sums wrap around at 64 bits; the second tells permutations apart.
-        sums = torch.stack([bits.sum(), (bits * place).sum()])
-        digest.update(f"{tuple(tensor.shape)}{sums.tolist()}".encode())
-    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.int64)
 
 
 def _pack(value: Any, model: nn.Module | None) -> bytes:

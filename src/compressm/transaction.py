@@ -76,7 +76,7 @@ class Transaction:
         live = LiveModel(
             parameters=before,
             trial=partial(self._cutter.trial, survey),
-            evaluate=self._cutter.evaluate,
+            evaluate=partial(self._cutter.evaluate, may_train=True),
         )
         with self._cutter.ranks.agreement("planning"):
             plan = self._policy.plan(survey.spectra, live)
@@ -87,9 +87,14 @@ class Transaction:
             self._cutter.commit(proposal)
             kind = "cut" if proposal.cuts else "kept"
             return self._event(kind, step, proposal.changes, before, started)
-        metric = self._evaluate()
-        self._guard.drop(metric, metric)  # a metric that is no number is an error before the cut
         snapshot = self._cutter.snapshot()
+        try:
+            metric = self._evaluate()
+            self._guard.drop(metric, metric)  # a metric that is no number is an error before it
+        except BaseException:
+            self._cutter.restore(snapshot)
+            snapshot.close()
+            raise
         self._trial = _Trial(
             snapshot=snapshot,
             snapshot_bytes=snapshot.nbytes,

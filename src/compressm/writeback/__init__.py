@@ -10,7 +10,8 @@ from compressm.writeback.commit import (
 )
 from compressm.writeback.moments import FIRST_MOMENTS, SECOND_MOMENTS
 from compressm.writeback.ownership import as_optimizers, require_followed, require_held
-from compressm.writeback.snapshot import Snapshot, undisturbed
+from compressm.writeback.snapshot import Snapshot
+from compressm.writeback.undisturbed import undisturbed
 
 __all__ = [
     "FIRST_MOMENTS",

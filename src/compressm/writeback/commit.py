@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from compressm.bits import same_bits
 from compressm.edits import Edit, holder_of
 from compressm.errors import InputError
 from compressm.writeback.carry import Averages, carry_marks, successor, warn_of_hooks
@@ -139,7 +140,7 @@ def set_attributes_(module: nn.Module, attributes: Mapping[str, Any]) -> None:
         holder, key = holder_of(module, name)
         old = getattr(holder, key)
         if isinstance(value, torch.Tensor):
-            if old.shape != value.shape or not torch.equal(old, value.to(old)):
+            if not same_bits(old, value.to(old)):
                 holder._buffers[key] = value.to(old).contiguous().clone()
         elif old != value:
             setattr(holder, key, value)

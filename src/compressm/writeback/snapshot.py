@@ -6,8 +6,7 @@ import copy
 import random
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from compressm.bits import same_bits, tensors_in
 from compressm.edits import holder_of
 from compressm.files import read_tensors, write_tensors
 from compressm.guard import Companion
@@ -79,7 +79,7 @@ class Snapshot:
             "values": [t.detach().clone() for t in self._tensors],
             "trainable": [t.requires_grad for t in self._tensors],
             "grads": [None if t.grad is None else t.grad.detach().clone() for t in self._tensors],
-            "groups": [[_options(group) for group in o.param_groups] for o in optimizers],
+            "groups": [[options_of(group) for group in o.param_groups] for o in optimizers],
             "states": [
                 {index[id(p)]: copy.deepcopy(state) for p, state in o.state.items()}
                 for o in optimizers
@@ -143,7 +143,7 @@ class Snapshot:
         """Bytes of the copies, in memory or on disk."""
         if self._file is not None:
             return self._file.stat().st_size
-        return sum(t.numel() * t.element_size() for t in _tensors_in(self._saved))
+        return sum(t.numel() * t.element_size() for t in tensors_in(self._saved))
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -158,9 +158,12 @@ class Snapshot:
             modules[path].training = training
         for name, value in saved.get("attributes", {}).items():
             setattr(*holder_of(self._model, name), value)
-        for tensor, values, grad in zip(tensors, saved["values"], saved["grads"], strict=True):
-            if not torch.equal(tensor, values):  # an untouched tensor keeps its autograd version
+        rows = zip(tensors, saved["values"], saved["trainable"], saved["grads"], strict=True)
+        for tensor, values, trainable, grad in rows:
+            if not same_bits(tensor, values):  # an untouched tensor keeps its autograd version
                 tensor.copy_(values)
+            if tensor.requires_grad != trainable:
+                tensor.requires_grad_(trainable)
             tensor.grad = None if grad is None else grad.clone()
         for i, optimizer in enumerate(self._optimizers):
             for group, members, options in zip(
@@ -183,21 +186,9 @@ class Snapshot:
             self._file = None
 
 
-def _options(group: dict[str, Any]) -> dict[str, Any]:
+def options_of(group: dict[str, Any]) -> dict[str, Any]:
+    """A copy of all that a parameter group says but its parameters."""
     return {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Training flags and random number generators are afterwards as they were."""
-    flags = [(module, module.training) for module in model.modules()]
-    states = random_states()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
-        set_random_states(states)
 
 
 def random_states() -> dict[str, Any]:
@@ -219,14 +210,3 @@ def set_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
     if "numpy" in states:
         sys.modules["numpy"].random.set_state(states["numpy"])
-
-
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors_in(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors_in(item)

@@ -1,0 +1,144 @@
+"""User code that looks at a model in mid-training, and must leave no trace in it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from compressm.bits import checksum, same, same_bits, tensors_in
+from compressm.errors import InputError
+from compressm.guard import Companion
+from compressm.writeback.ownership import followed, named_owners
+from compressm.writeback.snapshot import options_of, random_states, set_random_states
+
+# Changed parameters that an error names.
+_NAMED = 3
+
+
+@contextmanager
+def undisturbed(
+    models: Sequence[nn.Module],
+    optimizers: Sequence[Optimizer] = (),
+    companions: Sequence[Companion] = (),
+    *,
+    may_train: bool = False,
+) -> Iterator[None]:
+    """All that a `Snapshot` covers is afterwards as it was, also where the body raises.
+
+    Put back from copies: random number generators, training and `requires_grad` flags, which
+    tensor is where, buffers, gradients, options of parameter groups, and companions. Parameters
+    and optimizer states would be a copy of the whole training, so they are only summed up: a
+    metric may swap averaged weights in and out again, but not train.
+
+    Args:
+        models: the live model, in its wrapper if it has one, and averaged copies.
+        optimizers, companions: as of the snapshot.
+        may_train: do not look at parameters and optimizer states; a snapshot puts them back.
+
+    Raises:
+        InputError: parameters or optimizer states have other values afterwards.
+    """
+    before = _Outlook(models, optimizers, companions)
+    sums = {} if may_train else before.summed_up()
+    try:
+        yield
+    finally:
+        before.put_back()
+    if not may_train:
+        _require_same(sums, before.summed_up())
+
+
+class _Outlook:
+    """What can be remembered of a training run without copying it."""
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        optimizers: Sequence[Optimizer],
+        companions: Sequence[Companion],
+    ) -> None:
+        self._random = random_states()
+        modules = [module for model in models for module in model.modules()]
+        self._flags = [(module, module.training) for module in modules]
+        places: list[dict[str, Any]] = [
+            place for m in modules for place in (m._parameters, m._buffers)
+        ]
+        self._places = [(place, dict(place)) for place in places]
+        held = {id(t): t for _, here in self._places for t in here.values() if t is not None}
+        self._parameters = {
+            _name(name, i): p
+            for i, model in enumerate(models)
+            for name, p in model.named_parameters()
+        }
+        own = {id(p) for p in self._parameters.values()}
+        self._buffers = [(t, t.detach().clone()) for t in held.values() if id(t) not in own]
+        self._grads = [
+            (p, p.requires_grad, p.grad, None if p.grad is None else p.grad.detach().clone())
+            for p in self._parameters.values()
+        ]
+        self._groups = [
+            (o, [(group, list(group["params"]), options_of(group)) for group in o.param_groups])
+            for o in followed(optimizers)
+        ]
+        self._companions = [(c, copy.deepcopy(c.state_dict())) for c in companions]
+        self._optimizers = optimizers
+
+    def summed_up(self) -> dict[str, Tensor]:
+        """A checksum of each parameter, and of each optimizer's state."""
+        sums = {name: checksum([p]) for name, p in self._parameters.items()}
+        for i, (name, owner) in enumerate(named_owners(self._optimizers)):
+            states = checksum(tensors_in(list(owner.state.values())))
+            sums[f"the state of optimizer {i} ({name})"] = states
+        return sums
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Put back what was copied."""
+        for place, tensors in self._places:
+            if any(place.get(name) is not tensor for name, tensor in tensors.items()):
+                place.update(tensors)
+        for module, training in self._flags:
+            module.training = training
+        for buffer, values in self._buffers:
+            if not same_bits(buffer, values):
+                buffer.copy_(values)
+        for parameter, trainable, grad, kept in self._grads:
+            if parameter.requires_grad != trainable:
+                parameter.requires_grad_(trainable)
+            if parameter.grad is not grad:
+                parameter.grad = grad
+            if grad is not None and kept is not None and not same_bits(grad, kept):
+                grad.copy_(kept)
+        for optimizer, groups in self._groups:
+            optimizer.param_groups[:] = [group for group, _, _ in groups]
+            for group, members, options in groups:
+                group["params"][:] = members
+                if not same(options_of(group), options):
+                    group.clear()
+                    group.update(params=members, **options)
+        for companion, state in self._companions:
+            if not same(companion.state_dict(), state):
+                companion.load_state_dict(state)
+        set_random_states(self._random)
+
+
+def _require_same(before: dict[str, Tensor], now: dict[str, Tensor]) -> None:
+    changed = [name for name, total in before.items() if not torch.equal(now[name], total)]
+    if changed:
+        more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+        raise InputError(
+            f"evaluate: it changed {', '.join(changed[:_NAMED])}{more}; a metric must leave "
+            "parameters and optimizer states as they are: train a copy.deepcopy(model) in it"
+        )
+
+
+def _name(name: str, model: int) -> str:
+    """As the bare model calls it; a compiled or wrapped one has longer names."""
+    bare = name.replace("_orig_mod.", "").removeprefix("module.")
+    return f"ema[{model - 1}].{bare}" if model else bare
