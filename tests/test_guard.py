@@ -297,6 +297,12 @@ def test_one_shot_compression_can_be_guarded():
         ({"max_drop": 1, "max_attempts": 0}, "max_attempts"),
         ({"max_drop": 1, "recovery_steps": -1}, "recovery_steps"),
         ({"max_drop": 1, "on_failure": "retry"}, "'wait' or 'stop'"),
+        ({"max_drop": "0.5"}, "max_drop: expected a number, got '0.5'"),
+        ({"max_drop": True}, "max_drop: expected a number, got True"),
+        ({"max_drop": 1, "recovery_steps": 2.5}, "recovery_steps"),
+        ({"max_drop": 1, "max_attempts": True}, "max_attempts"),
+        ({"max_drop": 1, "companions": object()}, "companions: expected a list"),
+        ({"max_drop": 1, "companions": ["scheduler"]}, "state_dict.*'scheduler'"),
     ],
 )
 def test_unusable_guards_are_refused(options, says):

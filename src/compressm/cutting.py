@@ -18,7 +18,7 @@ from compressm.adapters.configs import sized_attributes
 from compressm.calibration import Calibration, Forward, Loss, calibration_of
 from compressm.distributed import Ranks
 from compressm.errors import DistributedError, InputError
-from compressm.guard import Companion, Guard
+from compressm.guard import Companion, Guard, as_metric
 from compressm.pipeline import RANKS, Proposal, Rank, Survey
 from compressm.team import Team
 from compressm.writeback import (
@@ -157,7 +157,7 @@ class Cutter:
         )
         with self.ranks.agreement("evaluating"), looking:
             try:
-                value = float(metric())
+                value = as_metric(metric)
             finally:
                 reshard_(self.model)
         return self.ranks.mean(value)

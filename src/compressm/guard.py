@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from compressm.arguments import amount, function, real, shown, whole
 from compressm.errors import InputError
 
 
@@ -61,19 +62,15 @@ class Guard:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        if not callable(self.evaluate):
-            raise InputError(f"evaluate: expected a callable, got {self.evaluate!r}")
-        for name in ("max_drop", "total_drop"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise InputError(f"{name}: expected a number >= 0, got {value!r}")
-        if self.recovery_steps < 0 or self.max_attempts < 1:
-            raise InputError(
-                "expected recovery_steps >= 0 and max_attempts >= 1, got "
-                f"{self.recovery_steps} and {self.max_attempts}"
-            )
+        function("evaluate", self.evaluate)
+        amount("max_drop", self.max_drop)
+        if self.total_drop is not None:
+            amount("total_drop", self.total_drop)
+        for name, least in (("recovery_steps", 0), ("max_attempts", 1)):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
         if self.on_failure not in ("wait", "stop"):
             raise InputError(f"on_failure: expected 'wait' or 'stop', got {self.on_failure!r}")
+        _require_companions(self.companions)
 
     def drop(self, before: float, after: float) -> float:
         """What the cut cost, positive when the metric got worse; infinite when it is not a number.
@@ -95,6 +92,37 @@ class Guard:
         if self.total_drop is None:
             return self.max_drop
         return min(self.max_drop, max(self.total_drop - spent, 0.0))
+
+
+def as_metric(evaluate: Callable[[], Any]) -> float:
+    """The number that `evaluate()` returns: a real one, or a tensor or array that holds one.
+
+    Raises:
+        InputError: it returned anything else, such as None or a dict of metrics.
+    """
+    value = evaluate()
+    try:
+        return real("evaluate", value)
+    except InputError as error:
+        name = getattr(evaluate, "__qualname__", type(evaluate).__name__)
+        raise InputError(
+            f"evaluate: expected a number from {name}(), it returned {shown(value)}; return the "
+            "one metric that the cut may cost, for example result['eval_loss']"
+        ) from error
+
+
+def _require_companions(companions: Any) -> None:
+    if not isinstance(companions, Sequence):
+        raise InputError(
+            f"companions: expected a list of schedulers, scalers, …, got {shown(companions)}; "
+            "put it in a list"
+        )
+    for companion in companions:
+        if not all(hasattr(companion, name) for name in ("state_dict", "load_state_dict")):
+            raise InputError(
+                "companions: expected objects with state_dict and load_state_dict, got "
+                f"{shown(companion)}"
+            )
 
 
 def gentler(plan: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:

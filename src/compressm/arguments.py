@@ -1,0 +1,121 @@
+"""What users give, checked when it is given: numbers, functions, sequences.
+
+Each function returns the value as the rest of the package wants it, or raises an `InputError` that
+names the argument, what arrived and what was expected.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from compressm.errors import InputError
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """`value` as an int of at least `least`; NumPy's integers are taken, bools are not.
+
+    Raises:
+        InputError: anything else.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or type(value).__name__ in ("bool", "bool_", "Tensor") or number < least:
+        raise InputError(f"{name}: expected an integer >= {least}, got {shown(value)}")
+    return number
+
+
+def real(name: str, value: Any) -> float:
+    """`value` as a float: a real number, or an array or tensor that holds one.
+
+    Raises:
+        InputError: a bool, a complex number, a text, None, a container, or several numbers.
+    """
+    number: Any = value
+    if not isinstance(value, numbers.Number) and callable(getattr(value, "item", None)):
+        try:
+            number = value.item()
+        except (TypeError, ValueError, RuntimeError):  # several numbers, or none
+            number = None
+    if type(number) is bool or not isinstance(number, numbers.Real):
+        raise InputError(f"{name}: expected a number, got {shown(value)}")
+    return float(number)
+
+
+def share(name: str, value: Any, *, below_one: bool = False) -> float:
+    """`value` as a float in [0, 1], or in [0, 1).
+
+    Raises:
+        InputError: anything else.
+    """
+    number = real(name, value)
+    if not 0 <= number <= 1 or (below_one and number == 1):
+        raise InputError(
+            f"{name}: expected 0 <= {name} {'<' if below_one else '<='} 1, got {shown(value)}"
+        )
+    return number
+
+
+def amount(name: str, value: Any) -> float:
+    """`value` as a finite float that is not negative.
+
+    Raises:
+        InputError: anything else.
+    """
+    number = real(name, value)
+    if not (math.isfinite(number) and number >= 0):
+        raise InputError(f"{name}: expected a number >= 0, got {shown(value)}")
+    return number
+
+
+def function(name: str, value: Any, *args: str) -> Callable[..., Any]:
+    """`value`, which can be called with `args` (their names are for the message).
+
+    Raises:
+        InputError: it is no function, or one of other arguments.
+    """
+    called = f"{name}({', '.join(args)})"
+    if not callable(value) or inspect.isclass(value):
+        raise InputError(f"{name}: expected a callable, {called}, got {shown(value)}")
+    signature: inspect.Signature | str = "its own arguments"
+    try:
+        signature = inspect.signature(value)
+        signature.bind(*args)
+    except ValueError:  # written in C; it will say so itself
+        pass
+    except TypeError as error:
+        raise InputError(
+            f"{name}: it is called as {called}, but {shown(value)} is a function of "
+            f"{signature}: {error}"
+        ) from error
+    called_as: Callable[..., Any] = value
+    return called_as
+
+
+def shown(value: Any) -> str:
+    """What arrived, in a few words: never a whole tensor or data set."""
+    if (shape := getattr(value, "shape", None)) is not None and hasattr(value, "dtype"):
+        return f"{_article(value)} of shape {tuple(shape)} and dtype {value.dtype}"
+    if inspect.isclass(value):
+        return f"the class {value.__name__}"
+    if isinstance(value, dict):
+        return f"a dict with the keys {_short(sorted(map(str, value)))}"
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        return _short(value)
+    return f"{_article(value)}, {_short(value)}"
+
+
+def _article(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value).partition("\n")[0]
+    return text if len(text) <= 80 else f"{text[:77]}…"
