@@ -16,6 +16,7 @@ ALLOWED = {
     "bits": set(),
     "numerics": set(),
     "ops": set(),
+    "accelerators": set(),
     "schedule": set(),
     "spectrum": set(),
     "edits": set(),
@@ -29,7 +30,7 @@ ALLOWED = {
     "trees": {"files"},
     "together": set(),
     "guard": set(),
-    "writeback": {"bits", "edits", "files", "guard", "trees"},
+    "writeback": {"accelerators", "bits", "edits", "files", "guard", "trees"},
     "distributed": {"bits"},
     "team": {"distributed", "writeback"},
     "cutting": {
@@ -41,7 +42,15 @@ ALLOWED = {
         "team",
         "writeback",
     },
-    "transaction": {"cutting", "events", "guard", "pipeline", "ranks", "writeback"},
+    "transaction": {
+        "accelerators",
+        "cutting",
+        "events",
+        "guard",
+        "pipeline",
+        "ranks",
+        "writeback",
+    },
     "monitor": {"calibration", "numerics", "pipeline"},
     "pipeline": {
         "adapters",

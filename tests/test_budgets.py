@@ -1,5 +1,6 @@
 import copy
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from compressm.bits import same
 from compressm.budgets import RULES, state_scores
 from compressm.errors import InputError
 from compressm.nn import SequenceClassifier, state_dims
+from compressm.ranks import LiveModel
 from compressm.spectrum import StateCost
 
 FULL = 16
@@ -167,6 +169,18 @@ def test_the_step_time_is_met():
     event = compress_(model, policy=policy)
     assert 10 <= sum(state_dims(model).values()) <= 25
     assert "plans timed" in event.notes[0]
+
+
+def test_a_step_is_timed_from_idle_devices_to_idle_devices():
+    asked = []
+
+    def wait():
+        asked.append("wait")
+
+    live = LiveModel(parameters=100, trial=lambda plan: nullcontext(), wait=wait)
+    policy = StepTimeBudget(lambda: asked.append("step"), 60.0, repeats=2, max_trials=1)
+    policy.plan(SPECTRA, live)
+    assert asked == ["step", "wait", "step", "wait", "wait", "step", "wait"]
 
 
 def test_a_step_time_out_of_reach_is_an_error():

@@ -228,7 +228,8 @@ class StepTimeBudget(_Searched):
     Attributes:
         step: runs what is to be fast, say one training step, on the live model. It must not change
             the weights (leave out `optimizer.step()`); they are put back anyway.
-        seconds: median of `repeats` runs after one that is not counted.
+        seconds: median of `repeats` runs after one that is not counted; each ends when the devices
+            of the model have nothing left to do.
     """
 
     step: Callable[[], object]
@@ -246,7 +247,7 @@ class StepTimeBudget(_Searched):
 
         def fits(index: int) -> bool:
             with model.trial(plans[index]):
-                measured[index] = model.evaluate(self._measure)
+                measured[index] = model.evaluate(lambda: self._measure(model.wait))
             return measured[index] <= self.seconds
 
         low, high = -1, len(plans) - 1
@@ -263,11 +264,13 @@ class StepTimeBudget(_Searched):
         )
         return plans[high]
 
-    def _measure(self) -> float:
+    def _measure(self, wait: Callable[[], None]) -> float:
         self.step()
         times = []
         for _ in range(self.repeats):
+            wait()
             started = time.perf_counter()
             self.step()
+            wait()
             times.append(time.perf_counter() - started)
         return statistics.median(times)

@@ -40,12 +40,14 @@ class LiveModel:
         trial: `with trial(plan):` has the model as the plan would leave it, inside only.
         evaluate: calls what it is given and returns the mean over all ranks, so that they decide
             alike; policies evaluate through it.
+        wait: returns when the devices of the model have done all that they were given.
         notes: lines that a policy adds here end up in the event.
     """
 
     parameters: int
     trial: Callable[[Mapping[str, int]], AbstractContextManager[object]]
     evaluate: Callable[[Callable[[], float]], float] = lambda metric: float(metric())
+    wait: Callable[[], None] = lambda: None
     notes: list[str] = field(default_factory=list)
 
 

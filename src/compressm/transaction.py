@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+from compressm.accelerators import devices_of, synchronize
 from compressm.cutting import Cutter
 from compressm.errors import InputError
 from compressm.events import Attempt, Event, SiteChange
@@ -77,6 +78,7 @@ class Transaction:
             parameters=before,
             trial=partial(self._cutter.trial, survey),
             evaluate=partial(self._cutter.evaluate, may_train=True),
+            wait=lambda: synchronize(devices_of(self._cutter.model)),
         )
         with self._cutter.ranks.agreement("planning"):
             plan = self._policy.plan(survey.spectra, live)

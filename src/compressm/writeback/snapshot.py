@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from compressm import accelerators
 from compressm.bits import same_bits, tensors_in
 from compressm.edits import holder_of
 from compressm.files import read_tensors, write_tensors
@@ -192,10 +193,9 @@ def options_of(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def random_states() -> dict[str, Any]:
-    """States of all global generators in use: Python's, torch's, CUDA's, NumPy's."""
+    """States of all global generators in use: Python's, torch's, the accelerator's, NumPy's."""
     states: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state_all()
+    states["accelerators"] = accelerators.random_states()
     if "numpy" in sys.modules:  # not imported for its own sake
         name, keys, *rest = sys.modules["numpy"].random.get_state()
         states["numpy"] = (name, keys.tolist(), *rest)  # plain, so that no pickle is needed
@@ -206,7 +206,6 @@ def set_random_states(states: dict[str, Any]) -> None:
     """Put back what `random_states` returned."""
     random.setstate(states["python"])
     torch.set_rng_state(states["torch"])
-    if "cuda" in states:
-        torch.cuda.set_rng_state_all(states["cuda"])
+    accelerators.set_random_states(states.get("accelerators", {}))
     if "numpy" in states:
         sys.modules["numpy"].random.set_state(states["numpy"])
