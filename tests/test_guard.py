@@ -374,7 +374,7 @@ def test_a_metric_that_trains_is_refused_and_undone():
         return 1.0
 
     loop, plain = Loop(metric=trains), Loop()
-    plain.run(5)
+    plain.run(1)
     with pytest.raises(InputError, match=r"evaluate: it changed head.weight; .*deepcopy"):
         loop.run(5)
     exactly(loop, plain)
@@ -404,3 +404,63 @@ def test_averages_may_be_swapped_in_for_the_metric():
 
     (event,) = Loop(metric=swapped).run(6)
     assert event.kind == "cut"
+
+
+ACCURACIES = {1: 0.104, 5: 0.1}
+LOSSES = {1: 2.302, 5: 2.29}
+
+
+def following(loop, values):
+    """The metric of the last step that has a value, whatever the state."""
+    return values[max(step for step in values if step <= loop.compressor._step)]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "says"),
+    [
+        (ACCURACIES, {"max_drop": 0.0}, True),
+        (ACCURACIES | {5: 0.11}, {"max_drop": 0.01}, True),
+        (ACCURACIES | {5: 0.13}, {"max_drop": 0.01}, False),
+        (LOSSES, {"max_drop": 0.02, "higher_is_better": False}, True),
+        (LOSSES | {5: 2.25}, {"max_drop": 0.02, "higher_is_better": False}, False),
+        (LOSSES, {"max_drop": 0.01, "higher_is_better": False, "relative": True}, True),
+        (LOSSES | {5: 1.1}, {"max_drop": 0.01, "higher_is_better": False, "relative": True}, False),
+        ({1: float("nan"), 5: 0.1}, {"max_drop": 0.1}, False),
+    ],
+)
+def test_a_metric_that_has_not_moved_since_the_first_step_says_so(values, options, says):
+    loop = Loop(metric=lambda loop: following(loop, values), **options)
+    (event,) = loop.run(6)
+    assert event.kind == "cut"
+    assert len(loop.metrics) == 3  # at the first step, before the cut, after it
+    noted = [note for note in event.notes if "cannot tell a good cut" in note]
+    assert bool(noted) == says
+    assert all(f"at step 1 ({values[1]:.6g})" in note and note in str(event) for note in noted)
+
+
+def test_a_resumed_run_knows_the_metric_at_the_start_and_does_not_ask_again():
+    options = {"metric": lambda loop: following(loop, {0: 0.9, 1: 0.1, 5: 0.1})}
+    loop, resumed = Loop(**options), Loop(**options)
+    loop.run(3)
+    assert len(loop.metrics) == 1
+    resumed.model.load_state_dict(loop.model.state_dict())
+    resumed.compressor.load_state_dict(loop.compressor.state_dict())
+    events = [one.run(2, seed=False)[0] for one in (loop, resumed)]
+    assert len(resumed.metrics) == 2
+    assert events[0].notes == events[1].notes != ()
+    old = loop.compressor.state_dict()
+    del old["transaction"]["started"], old["transaction"]["start"]
+    resumed.compressor.load_state_dict(old)
+    resumed.run(1, seed=False)
+    assert len(resumed.metrics) == 2
+
+
+def test_one_shot_compression_has_no_start_to_compare_with():
+    model, calls = build(), []
+
+    def metric():
+        calls.append(1)
+        return 0.1
+
+    event = compress_(model, policy=FixedRank(CUT), guard=Guard(metric, max_drop=0.1))
+    assert (len(calls), event.notes) == (2, ())

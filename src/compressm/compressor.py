@@ -196,12 +196,15 @@ class Compressor:
         """Count one optimizer step (or set the count to `step`) and cut if one is due.
 
         When the count jumps over several due steps, one is acted on at each of the next calls.
-        While a guard waits for its recovery steps, further cuts wait too.
+        While a guard waits for its recovery steps, further cuts wait too. The first call of a run
+        evaluates the guard's metric, see `Guard`.
 
         Returns:
             The event if something was due, else None.
         """
         self._step = self._step + 1 if step is None else step
+        if not self._transaction.started:
+            self._transaction.start(self._step)
         if self._step < self._due:
             return None
         if self.pending:

@@ -30,9 +30,12 @@ class Guard:
     metric is evaluated again. Too large a drop restores model, buffers, optimizers, companions
     and random number generators bit for bit, and the next attempt cuts half as much.
 
+    The metric is evaluated once at the first step as well. Where it has not moved since, it cannot
+    tell a good cut from a bad one, and the event says so.
+
     Attributes:
-        evaluate: returns the metric of the live model, in the user's unit. It runs with the
-            random number generators and training flags put back afterwards.
+        evaluate: returns the metric of the live model, in the user's unit. It leaves no trace, and
+            must not train.
         max_drop: what one cut may cost: accuracy points, nats, … With `relative`, a share of the
             metric before the cut.
         higher_is_better: False for a loss.
@@ -86,6 +89,13 @@ class Guard:
         if not self.relative:
             return worse
         return worse / abs(before) if before else math.copysign(math.inf, worse) if worse else 0.0
+
+    def is_blind(self, start: float, now: float, spent: float) -> bool:
+        """Whether falling back from `now` to `start` would cost no more than a cut may.
+
+        With the metric where it was before the training (chance level), every cut passes.
+        """
+        return self.drop(now, start) <= self.allowed(spent)
 
     def allowed(self, spent: float) -> float:
         """What the next cut may cost when earlier ones have cost `spent`."""

@@ -47,6 +47,7 @@ class Transaction:
     Attributes:
         spent: what the cuts accepted so far have cost in the guard's metric.
         stopped: the guard has given up (`on_failure="stop"`).
+        started: whether `start` has nothing to do (any more).
     """
 
     def __init__(self, cutter: Cutter, policy: Policy, guard: Guard | None) -> None:
@@ -54,13 +55,22 @@ class Transaction:
         self._trial: _Trial | None = None
         self._evaluation = 0.0
         self._notes: tuple[str, ...] = ()
+        self._start: tuple[int, float] | None = None
         self.spent = 0.0
         self.stopped = False
+        self.started = guard is None
 
     @property
     def judged_at(self) -> int | None:
         """The step at which a pending cut is judged; None when none is pending."""
         return None if self._trial is None else self._trial.judged_at
+
+    def start(self, step: int) -> None:
+        """Look at the guard's metric once at the start of the training."""
+        self.started = True
+        snapshot, metric = self._remembered(finite=False)
+        snapshot.close()
+        self._start = (step, metric) if math.isfinite(metric) else None
 
     def measured(self, step: int | None, survey: Survey) -> Event:
         """The event of a measurement without a cut."""
@@ -89,21 +99,14 @@ class Transaction:
             self._cutter.commit(proposal)
             kind = "cut" if proposal.cuts else "kept"
             return self._event(kind, step, proposal.changes, before, started)
-        snapshot = self._cutter.snapshot()
-        try:
-            metric = self._evaluate()
-            self._guard.drop(metric, metric)  # a metric that is no number is an error before it
-        except BaseException:
-            self._cutter.restore(snapshot)
-            snapshot.close()
-            raise
+        snapshot, metric = self._remembered()
         self._trial = _Trial(
             snapshot=snapshot,
             snapshot_bytes=snapshot.nbytes,
             plan=plan,
             metric_before=metric,
             parameters_before=before,
-            notes=self._notes,
+            notes=(*self._notes, *self._doubts(metric)),
         )
         return self._attempt(survey, step, started)
 
@@ -158,6 +161,31 @@ class Transaction:
         self.stopped = self._guard.on_failure == "stop"
         trial.changes = survey.unchanged()
         return self._close("rejected", step, started, after)
+
+    def _remembered(self, *, finite: bool = True) -> tuple[Snapshot, float]:
+        """A snapshot, and then the metric: one that trains, or fails, is undone with it."""
+        assert self._guard is not None
+        snapshot = self._cutter.snapshot()
+        try:
+            metric = self._evaluate()
+            if finite:
+                self._guard.drop(metric, metric)  # no number: an error before anything is cut
+        except BaseException:
+            self._cutter.restore(snapshot)
+            snapshot.close()
+            raise
+        return snapshot, metric
+
+    def _doubts(self, metric: float) -> tuple[str, ...]:
+        """What there is to say against the metric before a cut."""
+        assert self._guard is not None
+        if self._start is None or not self._guard.is_blind(self._start[1], metric, self.spent):
+            return ()
+        step, start = self._start
+        return (
+            f"the metric ({metric:.6g}) is where it was at step {step} ({start:.6g}), to within "
+            "what a cut may cost: it cannot tell a good cut from one that undoes the training",
+        )
 
     def _accepts(self, after: float) -> bool:
         assert self._guard is not None
@@ -222,6 +250,8 @@ class Transaction:
         return {
             "spent": self.spent,
             "stopped": self.stopped,
+            "started": self.started,
+            "start": None if self._start is None else list(self._start),
             "generator": self._cutter.generator.get_state(),
             "trial": None
             if trial is None
@@ -242,6 +272,10 @@ class Transaction:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         self.spent, self.stopped = float(state["spent"]), bool(state["stopped"])
+        # A run saved before this was recorded has trained already.
+        self.started = self._guard is None or bool(state.get("started", True))
+        start = state.get("start")
+        self._start = None if start is None else (int(start[0]), float(start[1]))
         self._cutter.generator.set_state(state["generator"])
         trial = state["trial"]
         if trial is None:
