@@ -40,7 +40,7 @@ format: $(STAMP) ## let ruff rewrite what it can
 docs: $(STAMP) ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-tables: $(STAMP) ## write the README's tables anew from benchmarks/results
+tables: $(STAMP) ## write the README's tables anew from the results
 	$(BIN)/python docs/tables.py README.md
 
 bench: $(STAMP) ## speed of the operators on this machine

@@ -9,13 +9,14 @@ Results: benchmarks/results/mamba_ops.json, mamba_ops_profile.json. Run on a qui
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from _runs import RESULTS
 from torch.profiler import ProfilerActivity, profile
 
 from compressm.cli._bench_mamba import SETTING, accelerated_call, bench_mamba
 from compressm.cli._timing import machine_facts, save
 
+RESULTS = Path(__file__).parent / "results"
 STEPS = 5
 STATES = (128, 16, 8)
 # Parts of the names of operators; what fits none is the rest.

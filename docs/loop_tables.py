@@ -46,7 +46,7 @@ def transport(results: Json) -> str:
     """Mean training loss after a cut, with moments that followed and with new ones.
 
     Args:
-        results: what `benchmarks/transport.py` writes.
+        results: of `summaries.transport`.
     """
     rows = [
         [
@@ -60,14 +60,13 @@ def transport(results: Json) -> str:
         ]
         for row in results["table"]
     ]
-    model, after = results["model"], results["after"]
+    settings = results["settings"]
     columns = ["optimizer", "method", "project", "reset", "difference"]
-    columns += [f"first {results['early']} steps", "no worse"]
+    columns += [f"first {settings['early']} steps", "no worse"]
     return (
-        f"{listings.table(columns, rows)}\n\nMean training loss (nats) over the {after} steps after"
-        f" a cut from {model['states']} to {model['kept']} states at step {results['before']}, "
-        "paired: the same model, batches and dropout. Difference: project − reset, mean ± standard "
-        "deviation over seeds; the last column counts seeds (without those where a run diverged). "
-        "Source: "
-        "`benchmarks/results/transport.json`."
+        f"{listings.table(columns, rows)}\n\nMean training loss (nats) over the "
+        f"{settings['after']} steps after a cut to {settings['kept']} states at step "
+        f"{settings['before']}, paired: the same model, batches and dropout. Difference: project − "
+        "reset, mean ± standard deviation over seeds; the last column counts seeds (without those "
+        f"where a run diverged). {results['source']}"
     )

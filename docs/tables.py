@@ -25,9 +25,11 @@ import listings
 import loop_tables
 import mamba_tables
 import operator_tables
+import summaries
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+TIMES = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "experiments" / "results"
 _MARK = re.compile(r"(<!-- table: ([^>]*?) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 Json = dict[str, Any]
@@ -57,8 +59,16 @@ def fill(text: str, results: Path = RESULTS) -> str:
 
 
 def _from_results(name: str, words: Sequence[str], results: Path) -> str:
+    if name in EXPERIMENTS:
+        experiments, summarise, render = EXPERIMENTS[name]
+        missing = [one for one in experiments if not (results / one).is_dir()]
+        if missing:
+            return f"*Not measured yet; `compressm bench reproduce {missing[0]}` does it.*"
+        folders = " and ".join(f"`experiments/results/{one}`" for one in experiments)
+        found = {**summarise(results, *experiments), "source": f"Source: {folders}."}
+        return render(found, *words)
     file, render, how = FIGURES[name]
-    path = results / file
+    path = TIMES / file
     if not path.is_file():
         return f"*Not measured yet; `{how}` writes `benchmarks/results/{file}`.*"
     return render(json.loads(path.read_text(encoding="utf-8")), *words)
@@ -68,8 +78,8 @@ def ablation(results: Json, key: str, *arms: str) -> str:
     """One row for each arm, one column for each size: mean ± standard deviation over seeds.
 
     Args:
-        results: what `benchmarks/ablation.py summary` writes.
-        key: "at_cut", "after_cut", "val", "test" or "test_over_published".
+        results: of `summaries.ablation`.
+        key: "after_cut", "val", "test" or "test_over_published".
         arms: rows to show; without them all.
     """
     cells = {(row["arm"], row["kept"]): row[key] for row in results["table"] if key in row}
@@ -97,8 +107,8 @@ def ablation(results: Json, key: str, *arms: str) -> str:
     return (
         listings.table(["method", *(f"{size} states" for size in sizes)], rows)
         + f"\n\n{unit}, mean ± standard deviation over {seeds} "
-        + f"seed{'s' if counts[-1] > 1 else ''}; bold: the highest mean of its column; "
-        + "source: `benchmarks/results/ablation.json`."
+        + f"seed{'s' if counts[-1] > 1 else ''}; bold: the highest mean of its column. "
+        + results["source"]
     )
 
 
@@ -143,11 +153,29 @@ def speed(results: Json) -> str:
     )
 
 
+Render = Callable[..., str]
+# name: (experiments, their summary, what makes the table)
+EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
+    "ablation": (("ablation",), summaries.ablation, ablation),
+    "transport": (("transport",), summaries.transport, loop_tables.transport),
+    "mamba": (("mamba-lm",), summaries.compared, mamba_tables.language),
+    "mamba2": (("mamba2-lm",), summaries.compared, mamba_tables.language),
+    "mamba-cifar": (("mamba-cifar",), summaries.compared, mamba_tables.classifier),
+    "mamba-damping": (("mamba-lm", "mamba-cifar"), summaries.damping, mamba_tables.damping),
+    "mamba-cut": (("mamba-cut",), summaries.cuts, mamba_tables.cuts),
+    "mamba2-cut": (("mamba2-cut",), summaries.cuts, mamba_tables.cuts),
+    "recall": (("recall",), summaries.recall, mamba_tables.recall),
+    "recall-guard": (("recall",), summaries.recall, mamba_tables.guards),
+    "mamba-time": (
+        ("mamba-lm-time", "mamba-lm-time-bf16"),
+        summaries.whole_runs,
+        mamba_tables.whole_run,
+    ),
+    "mamba-pace": (("mamba-lm-steps",), summaries.pace, mamba_tables.pace),
+}
 _MAMBA_OPS = "python benchmarks/mamba_ops.py"
-_MAMBA = "python benchmarks/mamba_lm.py summary"
 # name: (file in benchmarks/results, what makes the table, the command that writes the file)
-FIGURES: dict[str, tuple[str, Callable[..., str], str]] = {
-    "ablation": ("ablation.json", ablation, "python benchmarks/ablation.py summary"),
+FIGURES: dict[str, tuple[str, Render, str]] = {
     "ops": ("ops.json", speed, "python benchmarks/ops.py"),
     "mamba-scan": ("mamba_ops.json", operator_tables.mamba_scan, _MAMBA_OPS),
     "mamba-step": ("mamba_ops.json", operator_tables.mamba_step, _MAMBA_OPS),
@@ -157,24 +185,6 @@ FIGURES: dict[str, tuple[str, Callable[..., str], str]] = {
         f"{_MAMBA_OPS} profile",
     ),
     "cutting": ("cutting.json", loop_tables.cutting, "python benchmarks/cutting.py"),
-    "transport": ("transport.json", loop_tables.transport, "python benchmarks/transport.py"),
-    "mamba": ("mamba_lm.json", mamba_tables.language, _MAMBA),
-    "mamba-time": ("mamba_lm.json", mamba_tables.whole_run, _MAMBA),
-    "mamba-pace": ("mamba_lm.json", mamba_tables.pace, _MAMBA),
-    "mamba-cifar": (
-        "mamba_cifar.json",
-        mamba_tables.classifier,
-        f"{_MAMBA} --recipe mamba-cifar-small",
-    ),
-    "mamba-damping": (
-        "mamba_damping.json",
-        mamba_tables.damping,
-        "python benchmarks/mamba_damping.py summary",
-    ),
-    "mamba2": ("mamba2_lm.json", mamba_tables.language, f"{_MAMBA} --recipe mamba2-lm-small"),
-    "mamba-cut": ("mamba_cut.json", mamba_tables.cuts, "python benchmarks/mamba_cut.py summary"),
-    "recall": ("recall.json", mamba_tables.recall, "python benchmarks/recall.py summary"),
-    "recall-guard": ("recall.json", mamba_tables.guards, "python benchmarks/recall.py summary"),
 }
 
 

@@ -93,6 +93,19 @@ ALLOWED = {
         "writeback",
     },
     "report": {"events"},
+    "experiments": {
+        "calibration",
+        "compressor",
+        "data",
+        "events",
+        "files",
+        "guard",
+        "numerics",
+        "ranks",
+        "schedule",
+        "train",
+        "trees",
+    },
 }
 HEAVY = ("lightning", "datasets", "plotly", "typer", "rich", "transformers", "sklearn", "scipy")
 

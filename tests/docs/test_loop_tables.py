@@ -1,13 +1,11 @@
-import json
-
+import loop_tables
 import pytest
-import tables
 
-from tests.docs.test_tables import marked, rows_of
+from tests.docs.test_tables import rows_of
 
 
 @pytest.fixture
-def results(tmp_path):
+def results():
     methods = [
         {"method": "published", "data": False, "default": [], "measure": 0.5, "cut": 1.25},
         {"method": "empirical", "data": True, "default": ["data"], "measure": 1.5, "cut": 3.0},
@@ -48,20 +46,12 @@ def results(tmp_path):
         "gap_early": -0.5,
         "no_worse": 4,
     }
-    transport = {
-        "model": {"states": 64, "kept": 16},
-        "before": 150,
-        "after": 200,
-        "early": 20,
-        "table": [row],
-    }
-    (tmp_path / "cutting.json").write_text(json.dumps(cutting))
-    (tmp_path / "transport.json").write_text(json.dumps(transport))
-    return tmp_path
+    settings = {"kept": 16, "before": 150, "after": 200, "early": 20}
+    return cutting, {"settings": settings, "source": "", "table": [row]}
 
 
 def test_cutting(results):
-    made = tables.fill(marked("cutting"), results)
+    made = loop_tables.cutting(results[0])
     assert rows_of(made)[2:] == [
         ["`published`", "no", "0.5", "1.2"],
         ["**`empirical`**", "**yes**", "**1.5**", "**3.0**"],
@@ -71,8 +61,8 @@ def test_cutting(results):
 
 
 def test_transport(results):
-    made = tables.fill(marked("transport"), results)
+    made = loop_tables.transport(results[1])
     assert rows_of(made)[2:] == [
         ["AdamW", "`published`", "0.5000", "0.7500", "-0.2500 ± 0.1250", "-0.5000", "4 of 4"]
     ]
-    assert "over the 200 steps after a cut from 64 to 16 states at step 150" in made
+    assert "over the 200 steps after a cut to 16 states at step 150" in made

@@ -18,15 +18,30 @@ def cell(mean, std, n=3):
 
 @pytest.fixture
 def results(tmp_path):
-    rows = [
-        {"arm": "modes-h2", "kept": 8, "test": cell(70.04, 1.26), "after_cut": cell(50.0, 2.0)},
-        {"arm": "full", "kept": 64, "test": cell(93.0, 0.5), "after_cut": cell(75.0, 1.0)},
-        {"arm": "scratch", "kept": 8, "test": cell(71.0, 1.0)},
-        {"arm": "published", "kept": 8, "test": cell(60.0, 1.0), "after_cut": cell(10.0, 1.0)},
-        {"arm": "published", "kept": 4, "test": cell(50.0, 1.0), "after_cut": cell(9.0, 1.0)},
+    """Three seeds of a few arms, one file each; accuracies 1 apart from seed to seed."""
+    arms = [
+        ("cut", "modes-h2", 8, 70.0, 50.0),
+        ("full", None, 64, 93.0, None),
+        ("scratch", None, 8, 71.0, None),
+        ("cut", "published", 8, 60.0, 10.0),
+        ("cut", "published", 4, 50.0, 9.0),
     ]
-    (tmp_path / "ablation.json").write_text(json.dumps({"torch": "2", "table": rows}))
+    for arm, method, kept, test, at_once in arms:
+        for seed in range(3):
+            store(tmp_path / "ablation", arm, method, kept, seed, test + seed - 1, at_once)
     return tmp_path
+
+
+def store(folder, arm, method, kept, seed, test, at_once, **more):
+    figures = {"last": {"step": 9, "val_accuracy_percent": 1.0, "test_accuracy_percent": test}}
+    if at_once is not None:
+        figures["after_cut"] = {"val_accuracy_percent": at_once}
+    axes = {} if arm == "full" else {"method": method, "kept": kept}
+    content = {"arm": arm, "seed": seed, "axes": axes, "status": "done", "settings": axes}
+    content |= {"figures": figures, "configuration": {"model": {"state_dim": 64}}, **more}
+    folder.mkdir(exist_ok=True)
+    name = "-".join(map(str, (arm, method, kept, seed, *more)))
+    (folder / f"{name}.json").write_text(json.dumps(content))
 
 
 def rows_of(text):
@@ -38,17 +53,17 @@ def test_figures_are_those_of_the_file(results):
     header, _, *rows = rows_of(tables.fill(marked("ablation test"), results))
     assert header == ["method", "8 states", "4 states"]
     assert rows == [
-        ["never cut (64 states)", "93.0 ± 0.5", "93.0 ± 0.5"],
+        ["never cut (64 states)", "93.0 ± 1.0", "93.0 ± 1.0"],
         ["trained small from scratch", "**71.0 ± 1.0**", "–"],
         ["`published`", "60.0 ± 1.0", "**50.0 ± 1.0**"],
-        ["`modes-h2`", "70.0 ± 1.3", "–"],
+        ["`modes-h2`", "70.0 ± 1.0", "–"],
     ]
 
 
 def test_the_caption_says_how_many_seeds_and_where_from(results):
     made = tables.fill(marked("ablation test"), results)
     assert "over 3 seeds" in made
-    assert "benchmarks/results/ablation.json" in made
+    assert "experiments/results/ablation" in made
 
 
 def test_arms_can_be_chosen_and_arms_without_the_figure_are_left_out(results):
@@ -56,6 +71,25 @@ def test_arms_can_be_chosen_and_arms_without_the_figure_are_left_out(results):
     assert [row[0] for row in rows] == ["never cut (64 states)", "`published`"]
     _, _, *rows = rows_of(tables.fill(marked("ablation after_cut"), results))
     assert "trained small from scratch" not in [row[0] for row in rows]
+
+
+def test_differences_are_taken_seed_by_seed(results):
+    _, _, *rows = rows_of(tables.fill(marked("ablation test_over_published"), results))
+    assert rows == [
+        ["trained small from scratch", "**11.0 ± 0.0**"],
+        ["`modes-h2`", "10.0 ± 0.0"],
+    ]
+
+
+def test_a_migrated_result_gives_way_to_a_new_run(results):
+    store(results / "ablation", "cut", "modes-h2", 8, 0, 99.0, 50.0, migrated={"from": "a file"})
+    _, _, *rows = rows_of(tables.fill(marked("ablation test modes-h2"), results))
+    assert rows == [["`modes-h2`", "**70.0 ± 1.0**", "–"]]
+    for seed in range(3):
+        arm = ("cut", "real-pairs", 8, seed, 80.0, 50.0)
+        store(results / "ablation", *arm, migrated={"from": "a file"})
+    _, _, *rows = rows_of(tables.fill(marked("ablation test real-pairs"), results))
+    assert rows == [["`real-pairs`", "**80.0 ± 0.0**", "–"]]
 
 
 def test_one_seed_has_no_deviation():
@@ -71,7 +105,7 @@ def test_filling_replaces_what_stood_there_and_is_stable(results):
 
 
 def test_results_that_are_not_there_say_how_to_get_them(tmp_path):
-    assert "benchmarks/ablation.py summary" in tables.fill(marked("ablation test"), tmp_path)
+    assert "bench reproduce ablation" in tables.fill(marked("ablation test"), tmp_path)
 
 
 def test_an_unknown_table_is_an_error():

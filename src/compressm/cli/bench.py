@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from compressm.errors import ConfigError
+
 
 def register(app: typer.Typer) -> None:
     """Add the command and what can be measured."""
     bench = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
     bench.command("ops")(ops)
     bench.command("mamba")(mamba)
+    bench.command("reproduce")(reproduce)
     app.add_typer(bench, name="bench")
 
 
@@ -50,3 +53,57 @@ def mamba(
     from compressm.cli._bench_mamba import bench_mamba
 
     bench_mamba(json, quick=quick)
+
+
+def reproduce(
+    name: Annotated[
+        str | None, typer.Argument(help="An experiment, or the path of its definition.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of its recipe."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Others than the definition has.", metavar="0,1,2")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
+    folder: Annotated[Path, typer.Option(help="Where definitions are.")] = Path("experiments"),
+    results: Annotated[
+        Path | None, typer.Option(help="Where results are [default: FOLDER/results].")
+    ] = None,
+) -> None:
+    """Make the runs of an experiment that are not done yet; without a name, list all.
+
+    Killed or stopped, it goes on where it was when it is called again.
+
+    Examples:
+
+        compressm bench reproduce
+
+        compressm bench reproduce mamba-lm --processes 2
+
+        compressm bench reproduce mamba-lm trainer.steps=100 --seeds 7
+    """
+    from rich.console import Console
+
+    from compressm.cli import _reproduce
+
+    console, store = Console(), results or folder / "results"
+    if name is None:
+        _reproduce.overview(folder, store, console)
+        return
+    definition = _reproduce.find(folder, name)
+    try:
+        chosen = None if seeds is None else [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise ConfigError(f"seeds: expected numbers such as 0,1,2, got {seeds!r}") from None
+    failed = _reproduce.reproduce(
+        definition,
+        store,
+        seeds=chosen,
+        overrides=overrides or [],
+        processes=processes,
+        console=console,
+    )
+    if failed:
+        raise typer.Exit(1)

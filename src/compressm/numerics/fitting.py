@@ -29,7 +29,7 @@ ITERATIONS = 40
 _REMEMBERED = 20
 # Eigenvalues of both factors count from here on, relative to the mean. Along directions that inputs
 # hardly have, rows would grow for the same error. What they train to afterwards depends on it, and
-# not in one direction (`benchmarks/mamba_damping.py`).
+# not in one direction (`experiments/mamba-lm.yaml`, arm damping).
 FIT_DAMPING = 1e-2
 
 Rows = Sequence[Tensor]

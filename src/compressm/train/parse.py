@@ -95,10 +95,15 @@ def build_config(values: Mapping[str, Any]) -> RunConfig:
         ConfigError: an unknown key (with the nearest known one), a missing one, a wrong type or
             a value out of range.
     """
-    return _build(RunConfig, values, "")
+    return build_dataclass(RunConfig, values, "")
 
 
-def _build(cls: type[T], values: Any, where: str) -> T:
+def build_dataclass(cls: type[T], values: Any, where: str) -> T:
+    """A dataclass of nested plain values; `where` is how errors call the place.
+
+    Raises:
+        ConfigError: as `build_config`.
+    """
     prefix = f"{where}: " if where else ""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{prefix}expected a group of settings, got {values!r:.60}")
@@ -133,7 +138,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return None
     for option in options:
         if dataclasses.is_dataclass(option) and isinstance(option, type):
-            return _build(option, value, where)
+            return build_dataclass(option, value, where)
     if isinstance(value, int) and str(value) in typing.get_args(hint):
         return str(value)  # YAML reads precision: 32 as a number
     check_type(where, value, hint)

@@ -1,0 +1,204 @@
+"""A training by a recipe that can stop, be saved, and go on in several copies.
+
+Everything is made by the parts that `compressm train` uses; only the loop is open, so that many
+arms can start from one trunk and see the same batches.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressm.calibration import Calibration
+from compressm.compressor import Compressor
+from compressm.data import load, loaders
+from compressm.train import RunConfig, build_model, loss_of
+from compressm.train.build import evaluate
+from compressm.train.optim import build_optimizer, build_scheduler
+from compressm.train.stream import calibration_batches
+from compressm.trees import load_tree, save_tree
+
+Figures = dict[str, Any]
+Action = Callable[["Live"], None]
+
+# What `evaluate` calls a figure -> its name with the unit, and the factor to that unit.
+_UNITS = {
+    "loss": ("loss_nats", 1.0),
+    "accuracy": ("accuracy_percent", 100.0),
+    "bits": ("bits_per_token", 1.0),
+}
+
+
+class Live:
+    """A model in training with its optimizer and learning-rate schedule.
+
+    Attributes:
+        step: optimizer steps made.
+        compressor: what cuts it on the way, where something does.
+    """
+
+    def __init__(self, config: RunConfig, task: Any) -> None:
+        torch.manual_seed(config.seed)
+        self.model = build_model(config.model, task)
+        self.optimizer = build_optimizer(self.model, config.optim, fused=True)
+        self.schedule = build_scheduler(self.optimizer, config.optim, config.trainer.steps)
+        self.compressor: Compressor | None = None
+        self.step = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that going on needs, random numbers included."""
+        parts: dict[str, Any] = {
+            name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")
+        }
+        if self.compressor is not None:
+            parts["compressor"] = self.compressor.state_dict()
+        return {**parts, "step": self.step, "random": torch.get_rng_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        for name in ("model", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        if self.compressor is not None and "compressor" in state:
+            self.compressor.load_state_dict(state["compressor"])
+        self.step = int(state["step"])
+        torch.set_rng_state(state["random"])
+
+
+class Bench:
+    """A recipe with its data: batches by step, figures of a model, a few calibration batches."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.steps = config.trainer.steps
+        self.splits = load(config.data)
+        self.task = self.splits.task
+        self.parts = loaders(
+            self.splits,
+            batch_size=config.trainer.batch_size,
+            eval_batch_size=config.trainer.eval_batch_size,
+            seed=config.seed,
+        )
+        self._epoch: tuple[int, list[Tensor]] = (-1, [])
+        self._say: Callable[[int, int], None] = lambda step, steps: None
+
+    def tell(self, say: Callable[[int, int], None]) -> None:
+        """Let somebody know of every validated step: `say(step, steps)`."""
+        self._say = say
+
+    def live(self, state_dim: int | None = None) -> Live:
+        """A fresh one, at the recipe's state dimension or at another."""
+        config = self.config
+        if state_dim is not None:
+            smaller = dataclasses.replace(config.model, state_dim=state_dim)
+            config = dataclasses.replace(config, model=smaller)
+        return Live(config, self.task)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """The batch of a step: it depends on the seed and the step alone."""
+        order = self.parts.train.sampler
+        epoch, place = divmod(step, len(order))
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, order.batches(epoch))
+        return self.splits.train[self._epoch[1][place]]
+
+    def figures(self, model: nn.Module, part: str) -> Figures:
+        """Loss, accuracy, … on "val" or "test", with units in their names."""
+        was = model.training
+        model.eval()
+        found = evaluate(model, getattr(self.parts, part), self.task)
+        model.train(was)
+        named = {name: _UNITS[name] for name in found}
+        return {f"{part}_{unit}": found[name] * factor for name, (unit, factor) in named.items()}
+
+    @property
+    def monitor(self) -> tuple[str, int]:
+        """The figure that chooses the model, and 1 where the smallest is best, else -1."""
+        name = self.task.monitor.rpartition("/")[2]
+        return f"val_{_UNITS[name][0]}", 1 if name == "loss" else -1
+
+    def calibration(self, batches: int) -> Calibration:
+        """Training batches apart from the stream, as a run draws them."""
+        seen = calibration_batches(
+            self.splits.train,
+            batch_size=self.config.trainer.batch_size,
+            count=batches,
+            seed=self.config.seed,
+        )
+        return Calibration(seen, loss=loss_of, max_batches=batches)
+
+    def advance(self, live: Live) -> tuple[float, float]:
+        """One training step; (seconds, training loss in nats)."""
+        clip = self.config.optim.clip
+        began = time.perf_counter()
+        live.optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(live.model, self.batch(live.step))
+        loss.backward()  # type: ignore[no-untyped-call]
+        if clip is not None:
+            nn.utils.clip_grad_norm_(live.model.parameters(), clip)
+        live.optimizer.step()
+        live.schedule.step()
+        live.step += 1
+        if live.compressor is not None:
+            live.compressor.step()
+        return time.perf_counter() - began, float(loss.detach())
+
+    def train(
+        self, live: Live, *, at: Mapping[int, Action] | None = None, keep: Path | None = None
+    ) -> Figures:
+        """Train to the end; figures of the last model and of the one that validation chose.
+
+        Args:
+            live: changed in place.
+            at: what to do right after a step, such as saving.
+            keep: a file to go on from after a kill; written at every validation, and taken up
+                here where it is there.
+        """
+        every = self.config.trainer.validation_interval
+        record: dict[str, Any] = {"curve": [], "best": {}, "times": []}
+        if keep is not None and keep.exists():
+            saved = load_tree(keep)
+            live.load_state_dict(saved["live"])
+            record = saved["record"]
+        key, sign = self.monitor
+        live.model.train()
+        while live.step < self.steps:
+            seconds, _ = self.advance(live)
+            record["times"].append(seconds)
+            if at and live.step in at:
+                at[live.step](live)
+            if live.step % every and live.step != self.steps:
+                continue
+            row = {"step": live.step, **self.figures(live.model, "val")}
+            record["curve"].append(row)
+            if row is min(record["curve"], key=lambda r: sign * r[key]):
+                record["best"] = copy.deepcopy(live.model.state_dict())
+            if keep is not None and live.step < self.steps:
+                save_tree(keep, {"live": live.state_dict(), "record": record})
+            self._say(live.step, self.steps)
+        return self._conclude(live, record)
+
+    def _conclude(self, live: Live, record: Mapping[str, Any]) -> Figures:
+        """The last model is tested first: the chosen one takes its place."""
+        key, sign = self.monitor
+        curve = record["curve"]
+        chosen = min(curve, key=lambda r: sign * r[key])
+        last = {**curve[-1], **self.figures(live.model, "test")}
+        best = last
+        if chosen["step"] != live.step:
+            live.model.load_state_dict(record["best"])
+            best = {**chosen, **self.figures(live.model, "test")}
+        return {
+            "chosen": best,
+            "last": last,
+            "curve": curve,
+            "step_milliseconds": 1e3 * median(record["times"]),
+            "train_seconds": sum(record["times"]),
+        }

@@ -1,0 +1,145 @@
+"""Models that are cut: once from a trunk that all arms share, or several times on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, final
+from unittest import mock
+
+from compressm.compressor import Compressor, compress_
+from compressm.data.options import check_at_least
+from compressm.errors import ConfigError
+from compressm.events import Event
+from compressm.experiments.bench import Bench, Figures, Live
+from compressm.experiments.kinds.base import Kind, Place, register_kind
+from compressm.guard import Guard
+from compressm.numerics import fitting
+from compressm.ranks import FixedRank, Policy
+from compressm.schedule import Schedule
+from compressm.train.policies import build_policy
+
+
+@final
+@register_kind("cut")
+@dataclass(frozen=True, kw_only=True)
+class Cut(Kind):
+    """The model that is never cut up to a share of its steps, then cut.
+
+    Attributes:
+        kept: states that every layer keeps; or
+        policy: a policy and its keywords, as in recipes.
+        at: share of the steps at which the (last) cut is made.
+        cuts: how many, equally spaced up to there.
+        method, select, transport: see `compressm.compress_`.
+        batches: training batches that data-driven methods look at.
+        go_on: train to the end afterwards; else only the cut is made.
+        guard: figure on validation data that a guard holds, such as "val_accuracy_percent".
+        max_drop, attempts: of that guard.
+        fit_damping: of the fit of rows, in place of the library's.
+    """
+
+    kept: int | None = None
+    policy: dict[str, Any] | None = None
+    at: float = 0.1
+    cuts: int = 1
+    method: str = "auto"
+    select: Literal["largest", "smallest", "random"] = "largest"
+    transport: Literal["project", "reset"] = "project"
+    batches: int = 8
+    go_on: bool = True
+    guard: str | None = None
+    max_drop: float = 0.0
+    attempts: int = 6
+    fit_damping: float | None = None
+
+    def validate(self) -> None:
+        check_at_least("kept", self.kept, 1)
+        check_at_least("cuts", self.cuts, 1)
+        if (self.kept is None) == (self.policy is None):
+            raise ConfigError("cut: expected either kept or policy")
+        if not 0 < self.at <= 1:
+            raise ConfigError(f"at: expected a share in (0, 1], got {self.at}")
+        if self.cuts > 1 and (self.guard is not None or not self.go_on):
+            raise ConfigError("cuts: a guard, and go_on false, go with one cut")
+        self.build_policy()
+
+    def build_policy(self) -> Policy:
+        """How many states stay."""
+        if self.policy is not None:
+            return build_policy(self.policy)
+        assert self.kept is not None
+        return FixedRank(self.kept)
+
+    def run(self, bench: Bench, place: Place) -> Figures:
+        with self._damping():
+            return self._once(bench, place) if self.cuts == 1 else self._several(bench, place)
+
+    def _damping(self) -> AbstractContextManager[object]:
+        if self.fit_damping is None:
+            return nullcontext()
+        return mock.patch.object(fitting, "FIT_DAMPING", self.fit_damping)
+
+    def _once(self, bench: Bench, place: Place) -> Figures:
+        kept = place.own / "live.safetensors"
+        live = place.resumed(bench, round(self.at * bench.steps))
+        before = bench.figures(live.model, "val")
+        event = self._cut(bench, live)
+        after = bench.figures(live.model, "val")
+        found = bench.train(live, keep=kept) if self.go_on else {}
+        key = "val_loss_nats"
+        return {
+            "before_cut": before,
+            "after_cut": after,
+            "loss_rise_nats": after[key] - before[key],
+            **_said([event]),
+            **found,
+        }
+
+    def _cut(self, bench: Bench, live: Live) -> Event:
+        guard = None
+        if self.guard is not None:
+            figure = self.guard
+            guard = Guard(
+                lambda: float(bench.figures(live.model, "val")[figure]),
+                max_drop=self.max_drop,
+                higher_is_better="loss" not in figure and "bits" not in figure,
+                max_attempts=self.attempts,
+            )
+        return compress_(
+            live.model,
+            live.optimizer,
+            policy=self.build_policy(),
+            rank="uniform",
+            guard=guard,
+            **self._how(bench),
+        )
+
+    def _several(self, bench: Bench, place: Place) -> Figures:
+        live = bench.live()
+        live.compressor = Compressor(
+            live.model,
+            live.optimizer,
+            policy=self.build_policy(),
+            schedule=Schedule.spaced(cuts=self.cuts, stop=round(self.at * bench.steps)),
+            rank="uniform",
+            **self._how(bench),
+        )
+        found = bench.train(live, keep=place.own / "live.safetensors")
+        return {**_said(live.compressor.events), **found}
+
+    def _how(self, bench: Bench) -> dict[str, Any]:
+        names = ("method", "select", "transport")
+        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        chosen = {name: settings[name] for name in names}
+        return {**chosen, "data": bench.calibration(self.batches), "seed": bench.config.seed}
+
+
+def _said(events: list[Event]) -> Figures:
+    """What the events say of the cuts, summed over them."""
+    return {
+        "outcome": [event.kind for event in events],
+        "states": {site.site: site.after for site in events[-1].sites},
+        "cut_seconds": sum(event.seconds for event in events),
+    }

@@ -1,0 +1,148 @@
+"""Runs are made once, stored whole, and go on after a kill."""
+
+import json
+import multiprocessing
+
+import pytest
+
+from compressm.experiments import Definition, Results
+from compressm.experiments import bench as bench_module
+from compressm.experiments.runner import Clock, run_all
+from compressm.experiments.worker import execute, plain
+
+SETTINGS = ["trainer.steps=6", "trainer.val_every=2", "model.state_dim=8", "model.width=4"]
+SETTINGS += ["model.depth=1", "data.val_size=20"]
+
+
+def runs_of(arms, overrides=(), seeds=(0,)):
+    made = Definition(name="tiny", question="?", recipe="digits-lru", overrides=SETTINGS, arms=arms)
+    return made.runs(seeds, overrides)
+
+
+def figures(run, tmp_path):
+    outcome = execute(run, Results(tmp_path / "results", "tiny"), tmp_path / "work")
+    assert outcome.error is None
+    return json.loads(outcome.path.read_text())["figures"]
+
+
+CUT = {"kind": "cut", "at": 0.5, "kept": 3, "method": "real-pairs", "batches": 1}
+ARMS = {
+    "full": {"kind": "full", "trunks": [0.5]},
+    "cut": CUT,
+    "at-once": {**CUT, "go_on": False},
+    "guard": {**CUT, "go_on": False, "guard": "val_loss_nats", "max_drop": 9.0},
+    "twice": {**CUT, "cuts": 2},
+    "scratch": {"kind": "scratch", "kept": 3},
+    "moments": {
+        "kind": "transport",
+        "optimizer": "AdamW",
+        "method": "real-pairs",
+        "kept": 3,
+        "before": 2,
+        "after": 2,
+        "early": 1,
+        "batches": 1,
+    },
+    "steps": {"kind": "steps", "kept": 3, "rounds": 1, "each": 1},
+}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_kind_makes_figures_with_units(arm, tmp_path):
+    (run,) = runs_of({arm: ARMS[arm]})
+    found = figures(run, tmp_path)
+    units = ("nats", "percent", "token", "seconds", "milliseconds", "speedup")
+    measured = [key for key, value in found.items() if isinstance(value, float)]
+    assert measured
+    assert all(key.endswith(units) for key in measured)
+    if "chosen" in found:
+        assert found["curve"][-1]["step"] == found["last"]["step"] == 6
+        best = max(row["val_accuracy_percent"] for row in found["curve"])
+        assert found["chosen"]["val_accuracy_percent"] == best
+    if "states" in found:
+        assert set(found["states"].values()) == {3}
+
+
+def test_an_arm_that_starts_from_a_trunk_is_the_same_with_and_without_it(tmp_path):
+    full, cut = runs_of({"full": ARMS["full"], "cut": CUT})
+    figures(full, tmp_path)
+    assert any((tmp_path / "work").glob("trunk-*/step3.safetensors"))
+    shared = figures(cut, tmp_path)
+    alone = figures(cut, tmp_path / "other")
+    assert shared["curve"] == alone["curve"]
+    assert shared["loss_rise_nats"] == alone["loss_rise_nats"]
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    (run,) = runs_of({"full": {"kind": "full"}})
+    whole = figures(run, tmp_path / "whole")
+    advance, made = bench_module.Bench.advance, []
+
+    def dies(self, live):
+        if len(made) == 5:
+            raise KeyboardInterrupt
+        made.append(live.step)
+        return advance(self, live)
+
+    monkeypatch.setattr(bench_module.Bench, "advance", dies)
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, Results(tmp_path / "results", "tiny"), tmp_path / "work")
+    made.clear()
+    again = figures(run, tmp_path)
+    assert made == [4, 5]
+    for key in ("chosen", "last", "curve"):
+        assert again[key] == whole[key]
+
+
+def test_what_is_done_is_not_done_again_and_an_overridden_run_is_another(tmp_path):
+    arms = {"scratch": {"kind": "scratch", "kept": 3}}
+    store = Results(tmp_path / "results", "tiny")
+    first = run_all(runs_of(arms), store, processes=2, work=tmp_path / "work")
+    assert [outcome.error for outcome in first] == [None]
+    assert multiprocessing.active_children() == []
+    assert run_all(runs_of(arms), store, work=tmp_path / "work") == []
+    others = runs_of(arms, overrides=["trainer.steps=4"])
+    assert store.finished(others[0]) is None
+    assert store.path(others[0]) != store.path(runs_of(arms)[0])
+
+
+def test_a_failure_is_stored_and_tried_again(tmp_path):
+    (run,) = runs_of({"cut": {**CUT, "method": "no-such-method"}})
+    store = Results(tmp_path / "results", "tiny")
+    outcome = execute(run, store, tmp_path / "work")
+    assert "no-such-method" in outcome.error
+    stored = json.loads(outcome.path.read_text())
+    assert stored["status"] == "failed"
+    assert store.finished(run) is None
+    assert list(store) == []
+
+
+def test_a_result_says_what_made_it(tmp_path):
+    (run,) = runs_of({"scratch": {"kind": "scratch", "kept": 3}})
+    store = Results(tmp_path / "results", "tiny")
+    execute(run, store, tmp_path / "work")
+    found = store.finished(run)
+    assert found["configuration"]["trainer"]["steps"] == 6
+    assert found["settings"] == {"kept": 3}
+    assert found["commit"]
+    assert {"torch", "python"} <= found["versions"].keys()
+    assert {"cpu", "cores", "load_one_minute"} <= found["machine"].keys()
+    assert found["seconds"] > 0
+
+
+def test_figures_that_are_no_numbers_are_null():
+    assert plain({"a": float("nan"), "b": [float("inf"), 1.0], "c": (2,)}) == {
+        "a": None,
+        "b": [None, 1.0],
+        "c": [2],
+    }
+
+
+def test_time_left_comes_from_runs_of_the_same_arm_and_from_progress():
+    runs = runs_of({"scratch": {"kind": "scratch", "kept": [3, 4]}})
+    clock = Clock(processes=1)
+    assert clock.left(runs) is None
+    clock.learn("scratch", 10.0)
+    assert clock.left(runs) == pytest.approx(20.0)
+    clock.processes = 2
+    assert clock.left(runs) == pytest.approx(10.0)
