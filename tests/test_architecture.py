@@ -81,9 +81,11 @@ ALLOWED = {
     },
     "data": set(),
     "integrations": {
+        "adapters",
         "calibration",
         "checkpoint",
         "compressor",
+        "cutting",
         "events",
         "guard",
         "ops",

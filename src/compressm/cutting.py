@@ -22,6 +22,7 @@ from compressm.guard import Companion, Guard, as_metric
 from compressm.pipeline import RANKS, Proposal, Rank, Survey
 from compressm.team import Team
 from compressm.writeback import (
+    TRANSPORTS,
     Averages,
     Snapshot,
     as_optimizers,
@@ -182,6 +183,20 @@ class Cutter:
             snapshot.close()
 
 
+def require_choices(
+    *, rank: str = "per-layer", transport: str = "project", select: str = "largest"
+) -> None:
+    """Refuse what is not one of the words that an argument may be.
+
+    Raises:
+        InputError: it names the argument and the words.
+    """
+    choices = {"rank": (rank, RANKS), "transport": (transport, TRANSPORTS)}
+    for name, (got, known) in {**choices, "select": (select, SELECTIONS)}.items():
+        if got not in known:
+            raise InputError(f"{name}: expected one of {', '.join(known)}, got {got!r}")
+
+
 def make_cutter(
     team: Team,
     optimizer: Optimizer | Iterable[Optimizer] | None,
@@ -201,10 +216,7 @@ def make_cutter(
     Raises:
         InputError, OptimizerError: an argument is unusable.
     """
-    if select not in SELECTIONS:
-        raise InputError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
-    if rank not in RANKS:
-        raise InputError(f"rank: expected one of {', '.join(RANKS)}, got {rank!r}")
+    require_choices(rank=rank, transport=transport, select=select)
     folder = None if guard is None or guard.snapshot_folder is None else guard.snapshot_folder
     return Cutter(
         team=team,

@@ -7,52 +7,10 @@ from torch import nn
 
 import compressm
 from compressm.errors import InputError
-from compressm.integrations.lightning import CompressionCallback
 from compressm.nn import LRU, state_dims
+from tests.integrations.lightning_runs import QUIET, Regression, batches, cutting, fit, trainer_of
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*treespec, LeafSpec.*:FutureWarning", "ignore:.*does not have many workers.*"
-)
-
-
-class Regression(pl.LightningModule):
-    """Two LRUs trained to reproduce their input, by any optimizer."""
-
-    def __init__(self, optimizer=torch.optim.Adam):
-        super().__init__()
-        self.net = nn.Sequential(LRU(3, 8), LRU(3, 8))
-        self.make = optimizer
-
-    def forward(self, u):
-        return self.net(u)
-
-    def training_step(self, batch, batch_idx):
-        return ((self(batch) - batch) ** 2).mean()
-
-    def configure_optimizers(self):
-        return self.make(self.parameters(), lr=1e-3)
-
-
-def fit(module, *callbacks, steps=10, **options):
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-    batches = list(torch.randn(5, 2, 11, 3))
-    trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
-    return trainer
-
-
-def cutting(*steps, **options):
-    return CompressionCallback(
-        policy=compressm.FixedFraction(0.5), schedule=compressm.Schedule.at(*steps), **options
-    )
+pytestmark = QUIET
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop])
@@ -109,31 +67,22 @@ def test_resumes_from_a_lightning_checkpoint(layer, tmp_path):
     trainer = fit(build(), first, steps=4)
     trainer.save_checkpoint(tmp_path / "c.ckpt")
     second, module = cutting(2, 6), build()
-    again = pl.Trainer(
-        accelerator="cpu",
-        max_steps=8,
-        callbacks=[second],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    batches = torch.utils.data.DataLoader(list(torch.randn(4, 2, 11, 3)), batch_size=None)
-    again.fit(module, batches, ckpt_path=tmp_path / "c.ckpt", weights_only=True)
+    again = trainer_of(second, max_steps=8)
+    again.fit(module, batches(4), ckpt_path=tmp_path / "c.ckpt", weights_only=True)
     assert [event.step for event in second.events] == [2, 6]
     assert set(state_dims(module).values()) == {2}
 
 
 def test_data_and_target():
-    batches = list(torch.randn(2, 2, 11, 3))
-    callback = cutting(1, data=batches, method="empirical-data", target="net")
+    data = list(torch.randn(2, 2, 11, 3))
+    callback = cutting(1, data=data, method="empirical-data", target="net")
     fit(Regression(), callback, steps=1)
     assert [site.site for site in callback.events[0].sites] == ["0", "1"]
 
 
 def test_data_that_can_be_read_only_once_are_enough():
-    batches = (batch for batch in torch.randn(2, 2, 11, 3))
-    callback = cutting(1, data=batches, method="empirical-data")
+    data = (batch for batch in torch.randn(2, 2, 11, 3))
+    callback = cutting(1, data=data, method="empirical-data")
     fit(Regression(), callback, steps=1)
     assert callback.events[0].kind == "cut"
 

@@ -7,15 +7,19 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from compressm.checkpoint import fit_on_load
 from compressm.compressor import Compressor
 from compressm.errors import InputError, MissingExtraError
 from compressm.events import Event
-from compressm.integrations.late import LateCompressor
+from compressm.integrations.deferred import DeferredCompressor
+from compressm.integrations.scalars import scalars
 
 try:
     import lightning.pytorch as pl
 except ImportError as error:
     raise MissingExtraError("lightning", "train") from error
+
+from compressm.integrations.lightning_averages import averages, averages_of, refuse_sharded
 
 
 class CompressionCallback(pl.Callback):
@@ -24,39 +28,55 @@ class CompressionCallback(pl.Callback):
         trainer = Trainer(callbacks=[CompressionCallback(
             policy=EnergyTolerance(0.1), schedule=Schedule.spaced(cuts=4, stop=1_000))])
 
-    Its state travels with Lightning's checkpoints; a model built at full size takes the smaller
-    states of one.
+    Steps are counted as `trainer.global_step` counts them: under manual optimisation every step of
+    every optimizer. Its state travels with Lightning's checkpoints; a model built at full size
+    takes the smaller states of one. A further `fit()` of the same model goes on where the callback
+    was, also in another trainer; with another model it starts anew.
+
+    The copies of `EMAWeightAveraging`, `WeightAveraging`, `StochasticWeightAveraging` and any
+    `AveragedModel` in a callback or in the module are cut along. Every event goes to all loggers of
+    the trainer, as numbers under `compressm/`.
 
     Args:
         target: attribute path of the module to compress, such as "model"; by default the
             LightningModule itself. `data` goes through this module.
-        compression: further arguments of `compressm.Compressor`: policy, schedule, data, log, …;
-            a guard's companions are joined by the trainer's LR schedulers.
+        compression: all other arguments of `compressm.Compressor` but model, optimizer and wrapper:
+            policy, schedule, guard, data, loss, ema, log, … A guard's companions are joined by
+            the trainer's LR schedulers and its gradient scaler.
+
+    Raises:
+        InputError: an argument that `Compressor` does not have.
     """
 
     def __init__(self, *, target: str | None = None, **compression: Any) -> None:
-        self._late = LateCompressor(target=target, **compression)
+        self._deferred = DeferredCompressor(target=target, **compression)
         self._restored: dict[str, Any] | None = None
 
     @property
     def compressor(self) -> Compressor | None:
         """The compressor, from the start of training on."""
-        return self._late.compressor
+        return self._deferred.compressor
 
     @property
     def events(self) -> list[Event]:
         """All events so far."""
-        return self._late.events
+        return self._deferred.events
 
     def check(self, pl_module: pl.LightningModule) -> None:
         """Refuse before training what `on_train_start` would refuse."""
-        self._late.check(pl_module)
+        self._deferred.check(pl_module)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Before a checkpoint is restored: from here on the model takes smaller states."""
-        # A module that builds itself in `configure_model` has nothing yet.
-        if stage == "fit" and next(pl_module.parameters(), None) is not None:
+        """Before a checkpoint is restored: from here on model and averages take smaller states."""
+        if stage != "fit":
+            return
+        refuse_sharded(trainer)
+        if type(pl_module).configure_model is pl.LightningModule.configure_model:
             self.check(pl_module)
+        else:  # it builds itself after this, and then loads
+            fit_on_load(pl_module)
+        for _, copy in averages(trainer, pl_module):
+            fit_on_load(copy)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the model and the optimizers, which by now are restored if there was a checkpoint.
@@ -65,22 +85,41 @@ class CompressionCallback(pl.Callback):
             InputError: several devices under a strategy that is neither DDP nor FSDP2, a `target`
                 that the module does not have, or nothing in the model that can be compressed.
         """
-        wrapper = _wrapper(trainer, pl_module)
-        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        self._late.start(
-            pl_module, trainer.optimizers, schedulers, state=self._restored, wrapper=wrapper
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        restored, self._restored = self._restored, None
+        self._deferred.start(
+            pl_module,
+            trainer.optimizers,
+            [
+                *(config.scheduler for config in trainer.lr_scheduler_configs),
+                *([] if scaler is None else [scaler]),
+            ],
+            count=trainer.global_step,
+            restored=restored,
+            ema=averages_of(trainer, pl_module, self._deferred.part_of(pl_module)),
+            wrapper=_wrapper(trainer, pl_module),
         )
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Cut if the optimizer step that was just made is due."""
-        if self.compressor is not None:
-            self.compressor.step(trainer.global_step)
+        event = self._deferred.step(trainer.global_step)
+        if event is None:
+            return
+        # The axis on which Lightning and its own callbacks log this batch.
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars(event), step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.compressor is None else {"compressor": self.compressor.state_dict()}
+        return self._deferred.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = state_dict.get("compressor")
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """The model is that of the checkpoint from now on, and so is the compressor."""
+        self._restored = dict((checkpoint.get("callbacks") or {}).get(self.state_key) or {})
+        if trainer.state.fn != "fit":  # the count of steps is not restored
+            self._restored.pop("count", None)
 
 
 def _wrapper(trainer: pl.Trainer, module: pl.LightningModule) -> nn.Module | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from compressm.compressor import Compressor
 from compressm.errors import CheckpointError, MissingExtraError
 from compressm.events import Event
-from compressm.integrations.late import LateCompressor
+from compressm.integrations.deferred import DeferredCompressor
+from compressm.integrations.scalars import scalars
 from compressm.trees import from_text, load_tree, save_tree, to_text
 
 try:
@@ -26,65 +28,110 @@ class CompressionCallback(TrainerCallback):
             policy=EnergyTolerance(0.1), schedule=Schedule.spaced(cuts=4, stop=1_000))])
 
     Its state travels in `trainer_state.json`, so `resume_from_checkpoint` goes on where the run
-    was, with layers resized to the checkpoint. After every cut the Trainer's record of its best
-    model starts anew: `load_best_model_at_end` chooses among models of the final size.
+    was, with layers resized to the checkpoint. A further `train()` of the same model goes on where
+    the callback was, although the Trainer counts from 0 again; with another model it starts anew.
+
+    Every event goes through the Trainer's `log`, as numbers under `compressm/`: to what
+    `report_to` names, to other callbacks and into the history. After every cut the Trainer's record
+    of its best model starts anew: `load_best_model_at_end` chooses among models of the final size.
 
     Args:
-        compression: arguments of `compressm.Compressor`: policy, schedule, data, log, …; a guard's
-            companions are joined by the Trainer's LR scheduler.
+        target: attribute path of the module to compress, such as "backbone"; by default the model
+            itself. `data` goes through this module.
+        compression: all other arguments of `compressm.Compressor` but model, optimizer and wrapper:
+            policy, schedule, guard, data, loss, ema, log, … A guard's companions are joined by
+            the Trainer's LR scheduler and its gradient scaler.
+
+    Raises:
+        InputError: an argument that `Compressor` does not have.
     """
 
-    def __init__(self, **compression: Any) -> None:
-        self._late, self._parameters = LateCompressor(**compression), 0
+    def __init__(self, *, target: str | None = None, **compression: Any) -> None:
+        self._deferred = DeferredCompressor(target=target, **compression)
+        self._parameters = 0
 
     @property
     def compressor(self) -> Compressor | None:
         """The compressor, from the start of training on."""
-        return self._late.compressor
+        return self._deferred.compressor
 
     @property
     def events(self) -> list[Event]:
         """All events so far."""
-        return self._late.events
+        return self._deferred.events
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse what cannot work, and let a checkpoint with smaller states be loaded."""
         if (model := kwargs.get("model")) is not None:
-            self._late.check(model, kwargs.get("optimizer"))
+            self._deferred.check(model, kwargs.get("optimizer"))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """By now the model and the optimizer hold what the checkpoint, if any, has."""
-        model, scheduler = kwargs["model"], kwargs.get("lr_scheduler")
-        self._parameters = sum(p.numel() for p in model.parameters())
-        saved = state.stateful_callbacks.get(_KEY)
-        restored = None if saved is None else _read(saved, _folder(args, state))
-        schedulers = [] if scheduler is None else [scheduler]
-        self._late.start(model, kwargs["optimizer"], schedulers, state=restored)
+        model, optimizer = kwargs["model"], kwargs["optimizer"]
+        companions = [kwargs.get("lr_scheduler"), getattr(optimizer, "scaler", None)]
+        self._deferred.start(
+            model,
+            optimizer,
+            [companion for companion in companions if companion is not None],
+            count=state.global_step,
+            restored=_restored(args, state),
+        )
+        part = self._deferred.part_of(model)
+        self._parameters = sum(p.numel() for p in part.parameters())
+        self._remember(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Cut if the optimizer step that was just made is due."""
-        assert self.compressor is not None
-        event = self.compressor.step(state.global_step)
+        event = self._deferred.step(state.global_step)
         if event is None:
             return
         if event.parameters_after != self._parameters:
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
             self._parameters = event.parameters_after
-        # A pending cut needs the model as it was, too much for a JSON file: see `on_save`.
-        pending = self.compressor.pending
-        state.stateful_callbacks[_KEY] = "" if pending else to_text(self.compressor.state_dict())
+        self._remember(state)
+        if (trainer := _trainer()) is not None:
+            due = control.should_log
+            trainer.log(scalars(event))
+            control.should_log = due  # `log` has taken it for the loss of this step
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Put what undoing a pending cut needs beside the checkpoint."""
         if self.compressor is not None and self.compressor.pending and args.should_save:
-            save_tree(_folder(args, state) / _FILE, self.compressor.state_dict())
+            save_tree(_folder(args, state) / _FILE, self._deferred.state_dict())
+
+    def _remember(self, state: Any) -> None:
+        """Put our state where the Trainer's next checkpoint takes it along."""
+        assert self.compressor is not None
+        # A pending cut needs the model as it was, too much for a JSON file: see `on_save`.
+        pending = self.compressor.pending
+        state.stateful_callbacks[_KEY] = "" if pending else to_text(self._deferred.state_dict())
+
+
+def _trainer() -> Any:
+    """The Trainer that is calling, None if another loop does.
+
+    Callbacks get no reference to it, and only through its `log` does a value reach all loggers.
+    """
+    from transformers import Trainer
+
+    frame = sys._getframe()
+    while (above := frame.f_back) is not None:
+        frame = above
+        if isinstance(caller := frame.f_locals.get("self"), Trainer):
+            return caller
+    return None
 
 
 def _folder(args: Any, state: Any) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
-def _read(saved: str, folder: Path) -> Any:
+def _restored(args: Any, state: Any) -> Any:
+    """Our state in the checkpoint that the run resumes from; None if it resumes from none."""
+    saved = state.stateful_callbacks.get(_KEY)
+    if saved is None:
+        return {} if state.global_step else None
+    folder = _folder(args, state)
     if saved:
         return from_text(saved, f"{folder / 'trainer_state.json'}, {_KEY}")
     if not (folder / _FILE).exists():

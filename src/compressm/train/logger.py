@@ -9,6 +9,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from compressm.integrations.scalars import PREFIX
+
 
 class JsonlLogger(Logger):
     """Appends {"step": …, name: value, …} to a file; each line is on disk when it is logged.
@@ -29,8 +31,15 @@ class JsonlLogger(Logger):
         return ""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """One line; Lightning counts steps from 0 and adds an epoch, which means nothing here."""
-        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        """One line; Lightning counts steps from 0 and adds an epoch, which means nothing here.
+
+        What happened to the states is in events.jsonl, with more about it.
+        """
+        values = {
+            name: value
+            for name, value in metrics.items()
+            if name != "epoch" and not name.startswith(PREFIX)
+        }
         if values:
             line = json.dumps({"step": (step or 0) + 1, **values})
             with self.path.open("a", encoding="utf-8") as file:

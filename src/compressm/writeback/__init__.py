@@ -2,6 +2,7 @@
 
 from compressm.writeback.carry import Averages, uncompiled
 from compressm.writeback.commit import (
+    TRANSPORTS,
     commit_,
     prepared,
     require_owned,
@@ -16,6 +17,7 @@ from compressm.writeback.undisturbed import undisturbed
 __all__ = [
     "FIRST_MOMENTS",
     "SECOND_MOMENTS",
+    "TRANSPORTS",
     "Averages",
     "Snapshot",
     "as_optimizers",

@@ -24,6 +24,9 @@ from compressm.writeback.moments import Change, transport_states
 from compressm.writeback.ownership import followed, require_followed
 from compressm.writeback.sharded import OnShards, Storage, is_shard, reshard_
 
+# Optimizer moments follow the change of basis, or start anew.
+TRANSPORTS = ("project", "reset")
+
 
 @torch.no_grad()
 def commit_(
@@ -68,7 +71,7 @@ def prepared(
             live optimizer holds an edited one.
         InputError: two edits change the same parameter (it is shared by two layers).
     """
-    if transport not in ("project", "reset"):
+    if transport not in TRANSPORTS:
         raise InputError(f"transport: expected 'project' or 'reset', got {transport!r}")
     reshard_(model)
     require_owned(model, edits, optimizers)

@@ -1,0 +1,173 @@
+"""A `Compressor` for trainers that make the optimizer and the schedulers themselves, and late."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from compressm.calibration import calibration_of
+from compressm.compressor import Compressor
+from compressm.cutting import require_choices
+from compressm.errors import InputError
+from compressm.events import Event
+from compressm.guard import Companion, Guard
+
+# What the trainer gives, not the user.
+_GIVEN = ("model", "optimizer", "wrapper")
+
+
+class DeferredCompressor:
+    """Settings first, model and optimizers when training starts; one for the life of a callback.
+
+    A trainer may start several times. With the same model the compressor goes on where it was, also
+    where the trainer counts its steps from 0 again; with another model it starts anew.
+
+    Args:
+        target: attribute path of the part of the model to compress; None takes the model itself.
+        guard, log, ema, settings: keywords of `compressm.Compressor`. `data` are read here, once.
+
+    Attributes:
+        compressor: from `start` on.
+
+    Raises:
+        InputError: a keyword that `Compressor` does not have, one that is missing, or a value that
+            can be refused without a model.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: str | None = None,
+        guard: Guard | None = None,
+        log: str | Path | Callable[[Event], None] | None = None,
+        ema: Sequence[nn.Module] = (),
+        **settings: Any,
+    ) -> None:
+        _require_keywords(settings)
+        choices = {name: settings[name] for name in _CHOICES if name in settings}
+        require_choices(**choices)
+        data, forward, loss = (settings.pop(name, None) for name in ("data", "forward", "loss"))
+        self.compressor: Compressor | None = None
+        self._target, self._guard, self._log, self._ema = target, guard, log, tuple(ema)
+        self._settings = {**settings, "data": calibration_of(data, forward, loss)}
+        self._part: nn.Module | None = None
+        self._count = self._ahead = 0
+
+    @property
+    def events(self) -> list[Event]:
+        """All events so far."""
+        return [] if self.compressor is None else self.compressor.events
+
+    def check(self, model: nn.Module, optimizer: Any = None) -> None:
+        """Refuse what `start` would refuse; from here on the model loads smaller states."""
+        Compressor(self.part_of(model), optimizer, **self._settings, ema=self._ema)
+
+    def start(
+        self,
+        model: nn.Module,
+        optimizers: Any,
+        companions: Sequence[Companion],
+        *,
+        count: int,
+        restored: Mapping[str, Any] | None = None,
+        ema: Sequence[nn.Module] = (),
+        wrapper: nn.Module | None = None,
+    ) -> Compressor:
+        """Make the compressor; model and optimizers are as a checkpoint, if any, has them.
+
+        Args:
+            model, optimizers, wrapper: see `compressm.Compressor`.
+            companions: of the guard, if there is one, beside its own.
+            count: the trainer's optimizer steps so far.
+            restored: what `state_dict` gave, out of the checkpoint that model and trainer were
+                loaded from; empty if that checkpoint had none, None without a checkpoint. Without
+                its "count" the trainer's count is not that of the checkpoint.
+            ema: averaged copies of the part that is compressed, beside the user's own.
+        """
+        part, guard = self.part_of(model), self._guard
+        state, self._ahead = self._where_it_was(part, count, restored)
+        if guard is not None:
+            guard = replace(guard, companions=[*guard.companions, *companions])
+        self.compressor = Compressor(
+            part,
+            optimizers,
+            **self._settings,
+            guard=guard,
+            log=self._log,
+            ema=[*self._ema, *ema],
+            wrapper=wrapper,
+        )
+        if state is not None:
+            self.compressor.load_state_dict(state)
+        self._part, self._count = part, count
+        return self.compressor
+
+    def _where_it_was(
+        self, part: nn.Module, count: int, restored: Mapping[str, Any] | None
+    ) -> tuple[Mapping[str, Any] | None, int]:
+        """A state to go on from, and how far the compressor's steps are ahead of the trainer's."""
+        if restored is not None:
+            state = restored.get("compressor")
+            return state, 0 if state is None else state["step"] - restored.get("count", count)
+        if self.compressor is None:
+            return None, 0
+        if part is not self._part:
+            return None, -count
+        state = self.compressor.state_dict()
+        return state, state["step"] - (self._count if count >= self._count else count)
+
+    def step(self, count: int) -> Event | None:
+        """Cut if the optimizer step that was just made is due; `count` is the trainer's."""
+        if self.compressor is None or count == self._count:
+            return None  # a batch whose gradients are accumulated
+        self._count = count
+        return self.compressor.step(count + self._ahead)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint; empty before training."""
+        if self.compressor is None:
+            return {}
+        return {"compressor": self.compressor.state_dict(), "count": self._count}
+
+    def part_of(self, model: nn.Module) -> nn.Module:
+        """The part of the model that is compressed.
+
+        Raises:
+            InputError: the model has no `target`.
+        """
+        if self._target is None:
+            return model
+        try:
+            part: nn.Module = attrgetter(self._target)(model)
+        except AttributeError as error:
+            raise InputError(f"target: {type(model).__name__} has no {self._target}") from error
+        return part
+
+
+_CHOICES = tuple(inspect.signature(require_choices).parameters)
+
+
+def _require_keywords(settings: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(Compressor).parameters
+    known = [name for name in parameters if name not in _GIVEN]
+    for name in settings:
+        if name in _GIVEN:
+            raise InputError(f"{name}: the callback takes it from the trainer; leave it out")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(known)}"
+            raise InputError(f"CompressionCallback: there is no argument {name!r}{meant}")
+    missing = [
+        name
+        for name in known
+        if parameters[name].default is inspect.Parameter.empty and name not in settings
+    ]
+    if missing:
+        raise InputError(f"CompressionCallback: {' and '.join(missing)} must be given")
