@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -137,15 +138,14 @@ def fit_on_load(model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> None:
     if fit is None:
         fit = _Fit()
         model.register_load_state_dict_pre_hook(fit)  # type: ignore[no-untyped-call]
-    known = {id(optimizer) for optimizer in fit.optimizers}
-    fit.optimizers += [optimizer for optimizer in optimizers if id(optimizer) not in known]
+    fit.optimizers.update(optimizers)
 
 
 class _Fit:
     """The hook of `fit_on_load`; a copied or pickled model keeps it, without the optimizers."""
 
     def __init__(self) -> None:
-        self.optimizers: list[Optimizer] = []
+        self.optimizers: WeakSet[Optimizer] = WeakSet()  # those of an earlier fit are let go
 
     def __reduce__(self) -> tuple[type[_Fit], tuple[()]]:
         return _Fit, ()
@@ -155,7 +155,7 @@ class _Fit:
             arriving, own = state.get(prefix + key), module._parameters[name]
             # What cannot be a matter of the state dimension is left for the loader to report.
             if isinstance(arriving, Tensor) and own is not None and arriving.ndim == own.ndim:
-                resize_(model, module, name, arriving.shape, self.optimizers)
+                resize_(model, module, name, arriving.shape, list(self.optimizers))
         settle_(model)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from torch import nn
+from torch.optim import Optimizer
 
 from compressm.calibration import calibration_of
 from compressm.compressor import Compressor
@@ -18,6 +21,8 @@ from compressm.cutting import require_choices
 from compressm.errors import InputError
 from compressm.events import Event
 from compressm.guard import Companion, Guard
+from compressm.writeback import as_optimizers
+from compressm.writeback.ownership import held_by
 
 # What the trainer gives, not the user.
 _GIVEN = ("model", "optimizer", "wrapper")
@@ -59,6 +64,7 @@ class DeferredCompressor:
         self._settings = {**settings, "data": calibration_of(data, forward, loss)}
         self._part: nn.Module | None = None
         self._count = self._ahead = 0
+        self._given: WeakSet[Optimizer] = WeakSet()
 
     @property
     def events(self) -> list[Event]:
@@ -95,9 +101,10 @@ class DeferredCompressor:
         state, self._ahead = self._where_it_was(part, count, restored)
         if guard is not None:
             guard = replace(guard, companions=[*guard.companions, *companions])
+        pending = state is not None and state["transaction"]["trial"] is not None
         self.compressor = Compressor(
             part,
-            optimizers,
+            self._with_earlier(part, optimizers, pending),
             **self._settings,
             guard=guard,
             log=self._log,
@@ -122,6 +129,21 @@ class DeferredCompressor:
             return None, -count
         state = self.compressor.state_dict()
         return state, state["step"] - (self._count if count >= self._count else count)
+
+    def _with_earlier(self, part: nn.Module, optimizers: Any, pending: bool) -> list[Optimizer]:
+        """The optimizers, and after them those of earlier trainers that still hold the parameters.
+
+        These will not step again, but whoever keeps such a trainer may save it. What would undo a
+        pending cut knows the optimizers by their place, so then there are no others.
+        """
+        now = as_optimizers(optimizers)
+        numbers = {id(optimizer) for optimizer in now}
+        if any(id(optimizer) not in numbers for optimizer in self._given):
+            gc.collect()  # most are garbage, in cycles with their schedulers
+        live = {id(p) for p in part.parameters()}
+        earlier = [o for o in self._given if id(o) not in numbers and held_by(o) & live]
+        self._given.update(now)
+        return now if pending else [*now, *earlier]
 
     def step(self, count: int) -> Event | None:
         """Cut if the optimizer step that was just made is due; `count` is the trainer's."""
