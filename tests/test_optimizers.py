@@ -70,9 +70,8 @@ OPTIMIZERS = {
 UNRULED = {
     "project": {
         "adadelta": "Adadelta.acc_delta",
-        "asgd": "ASGD.ax",
         "rprop": "Rprop.step_size",
-        "adafactor": "Adafactor.col_var, Adafactor.row_var, Adafactor.variance",
+        "adafactor": "Adafactor.col_var, Adafactor.row_var",
     },
     "select": {"adafactor": "Adafactor.col_var, Adafactor.row_var"},
 }

@@ -237,8 +237,8 @@ def test_one_parameter_edited_twice_is_an_error():
         commit_(net, [edits[0], *edits])
 
 
-class Lookahead(torch.optim.Optimizer):
-    """A third party's optimizer: state under names that nobody knows, made at the first step."""
+class Odd(torch.optim.Optimizer):
+    """State under names that nobody knows, made at the first step."""
 
     def __init__(self, params, lr=0.1, factored=False):
         super().__init__(params, {"lr": lr, "factored": factored})
@@ -251,32 +251,32 @@ class Lookahead(torch.optim.Optimizer):
                     continue
                 state = self.state[p]
                 if not state:
-                    state["slow"] = p.detach().clone()
+                    state["seen"] = torch.zeros_like(p)
                     if group["factored"] and p.ndim == 2:
                         state["row"] = torch.zeros(p.shape[0])
-                assert state["slow"].shape == p.shape
+                assert state["seen"].shape == p.shape
                 assert "row" not in state or len(state["row"]) == len(p)
                 p.add_(p.grad, alpha=-group["lr"])
-                state["slow"].lerp_(p, 0.5)
+                state["seen"].add_(p.grad.abs())
 
 
 def test_unknown_state_is_indexed_exactly_by_a_selection():
     net = Net()
-    optimizer = Lookahead(net.parameters())
+    optimizer = Odd(net.parameters())
     train(net, optimizer)
-    slow = optimizer.state[net.inner.weight]["slow"].clone()
+    seen = optimizer.state[net.inner.weight]["seen"].clone()
     commit_(net, select_edits(net), [optimizer])
-    assert torch.equal(optimizer.state[net.inner.weight]["slow"], slow[KEPT])
+    assert torch.equal(optimizer.state[net.inner.weight]["seen"], seen[KEPT])
     train(net, optimizer)
 
 
 @pytest.mark.parametrize("factored", [False, True])
 def test_unknown_state_is_reset_with_one_warning_by_a_projection(factored):
     net = Net()
-    optimizer = Lookahead(net.parameters(), factored=factored)
+    optimizer = Odd(net.parameters(), factored=factored)
     train(net, optimizer)
     edit = project_edit(net, torch.randn(5, 2, dtype=torch.float64))
-    with pytest.warns(UserWarning, match="slow") as caught:
+    with pytest.warns(UserWarning, match="Odd.seen") as caught:
         commit_(net, [edit], [optimizer])
     assert len(caught) == 1
     assert net.inner.weight not in optimizer.state
@@ -284,9 +284,9 @@ def test_unknown_state_is_reset_with_one_warning_by_a_projection(factored):
 
 def test_state_of_another_shape_is_never_left_behind():
     net = Net()
-    optimizer = Lookahead(net.parameters(), factored=True)
+    optimizer = Odd(net.parameters(), factored=True)
     train(net, optimizer)
-    with pytest.warns(UserWarning, match="row"):
+    with pytest.warns(UserWarning, match="Odd.row"):
         commit_(net, select_edits(net), [optimizer])
     train(net, optimizer)
 

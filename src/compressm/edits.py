@@ -31,8 +31,13 @@ class Transport(ABC):
 
     @property
     def exact(self) -> bool:
-        """Whether any tensor of the parameter's shape follows by the rule for first moments."""
+        """Whether entries are kept as they are, so that any tensor beside them can be indexed."""
         return False
+
+    @property
+    def separate(self) -> bool:
+        """Whether each parameter of the group follows by itself, without the others."""
+        return True
 
     def kept(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Tensors of the parameters' kind (averages of them), or None where a basis changes."""
@@ -60,7 +65,7 @@ class Select(Transport):
         indices: of the entries that stay.
         dim: the state axis.
         factors: (kept entries,) by which gradients grow, where the kept states got another weight;
-            None: they stay as they are, and all tensors follow exactly.
+            None: they keep it, and all tensors are indexed.
     """
 
     indices: Tensor
@@ -100,6 +105,10 @@ class Project(Transport):
 
     matrix: Tensor
     dim: int
+
+    @property
+    def separate(self) -> bool:
+        return False
 
     def first(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return self._apply(self.matrix, tensors)

@@ -9,14 +9,11 @@ from compressm.writeback.commit import (
     resize_,
     set_attributes_,
 )
-from compressm.writeback.moments import FIRST_MOMENTS, SECOND_MOMENTS
 from compressm.writeback.ownership import as_optimizers, require_followed, require_held
 from compressm.writeback.snapshot import Snapshot
 from compressm.writeback.undisturbed import undisturbed
 
 __all__ = [
-    "FIRST_MOMENTS",
-    "SECOND_MOMENTS",
     "TRANSPORTS",
     "Averages",
     "Snapshot",

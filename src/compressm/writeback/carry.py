@@ -78,7 +78,7 @@ class Averages:
         for counterpart in self.counterparts(model, edit):
             for name, old, value in zip(edit.names, edit.olds, edit.values, strict=True):
                 averaged = counterpart.get_parameter(name)
-                moved = _followed(edit.transport, averaged, old, value)
+                moved = corrected(edit.transport, averaged, old, value)
                 pairs.append((averaged, successor(averaged, moved)))
         return pairs
 
@@ -88,13 +88,28 @@ class Averages:
         return [copy.get_submodule(path) for copy in self.modules]
 
 
-def _followed(rule: Transport, averaged: Tensor, old: Tensor, value: Tensor) -> Tensor:
-    value = value.to(device=averaged.device, dtype=averaged.dtype)
-    moved = rule.kept((averaged, old.to(averaged)))
+def corrected(rule: Transport, copy: Tensor, old: Tensor, value: Tensor) -> Tensor:
+    """A copy of a parameter (an average, a master copy), after the parameter got a new value.
+
+    Where states are kept it gets the same correction, c' = c[kept] + (p' - p[kept]). Entries that
+    the parameter holds rounded stay what rounds to it. After a change of basis it is the new value.
+
+    Args:
+        rule: of the edit.
+        copy: of the old parameter, in its shape; dtype and device stay.
+        old: the old parameter.
+        value: the new value, in any precision.
+    """
+    stored = value.to(device=copy.device, dtype=old.dtype)
+    precise = value.to(device=copy.device, dtype=copy.dtype)
+    precise = torch.where(precise.to(old.dtype) == stored, precise, stored.to(copy.dtype))
+    moved = rule.kept((copy, old.to(copy.device)))
     if moved is None:
-        return value
+        return precise
     kept, kept_old = moved
-    return kept + (value - kept_old)
+    same = torch.where(stored == kept_old, kept, precise)
+    shifted = kept + (stored.to(copy.dtype) - kept_old.to(copy.dtype))
+    return torch.where(kept.to(old.dtype) == kept_old, same, shifted)
 
 
 def _bare(copy: nn.Module) -> nn.Module:

@@ -17,12 +17,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from compressm.bits import same_bits
-from compressm.edits import Edit, holder_of
+from compressm.edits import Edit, Reset, holder_of
 from compressm.errors import InputError
 from compressm.writeback.carry import Averages, carry_marks, successor, warn_of_hooks
-from compressm.writeback.moments import Change, transport_states
-from compressm.writeback.ownership import followed, require_followed
-from compressm.writeback.sharded import OnShards, Storage, is_shard, reshard_
+from compressm.writeback.ownership import followed, held_by, require_followed
+from compressm.writeback.sharded import Storage, is_shard, like, reshard_, whole
+from compressm.writeback.transport import Carrier, Change
 
 # Optimizer moments follow the change of basis, or start anew.
 TRANSPORTS = ("project", "reset")
@@ -76,12 +76,10 @@ def prepared(
     reshard_(model)
     require_owned(model, edits, optimizers)
     optimizers = followed(optimizers)
-    unknown: set[str] = set()
+    carriers = [Carrier(optimizer) for optimizer in optimizers]
     storages: list[Storage] = []
     changes = [
-        change
-        for edit in edits
-        for change in _prepare(model, edit, optimizers, transport, unknown, storages)
+        change for edit in edits for change in _prepare(model, edit, carriers, transport, storages)
     ]
     replaced = {id(change.old): change.new for change in changes}
     modules = list(model.modules())
@@ -90,6 +88,7 @@ def prepared(
             replaced |= {id(old): new for old, new in averages.follow(model, edit)}
         modules += [module for copy in averages.modules for module in copy.modules()]
     warn_of_hooks((_name(model, change.old, change.name), change.old) for change in changes)
+    unknown = {name for carrier in carriers for name in carrier.unknown}
     if unknown:
         warnings.warn(
             "optimizer state that no transport rule covers is reset for the cut parameters: "
@@ -189,35 +188,33 @@ def resize_(
 def _prepare(
     model: nn.Module,
     edit: Edit,
-    optimizers: Sequence[Optimizer],
+    carriers: Sequence[Carrier],
     transport: str,
-    unknown: set[str],
     storages: list[Storage],
 ) -> list[Change]:
     changes = []
     for name, old, value in zip(edit.names, edit.olds, edit.values, strict=True):
         if is_shard(old):
             storages.append(Storage(model, old, value))
-            carry_marks(old, storages[-1].parameter)
-            changes.append(Change(name, old, storages[-1].parameter))
+            new = storages[-1].parameter
+            carry_marks(old, new)
         else:
-            changes.append(Change(name, old, successor(old, value)))
-    follow = OnShards(edit.transport) if storages else edit.transport
+            new = successor(old, value)
+        changes.append(Change(name, old, new, value))
+    rule = edit.transport
     driven = [change for change in changes if change.old.grad is not None]
-    if driven and (edit.transport.exact or len(driven) == len(changes)):
-        moved = follow.first(tuple(c.old.grad for c in driven))  # type: ignore[misc]
-        for change, grad in zip(driven, moved or (), strict=False):
+    if driven and (rule.separate or len(driven) == len(changes)):
+        grads = tuple(change.old.grad for change in driven if change.old.grad is not None)
+        for change, grad in zip(driven, like(rule.first(whole(grads)), grads) or (), strict=False):
             change.new.grad = grad
-    for optimizer in optimizers:
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for carrier in carriers:
+        held = held_by(carrier.owner)
         mine = [change for change in changes if id(change.old) in held]
         # A change of basis mixes the parameters of its group, so it needs the state of them all.
-        whole = len(mine) == len(changes) or edit.transport.exact
-        states = [optimizer.state.get(change.old) or {} for change in mine]
-        rule = follow if whole and transport == "project" else None
-        moved_states = transport_states(optimizer, rule, mine, states, unknown)
-        for change, state in zip(mine, moved_states, strict=True):
-            change.owners.append(optimizer)
+        follows = rule if rule.separate or len(mine) == len(changes) else Reset()
+        moved = carrier.carried(follows if transport == "project" else None, mine)
+        for change, state in zip(mine, moved, strict=True):
+            change.owners.append(carrier.owner)
             change.states.append(state)
     return changes
 

@@ -11,13 +11,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from compressm.edits import Edit, Transport
+from compressm.edits import Edit
 from compressm.errors import DistributedError
 
 # What stays of a parameter's record when its storage is replaced: where it is in the model.
@@ -87,24 +86,6 @@ def gathered(module: nn.Module) -> Iterator[None]:
     finally:
         for parameters, name, p in shards:
             parameters[name] = p
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class OnShards(Transport):
-    """The rule of another transport for sharded tensors: gather, move, and keep our own slice."""
-
-    rule: Transport
-
-    def first(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        return _like(self.rule.first(_whole(tensors)), tensors)
-
-    def second(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        return _like(self.rule.second(_whole(tensors)), tensors)
-
-    @property
-    def exact(self) -> bool:
-        return self.rule.exact
 
 
 @final
@@ -225,17 +206,19 @@ def _full(tensor: Tensor) -> Tensor:
     return tensor.detach() if full is None else full()
 
 
-def _whole(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def whole(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The tensors that these are shards of, or the tensors; every rank must call."""
     return tuple(_full(tensor) for tensor in tensors)
 
 
-def _like(
+def like(
     moved: tuple[Tensor, ...] | None, tensors: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...] | None:
+    """Whole tensors as what `tensors` are: this rank's slices, where those are shards."""
+    if moved is None or not _fsdp_in_use():
+        return moved
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    if moved is None:
-        return None
     return tuple(
         distribute_tensor(new, old.device_mesh, old.placements, src_data_rank=None)
         if isinstance(old, DTensor)

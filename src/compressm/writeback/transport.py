@@ -1,0 +1,220 @@
+"""How optimizer state follows parameters that change shape or value; nothing is changed here."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from compressm.edits import Transport
+from compressm.errors import OptimizerError
+from compressm.writeback.carry import corrected
+from compressm.writeback.optimizer_state import (
+    Kind,
+    copies_of_weights,
+    is_scalar,
+    kind_of,
+    leaves,
+    replaced,
+    shared_tensors,
+)
+from compressm.writeback.sharded import like, whole
+
+Path = tuple[Any, ...]
+Kinds = dict[Path, tuple[Kind, Tensor]]
+
+
+@dataclass
+class Change:
+    """One parameter about to be replaced, and its state in the optimizers that hold it.
+
+    Attributes:
+        name: in its module.
+        old, new: the parameters; under `fully_shard` each is a rank's slice.
+        value: the new value, whole, in the precision in which it was found.
+    """
+
+    name: str
+    old: nn.Parameter
+    new: nn.Parameter
+    value: Tensor
+    owners: list[Optimizer] = field(default_factory=list)
+    states: list[dict[str, Any] | None] = field(default_factory=list)
+
+
+class Carrier:
+    """Carries the state that one optimizer keeps for the parameters of a commit.
+
+    Attributes:
+        owner: the optimizer.
+        unknown: names of state that no rule covers and that starts anew.
+    """
+
+    def __init__(self, owner: Optimizer) -> None:
+        self.unknown: set[str] = set()
+        self.owner = owner
+        self._copies = copies_of_weights(owner)
+        self._shared = shared_tensors(owner)
+
+    def carried(
+        self, rule: Transport | None, changes: Sequence[Change]
+    ) -> list[dict[str, Any] | None]:
+        """The new state of the parameters of one edit (None: no entry).
+
+        What no rule covers starts anew with all that lies beside it: the whole state of that
+        parameter, or, where a change of basis mixes them, of all these parameters.
+
+        Args:
+            rule: of the edit; None where everything starts anew.
+            changes: those parameters of the edit that the optimizer holds.
+
+        Raises:
+            OptimizerError: a state has to start anew, and only building the optimizer makes one.
+        """
+        states: list[dict[str, Any]] = [self.owner.state.get(c.old) or {} for c in changes]
+        found = [self._found(rule, c, s) for c, s in zip(changes, states, strict=True)]
+        moved: list[dict[Path, Tensor] | None]
+        if rule is None:
+            moved = [None] * len(changes)
+        elif rule.separate:
+            moved = [
+                None if kinds is None else _moved(rule, [change], [kinds])[0]
+                for change, kinds in zip(changes, found, strict=True)
+            ]
+        else:
+            whole_group = [kinds for kinds in found if kinds is not None]
+            complete = len(whole_group) == len(changes)
+            moved = _moved(rule, changes, whole_group) if complete else [None] * len(changes)
+        return [
+            None
+            if not state
+            else self._anew(change, state)
+            if news is None
+            else replaced(state, {**news, **_references(change, state)})
+            for change, state, news in zip(changes, states, moved, strict=True)
+        ]
+
+    def _found(self, rule: Transport | None, change: Change, state: dict[str, Any]) -> Kinds | None:
+        """What lies in one parameter's state; None where some of it cannot follow."""
+        found, covered = {}, True
+        for leaf in leaves(state):
+            if leaf.tensor is change.old or is_scalar(leaf, change.old.shape):
+                continue
+            kind = kind_of(self.owner, leaf, change.old.shape, self._copies)
+            if id(leaf.tensor) in self._shared:
+                kind = None
+            if rule is not None and (
+                (kind is Kind.STEP and not rule.exact)
+                or (kind is Kind.UNKNOWN and not _keeps_values(rule, change))
+            ):
+                kind = None
+            if kind is None or leaf.tensor is None:
+                covered = False
+                if rule is not None:
+                    self.unknown.add(f"{type(self.owner).__name__}.{leaf.name}")
+            else:
+                found[leaf.path] = (kind, leaf.tensor)
+        return found if covered else None
+
+    def _anew(self, change: Change, state: dict[str, Any]) -> dict[str, Any] | None:
+        """State as before the first step.
+
+        No entry at all, which torch's convention makes anew at the next step, but for optimizers
+        that fill their state when they are built and never again, and for fused SGD, which cannot
+        mix parameters with and without momentum (a first step from zero momentum is the same as
+        one without).
+        """
+        owner, new = self.owner, change.new
+        if isinstance(owner, torch.optim.SGD) and state.get("momentum_buffer") is not None:
+            return {"momentum_buffer": torch.zeros_like(new)}
+        if isinstance(owner, torch.optim.Adagrad):
+            start = owner.defaults["initial_accumulator_value"]
+            return {
+                "step": torch.zeros_like(state["step"]),
+                "sum": torch.full_like(new, start, dtype=state["sum"].dtype),
+            }
+        if not _fills_state_when_built(type(owner)):
+            return None
+        news: dict[Path, Tensor] = {}
+        for leaf in leaves(state):
+            kind = kind_of(owner, leaf, change.old.shape, self._copies)
+            if leaf.tensor is change.old:
+                news[leaf.path] = new
+            elif leaf.tensor is not None and is_scalar(leaf, change.old.shape):
+                news[leaf.path] = torch.zeros_like(leaf.tensor)
+            elif leaf.tensor is None or kind is None:
+                raise OptimizerError(
+                    f"optimizer: {type(owner).__name__}.{leaf.name} cannot follow a change of "
+                    f"shape of {change.name}, and the optimizer makes its state only when it is "
+                    "built; cut before it is built, or give a new one to every part of the run"
+                )
+            else:
+                start = new.detach() if kind is Kind.WEIGHT else torch.zeros_like(new)
+                news[leaf.path] = start.to(leaf.tensor.dtype).clone()
+        counts = {key: 0 for key, value in state.items() if type(value) is int}
+        return {**replaced(state, news), **counts}
+
+
+def _references(change: Change, state: Any) -> dict[Path, Tensor]:
+    """Where a state points to its own parameter, the new one."""
+    return {leaf.path: change.new for leaf in leaves(state) if leaf.tensor is change.old}
+
+
+def _moved(
+    rule: Transport, changes: Sequence[Change], found: Sequence[Kinds]
+) -> list[dict[Path, Tensor] | None]:
+    """New tensors of parameters that follow together, by their paths; None for all or for none."""
+    out: list[dict[Path, Tensor]] = [{} for _ in changes]
+    for path, (kind, _) in {path: item for kinds in found for path, item in kinds.items()}.items():
+        # A change of basis needs the same of every parameter that it mixes.
+        if any(kinds.get(path, (None,))[0] is not kind for kinds in found):
+            return [None] * len(changes)
+        tensors = tuple(kinds[path][1] for kinds in found)
+        moved = like(_follow(kind, rule, whole(tensors), changes), tensors)
+        if moved is None:
+            return [None] * len(changes)
+        for news, tensor in zip(out, moved, strict=True):
+            news[path] = tensor
+    return list(out)
+
+
+def _follow(
+    kind: Kind, rule: Transport, tensors: tuple[Tensor, ...], changes: Sequence[Change]
+) -> tuple[Tensor, ...] | None:
+    """Tensors of one kind in the reduced coordinates; None where the rule does not cover them."""
+    if kind is Kind.GRADIENT:
+        return rule.first(tensors)
+    if kind is Kind.SQUARE:
+        return rule.second(tensors)
+    if kind is Kind.MAGNITUDE:
+        squares = rule.second(tuple(t.square() for t in tensors))
+        return None if squares is None else tuple(t.sqrt() for t in squares)
+    if kind is Kind.WEIGHT:
+        return tuple(
+            corrected(rule, tensor, whole((change.old.detach(),))[0], change.value)
+            for tensor, change in zip(tensors, changes, strict=True)
+        )
+    return rule.first(tensors) if rule.exact else None
+
+
+def _keeps_values(rule: Transport, change: Change) -> bool:
+    """Whether the entries that stay keep their values as well, bit for bit."""
+    if not rule.exact:
+        return False
+    (old,) = whole((change.old.detach(),))
+    kept = rule.kept((old,))
+    return kept is not None and torch.equal(kept[0], change.value.to(old))
+
+
+def _fills_state_when_built(kind: type) -> bool:
+    """Whether the constructor of a third party's optimizer writes into `state`."""
+    try:
+        return re.search(r"\.state\[", inspect.getsource(kind.__init__)) is not None  # type: ignore[misc]
+    except (OSError, TypeError):  # no source to read: torch's convention is what most follow
+        return False
