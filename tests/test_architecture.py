@@ -35,6 +35,7 @@ ALLOWED = {
     "team": {"distributed", "writeback"},
     "cutting": {
         "adapters",
+        "bits",
         "calibration",
         "distributed",
         "guard",

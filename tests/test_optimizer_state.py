@@ -11,7 +11,7 @@ from torch import nn
 
 from compressm.edits import Edit, Project, Select
 from compressm.errors import OptimizerError
-from compressm.writeback import commit_
+from compressm.writeback import Snapshot, commit_
 from compressm.writeback.optimizer_state import copies_of_weights, leaves, replaced
 
 KEPT = torch.tensor([5, 0, 3])
@@ -340,3 +340,29 @@ def test_state_of_no_parameter_stays():
         warnings.simplefilter("error")
         commit_(net, selects(net), [optimizer])
     assert optimizer.state["global"] == {"steps": 3}
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_snapshot_puts_back_state_of_any_shape_and_key(on_disk, tmp_path):
+    elsewhere = nn.Parameter(torch.ones(2))
+    net, optimizer = make(torch.optim.SGD, lr=0.1, momentum=0.9)
+    shared = torch.zeros(3)
+    optimizer.state["global"] = {"steps": [3], "buffer": shared}
+    optimizer.state[elsewhere]["buffer"] = shared
+    held, old = dict(optimizer.state), net.weight
+    expected = copy.deepcopy(list(held.values()))
+    snapshot = Snapshot(net, [optimizer], folder=tmp_path if on_disk else None)
+    commit_(net, selects(net), [optimizer])
+    step(net, optimizer)
+    optimizer.state["global"]["steps"].append(4)
+    optimizer.state[elsewhere]["buffer"] += 1
+    optimizer.state["more"] = {}
+    for _ in range(2):  # it can be restored again
+        snapshot.restore()
+        assert net.weight is old
+        assert set(optimizer.state) == set(held)
+        now = [optimizer.state[key] for key in held]
+        torch.testing.assert_close(now, expected, rtol=0, atol=0)
+        assert optimizer.state[elsewhere]["buffer"] is optimizer.state["global"]["buffer"]
+        optimizer.state["global"]["steps"].append(5)
+    snapshot.close()

@@ -158,3 +158,33 @@ def test_lbfgs_is_refused_inside_another_too():
             policy=FixedRank(4),
             schedule=Schedule.at(1),
         )
+
+
+def compressor_of(layer, *optimizers):
+    return Compressor(layer, optimizers, policy=FixedRank(4), schedule=Schedule.at(3))
+
+
+def test_the_first_step_asks_whether_the_layers_are_trained():
+    layer = LRU(4, 8)
+    part = adam([p for name, p in layer.named_parameters() if name != "C_im"])
+    with pytest.raises(OptimizerError, match=r"C_im is trainable.*\(Adam\)"):
+        compressor_of(layer, part).step()
+    layer.C_im.requires_grad_(False)
+    compressor_of(layer, part).step()
+    compressor = compressor_of(layer)
+    assert [compressor.step() for _ in range(2)] == [None, None]  # nothing was given, nothing held
+
+
+@pytest.mark.parametrize("loaded", ["model", "compressor"])
+def test_so_does_the_first_step_after_a_load(loaded):
+    layer = LRU(4, 8)
+    optimizer = adam(layer.parameters())
+    compressor = compressor_of(layer, optimizer)
+    compressor.step()
+    layer.C_im = nn.Parameter(layer.C_im.detach().clone())
+    compressor.step()  # an idle step only counts
+    part = {"model": layer, "compressor": compressor}[loaded]
+    part.load_state_dict(part.state_dict())
+    with pytest.raises(OptimizerError, match="C_im"):
+        compressor.step()
+    assert not compressor.finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,7 @@ class Compressor:
         self._step = 0
         self._acted = 0
         self._due: float = self._next_due()
+        self._wake: float = -_NEVER  # step counts below this are counted and nothing else
         # A method that cannot work should say so now, not at the first cut.
         team.require_unwrapped()
         observe(team.model, method, given=given_by(cutter.calibration), ranks=team.ranks)
@@ -181,6 +183,8 @@ class Compressor:
         team.renew_on_load()
         for copy in Averages(team.model, ema).modules:
             fit_on_load(copy)
+
+        team.model.register_load_state_dict_post_hook(_AskAgain(self))  # type: ignore[no-untyped-call]
 
     @property
     def finished(self) -> bool:
@@ -199,21 +203,32 @@ class Compressor:
         While a guard waits for its recovery steps, further cuts wait too. The first call of a run
         evaluates the guard's metric, see `Guard`.
 
+        The first call, also the first after weights were loaded, looks into the optimizers.
+
         Returns:
             The event if something was due, else None.
+
+        Raises:
+            OptimizerError: optimizers were given, and one of the layers has a trainable parameter
+                that is in none of them.
         """
         self._step = self._step + 1 if step is None else step
-        if not self._transaction.started:
-            self._transaction.start(self._step)
-        if self._step < self._due:
+        if self._step < self._wake:
             return None
+        if self._wake != self._due:
+            self._cutter.require_held()
+            if not self._transaction.started:
+                self._transaction.start(self._step)
+            self._wake = self._due
+            if self._step < self._due:
+                return None
         if self.pending:
             event = self._transaction.judge(self._step)
         else:
             self._acted = int(self._due)
             event = self._watch() if self.monitor else self._transaction.begin(self._step)
         self.events.append(event)
-        self._due = self._next_due()
+        self._due = self._wake = self._next_due()
         if self._log is not None:
             self._log(event)
         return event
@@ -255,6 +270,11 @@ class Compressor:
         if self.monitor is not None and state["monitor"] is not None:
             self.monitor.load_state_dict(state["monitor"])
         self._due = self._next_due()
+        self.ask_again()
+
+    def ask_again(self) -> None:
+        """Look into the optimizers at the next `step`: the model may have other parameters."""
+        self._wake = -_NEVER
 
     def _next_due(self) -> float:
         if self._transaction.judged_at is not None:
@@ -269,6 +289,21 @@ class Compressor:
             return False
         over = sum(event.kind not in ("measured", "trial") for event in self.events)
         return over >= self.schedule.cuts
+
+
+class _AskAgain:
+    """Hook of the model: weights were loaded. In a copied or pickled model it does nothing."""
+
+    def __init__(self, compressor: Compressor | None = None) -> None:
+        self._compressor = None if compressor is None else weakref.ref(compressor)
+
+    def __reduce__(self) -> tuple[type[_AskAgain], tuple[()]]:
+        return _AskAgain, ()
+
+    def __call__(self, module: nn.Module, incompatible_keys: object) -> None:
+        compressor = None if self._compressor is None else self._compressor()
+        if compressor is not None:
+            compressor.ask_again()
 
 
 def _monitor(schedule: WhenSettled, model: nn.Module) -> Monitor:

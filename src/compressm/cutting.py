@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from compressm.adapters.base import SELECTIONS, Select, find_sites
 from compressm.adapters.configs import sized_attributes
+from compressm.bits import tensors_in
 from compressm.calibration import Calibration, Forward, Loss, calibration_of
 from compressm.distributed import Ranks
 from compressm.errors import DistributedError, InputError
@@ -27,9 +28,11 @@ from compressm.writeback import (
     Snapshot,
     as_optimizers,
     prepared,
+    require_held,
     require_owned,
     undisturbed,
 )
+from compressm.writeback.ownership import followed
 from compressm.writeback.sharded import reshard_, stored_as
 
 
@@ -102,6 +105,18 @@ class Cutter:
         """Reduce the layers that the plan makes smaller."""
         return survey.propose(plan, select=self.select, generator=self.generator)
 
+    def require_held(self) -> None:
+        """Refuse layers with trainable parameters that no given optimizer holds."""
+        with self.ranks.agreement("looking into the optimizers"):
+            require_held(
+                (
+                    (f"{path}.{name}" if path else name, site.module.get_parameter(name))
+                    for path, site in find_sites(self.model).items()
+                    for name in site.adapter.parameters(site.module)
+                ),
+                self.optimizers,
+            )
+
     def commit(self, proposal: Proposal) -> None:
         """Write a proposal into the live model and optimizers, on all ranks or on none."""
         with self.ranks.agreement("looking into the optimizers"):
@@ -166,8 +181,8 @@ class Cutter:
     def _require_identical(self, when: str) -> None:
         """Replicas must be the same; each rank's shards of a sharded model are its own."""
         if self.ranks.size > 1 and not self.team.is_sharded:
-            states = (state for o in self.optimizers for state in o.state.values())
-            moments = (v for s in states for v in s.values() if isinstance(v, Tensor))
+            states = (state for o in followed(self.optimizers) for state in o.state.values())
+            moments = (t for state in states for t in tensors_in(state))
             self.ranks.require_identical(itertools.chain(self.model.parameters(), moments), when)
 
     @contextmanager

@@ -36,14 +36,17 @@ class Slot:
 def split(tree: Any) -> tuple[Any, list[Tensor]]:
     """(skeleton, tensors): every tensor in dicts, lists and tuples replaced by a `Slot`.
 
-    Other objects stay in the skeleton as they are.
+    One that is in several places is stored once. Other objects stay in the skeleton as they are.
     """
     tensors: list[Tensor] = []
+    index: dict[int, int] = {}
 
     def walk(node: Any) -> Any:
         if isinstance(node, Tensor):
-            tensors.append(node.detach())
-            return Slot(len(tensors) - 1, str(node.device))
+            if id(node) not in index:
+                index[id(node)] = len(tensors)
+                tensors.append(node.detach())
+            return Slot(index[id(node)], str(node.device))
         if isinstance(node, dict):
             return {key: walk(value) for key, value in node.items()}
         if type(node) in (list, tuple):

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from compressm.guard import Companion
 from compressm.trees import joined, named, numbered, split
 from compressm.writeback.ownership import followed
 from compressm.writeback.sharded import Records, reshard_
+
+T = TypeVar("T")
 
 
 class Snapshot:
@@ -72,6 +74,7 @@ class Snapshot:
             for name, tensor in getattr(module, kind).items()
         ]
         members = [[[number(p) for p in g["params"]] for g in o.param_groups] for o in optimizers]
+        states = self._copied([dict(o.state) for o in optimizers])
         saved = {
             "slots": slots,
             "members": members,
@@ -82,8 +85,12 @@ class Snapshot:
             "grads": [None if t.grad is None else t.grad.detach().clone() for t in self._tensors],
             "groups": [[options_of(group) for group in o.param_groups] for o in optimizers],
             "states": [
-                {index[id(p)]: copy.deepcopy(state) for p, state in o.state.items()}
-                for o in optimizers
+                {index[id(key)]: state for key, state in kept.items() if id(key) in index}
+                for kept in states
+            ],
+            "others": [
+                {key: state for key, state in kept.items() if id(key) not in index}
+                for kept in states
             ],
             "companions": [copy.deepcopy(c.state_dict()) for c in companions],
             "random": random_states(),
@@ -166,6 +173,9 @@ class Snapshot:
             if tensor.requires_grad != trainable:
                 tensor.requires_grad_(trainable)
             tensor.grad = None if grad is None else grad.clone()
+        # In one go, so that what several parameters share is shared again.
+        none: list[dict[Any, Any]] = [{} for _ in self._optimizers]
+        states, others = self._copied((saved["states"], saved.get("others", none)))
         for i, optimizer in enumerate(self._optimizers):
             for group, members, options in zip(
                 optimizer.param_groups, saved["members"][i], saved["groups"][i], strict=True
@@ -173,11 +183,17 @@ class Snapshot:
                 group.clear()
                 group.update(params=[tensors[n] for n in members], **copy.deepcopy(options))
             optimizer.state.clear()
-            for number, state in saved["states"][i].items():
-                optimizer.state[tensors[number]] = copy.deepcopy(state)
+            for number, state in states[i].items():
+                optimizer.state[tensors[number]] = state
+            optimizer.state.update(others[i])
         for companion, state in zip(self._companions, saved["companions"], strict=True):
             companion.load_state_dict(copy.deepcopy(state))
         set_random_states(saved["random"])
+
+    def _copied(self, value: T) -> T:
+        """A deep copy in which live parameters, buffers and keys of states are still the same."""
+        keys = [key for optimizer in self._optimizers for key in optimizer.state]
+        return copy.deepcopy(value, {id(item): item for item in (*self._tensors, *keys)})
 
     def close(self) -> None:
         """Drop the copies."""
