@@ -27,6 +27,7 @@ ALLOWED = {
     "budgets": {"ranks", "spectrum"},
     "adapters": {"numerics", "nn", "ops", "edits", "calibration", "spectrum"},
     "files": set(),
+    "outputs": {"files"},
     "trees": {"files"},
     "together": set(),
     "guard": set(),
@@ -95,7 +96,7 @@ ALLOWED = {
         "trees",
         "writeback",
     },
-    "report": {"events"},
+    "report": {"events", "files", "outputs"},
     "experiments": {
         "calibration",
         "compressor",

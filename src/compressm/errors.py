@@ -31,6 +31,10 @@ class CheckpointError(CompressmError, RuntimeError):
     """A checkpoint is missing, truncated, or of another kind; the message names it."""
 
 
+class OutputError(CompressmError, OSError):
+    """A file or folder cannot be written; the message names it and the reason."""
+
+
 class OptimizerError(CompressmError, RuntimeError):
     """A model edit and the given optimizers do not fit together."""
 

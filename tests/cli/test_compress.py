@@ -27,8 +27,9 @@ def test_a_rank_for_all_layers(call, tiny_run, tmp_path, options):
 
 def test_the_result_can_be_inspected_and_cut_again(call, tiny_run, tmp_path):
     call("compress", tiny_run, "-o", tmp_path / "a", "--rank", 6)
-    assert call("compress", tmp_path / "a.safetensors", "-o", tmp_path / "b", "-r", 2).code == 0
-    layers = json.loads(call("inspect", tmp_path / "b.safetensors", "--json").out)["layers"]
+    assert call("compress", tmp_path / "a", "-o", tmp_path / "b", "-r", 2).code == 0
+    layers = json.loads(call("inspect", tmp_path / "b", "--json").out)["layers"]
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}  # these names, and no others
     assert [layer["state_dim"] for layer in layers] == [2, 2]
 
 
@@ -52,7 +53,7 @@ def test_accuracies_are_measured_on_the_models(call, tiny_run, tmp_path):
 def test_nothing_to_cut_is_said(call, tiny_run, tmp_path):
     text = call("compress", tiny_run, "-o", tmp_path / "same", "--rank", 12, "--no-data").out
     assert "Nothing was cut" in text
-    assert set(read_card(tmp_path / "same.safetensors").state_dims.values()) == {12}
+    assert set(read_card(tmp_path / "same").state_dims.values()) == {12}
 
 
 def test_a_bound_where_there_is_one(call, tiny_run, tmp_path):
@@ -77,7 +78,7 @@ def test_without_the_data_set(call, refuses, tiny_run, tmp_path, monkeypatch):
     refuses(name, "compress", tiny_run, "-o", tmp_path / "b", "-r", 4, "--evaluate")
     refuses(name, "compress", tiny_run, "-o", tmp_path / "b", "-r", 4, "-m", "empirical")
     refuses(name, "compress", tiny_run, "-o", tmp_path / "b", "-r", 4, "--data-dir", tmp_path)
-    assert not (tmp_path / "b.safetensors").exists()
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,6 @@ def test_an_existing_file_stays_unless_forced(call, refuses, tiny_run, tmp_path)
 
 
 def test_targets_that_cannot_be_written(refuses, tiny_run, tmp_path):
-    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "folder").mkdir()
     refuses("is a folder", "compress", tiny_run, "-o", tmp_path / "folder", "-r", 4)
     refuses("no folder", "compress", tiny_run, "-o", tmp_path / "no" / "out", "-r", 4)

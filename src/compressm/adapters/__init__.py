@@ -11,6 +11,7 @@ from compressm.adapters.base import (
     Select,
     Site,
     adapter_for,
+    check_method,
     find_sites,
     register_adapter,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Select",
     "Site",
     "adapter_for",
+    "check_method",
     "find_sites",
     "register_adapter",
 ]

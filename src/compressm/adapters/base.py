@@ -11,8 +11,9 @@ The stages are separate so that many layers can share one pass over the data:
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -103,6 +104,11 @@ class Adapter(ABC):
     family: str
     config_keys: tuple[str, ...] = ()
 
+    @property
+    def methods(self) -> Collection[str]:
+        """Names of its methods; empty where they are not known before there is a layer."""
+        return ()
+
     @abstractmethod
     def state_dim(self, module: nn.Module) -> int:
         """N, the states that the layer has now."""
@@ -174,6 +180,25 @@ def adapter_for(module: nn.Module) -> Adapter | None:
             if key in _REGISTRY:
                 return _REGISTRY[key]
     return None
+
+
+def check_method(method: str) -> None:
+    """Refuse a method that no registered family has, before there is a model.
+
+    Nothing is refused where some family does not say which methods it has.
+
+    Raises:
+        InputError: the method is known to none; the message lists those that are.
+    """
+    families = list(_REGISTRY.values())
+    known = ["auto", *dict.fromkeys(name for family in families for name in family.methods)]
+    if method in known or not all(family.methods for family in families):
+        return
+    close = difflib.get_close_matches(method, known, n=1)
+    raise InputError(
+        f"method: got {method!r}{f' (did you mean {close[0]!r}?)' if close else ''}; "
+        f"the known ones are: {', '.join(known)}"
+    )
 
 
 def find_sites(model: nn.Module) -> dict[str, Site]:

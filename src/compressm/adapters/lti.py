@@ -86,6 +86,11 @@ DEFAULT_METHOD: dict[Given, str] = {
 class LinearAdapter(Adapter):
     """Base of the LTI families."""
 
+    @property
+    def methods(self) -> dict[str, Method]:
+        """The methods of these families by name."""
+        return METHODS
+
     @abstractmethod
     def read(self, module: nn.Module) -> StateSpace:
         """The layer as a diagonal system in float64 on the CPU."""

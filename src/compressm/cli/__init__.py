@@ -11,10 +11,11 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compressm import __version__
 from compressm.errors import CompressmError, MissingExtraError
+from compressm.files import reason
 
 if TYPE_CHECKING:
     from typer import Typer
@@ -60,10 +61,46 @@ def build_app() -> Typer:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; what is wrong with the input becomes one line and exit code 2."""
+    """Run the command line.
+
+    What is wrong with the input or with the machine (no such file, a full disk, no memory) becomes
+    one line and exit code 2, Ctrl-C exit code 130. A traceback is a fault of ours.
+    """
+    given = None if arguments is None else list(arguments)
     try:
-        build_app()(args=None if arguments is None else list(arguments), prog_name="compressm")
+        code = build_app()(args=given, prog_name="compressm", standalone_mode=False)
+        raise SystemExit(code or 0)
+    except KeyboardInterrupt:
+        return 130
     except CompressmError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)  # noqa: T201
-        return 2
-    return 0
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"{error.filename}: {reason(error)}" if error.filename else reason(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _refuse(f"there is not enough memory for this: {reason(error)}")
+    except Exception as error:
+        # What typer raises on arguments that it cannot use; its class is nowhere public.
+        if not hasattr(error, "format_message"):
+            raise
+        message = error.format_message()
+        if message:  # else nothing was given, and it has shown the help
+            _refuse(f"{message.rstrip('.')}; see {_command(error)} --help")
+        raise SystemExit(2) from error
+
+
+def _command(error: Any) -> str:
+    return error.ctx.command_path if error.ctx else "compressm"
+
+
+def _refuse(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)  # noqa: T201
+    return 2
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # PyTorch has a class for this on accelerators alone.
+    return type(error) in (MemoryError, sys.modules["torch"].OutOfMemoryError) or (
+        "DefaultCPUAllocator" in str(error)
+    )

@@ -8,14 +8,45 @@ from pathlib import Path
 
 from torch import nn
 
-from compressm.calibration import Calibration
+from compressm.calibration import Calibration, Given
 from compressm.data import DataSplits, Loaders, load, loaders
+from compressm.errors import ConfigError, InputError
+from compressm.pipeline import observe
 from compressm.train.build import evaluate, loss_of
 from compressm.train.config import RunConfig
 from compressm.train.stream import calibration_batches
 
 # As many batches as a training run looks at by default.
 _BATCHES = 8
+
+
+def require_data_dir(folder: Path | None) -> None:
+    """Refuse a folder of data sets that is none, also where the set at hand needs no folder.
+
+    Raises:
+        ConfigError: it is no folder.
+    """
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"--data-dir: there is no folder {folder}")
+
+
+def require_method(model: nn.Module, method: str, given: Given, advice: str) -> None:
+    """Refuse a method that the layers of a model lack, before data are looked at.
+
+    Raises:
+        InputError: a layer does not know it, or it needs more than is `given`: then with `advice`.
+    """
+    try:
+        observe(model, method, given=given)
+    except InputError as error:
+        if given == "nothing" and str(error).startswith("data:"):
+            raise InputError(f"method {method!r} looks at real activations; {advice}") from error
+        if str(error).startswith("loss:"):
+            raise InputError(
+                f"method {method!r} weights states by the gradient of a loss, which only runs of "
+                "compressm have here; from Python, give compressm.measure a loss"
+            ) from error
+        raise
 
 
 @dataclass(frozen=True)

@@ -1,108 +1,185 @@
-"""Folders that transformers' `save_pretrained` wrote: their models, and texts to look at."""
+"""Folders that transformers' `save_pretrained` wrote: their models, read and written."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from compressm.calibration import Calibration, given_by
+from compressm.checkpoint import load_compressed
+from compressm.cli import _passages
+from compressm.cli._models import require_method
+from compressm.errors import CheckpointError, ConfigError, InputError, MissingExtraError
+from compressm.files import read_tensors, reason, write_folder
+from compressm.outputs import require_folder
 
-from compressm.calibration import Calibration
-from compressm.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-
-if TYPE_CHECKING:
-    from compressm.events import Event
-    from compressm.ranks import Policy
-
-# As many tokens as a layer looks at.
-_BATCHES, _ROWS, _LENGTH = 8, 4, 256
+_CONFIG = "config.json"
 
 
 def is_stock(path: Path) -> bool:
     """Whether a path is such a folder."""
-    return (path / "config.json").is_file()
+    return (path / _CONFIG).is_file()
 
 
-def load_stock(folder: Path) -> Any:
-    """The language model of a folder, in evaluation mode on the CPU.
+@dataclass(frozen=True)
+class Stock:
+    """Such a folder, whose configuration was read, and whose weights were found to be there."""
+
+    folder: Path
+    config: Any
+
+    @classmethod
+    def open(cls, folder: Path) -> Stock:
+        """Look at a folder without loading its weights.
+
+        Raises:
+            MissingExtraError: transformers is not installed.
+            CheckpointError: its configuration or a file of its weights is missing, truncated or of
+                another kind.
+        """
+        transformers = _transformers()
+        files = sorted(folder.glob("model*.safetensors"))
+        if not files:
+            raise CheckpointError(
+                f"{folder} holds no model*.safetensors; other files of weights are not read, so "
+                "save the model again with a present version of transformers"
+            )
+        for file in files:
+            read_tensors(file, weights=False)
+        try:
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        # Whatever transformers makes of a file that somebody else wrote.
+        except Exception as error:
+            raise CheckpointError(f"{folder / _CONFIG} cannot be used: {_short(error)}") from error
+        if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise CheckpointError(
+                f"{folder / _CONFIG} describes a {config.model_type} model; expected a language "
+                "model with Mamba layers"
+            )
+        return cls(folder, config)
+
+    def prepare(self, method: str, texts: Path | None) -> tuple[Any, Calibration | None]:
+        """The model, and pieces of a text file to measure it on; the file is looked at first.
+
+        Raises:
+            DataError: the file is missing or too short, or is no text for this model.
+            CheckpointError: see `load`.
+            InputError: its layers do not know the method, or it needs texts.
+        """
+        calibration = None if texts is None else self._calibration(texts)
+        model = self.load()
+        require_method(model, method, given_by(calibration), "add --texts")
+        return model, calibration
+
+    def load(self) -> Any:
+        """The language model, in evaluation mode on the CPU, with every weight from the files.
+
+        Layers whose states differ from the configuration, and from each other, are made to fit.
+
+        Raises:
+            CheckpointError: a weight is missing, left over, or of a shape that cannot be made to
+                fit.
+        """
+        auto = _transformers().AutoModelForCausalLM
+        try:
+            # Transformers gives weights that it does not find, or that do not fit, random values
+            # and goes on; so it is asked which these were.
+            model, found = auto.from_pretrained(
+                self.folder,
+                config=self.config,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.folder}: transformers cannot load this model: {_short(error)}"
+            ) from error
+        for problem in ("missing", "unexpected"):
+            names = sorted(found[f"{problem}_keys"])
+            if names:
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                raise CheckpointError(
+                    f"{self.folder}: {problem} weight {names[0]}{more}; the files are incomplete, "
+                    f"or of another model than {_CONFIG} describes"
+                )
+        if found["mismatched_keys"]:
+            model = auto.from_config(self.config, dtype=model.dtype)
+            try:
+                load_compressed(model, self.folder)
+            except (CheckpointError, InputError) as error:
+                raise CheckpointError(f"{self.folder}: {error}") from error
+        return model.eval()
+
+    def tokenizer(self) -> Any:
+        """The folder's tokenizer, or None where it has none.
+
+        Raises:
+            CheckpointError: transformers cannot load it.
+        """
+        names = ("tokenizer.json", "tokenizer_config.json")
+        if not any((self.folder / name).is_file() for name in names):
+            return None
+        try:
+            return _transformers().AutoTokenizer.from_pretrained(
+                self.folder, trust_remote_code=False
+            )
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.folder}: transformers cannot load the tokenizer: {_short(error)}"
+            ) from error
+
+    def save(self, model: Any, out: Path) -> None:
+        """Write a model and the folder's tokenizer, as transformers does.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        tokenizer = self.tokenizer()
+
+        def write(folder: Path) -> None:
+            model.save_pretrained(folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+
+        write_folder(out, write, stale=_holds_weights, last=_CONFIG)
+
+    def _calibration(self, texts: Path) -> Calibration:
+        raw = _passages.read_passages(texts)
+        vocabulary = self.config.get_text_config().vocab_size
+        tokens = _passages.tokens_of(texts, raw, self.tokenizer(), vocabulary)
+        return _passages.calibration_of(tokens)
+
+
+def require_target(out: Path, force: bool) -> None:
+    """Refuse a folder that cannot be written, or that holds something.
 
     Raises:
-        MissingExtraError: transformers is not installed.
-        CheckpointError: transformers cannot load it.
+        ConfigError: it cannot be written, or it is there and not to be replaced.
     """
-    transformers = _transformers()
-    try:
-        return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{folder}: transformers cannot load this model: {reason}") from error
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out: {out} is a file; give the name of a folder")
+    require_folder(out, "--out")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out: there is no folder {out.parent}")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise ConfigError(f"--out: {out} is there already; give --force to replace its model")
 
 
-def calibration_of(model: nn.Module, folder: Path, texts: Path | None) -> Calibration | None:
-    """Pieces of a text file, in the folder's own tokens, or as bytes where it has no tokenizer.
-
-    Raises:
-        DataError: the file is missing or too short, or bytes are no tokens of this model.
-    """
-    if texts is None:
-        return None
-    try:
-        raw = texts.read_bytes()
-    except OSError as error:
-        raise DataError(f"--texts: {texts} cannot be read: {error}") from error
-    tokens = _tokens(model, folder, raw)
-    length = min(_LENGTH, len(tokens))
-    if length < 2:
-        raise DataError(f"--texts: {texts} holds {len(tokens)} tokens; expected a longer text")
-    g = torch.Generator(device="cpu").manual_seed(0)
-    starts = torch.randint(len(tokens) - length + 1, (_BATCHES, _ROWS), generator=g, device="cpu")
-    batches = [torch.stack([tokens[i : i + length] for i in row.tolist()]) for row in starts]
-    return Calibration(batches, forward=lambda model, batch: model(batch, use_cache=False))
+def _holds_weights(name: str) -> bool:
+    return name.startswith(("model", "pytorch_model")) and name.endswith(
+        (".safetensors", ".index.json", ".bin")
+    )
 
 
-def compress_stock(
-    folder: Path, out: Path, policy: Policy, method: str, texts: Path | None, force: bool
-) -> Event:
-    """Cut a folder's model to one size for all layers, and save it as transformers does.
-
-    Raises:
-        ConfigError: `out` is there already.
-    """
-    if out.exists() and not (force and out.is_dir()):
-        raise ConfigError(f"--out: {out} is there already; give --force to replace a folder")
-    from compressm import compress_
-
-    model = load_stock(folder)
-    data = calibration_of(model, folder, texts)
-    event = compress_(model, policy=policy, method=method, data=data, rank="uniform")
-    model.save_pretrained(out)
-    tokenizer = _tokenizer(folder)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(out)
-    return event
-
-
-def _tokens(model: nn.Module, folder: Path, raw: bytes) -> Tensor:
-    tokenizer = _tokenizer(folder)
-    if tokenizer is not None:
-        return torch.tensor(tokenizer(raw.decode("utf-8", "replace")).input_ids, device="cpu")
-    known = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    highest = max(raw, default=0)
-    if highest >= known:
-        raise DataError(
-            f"--texts: {folder} has no tokenizer, and its model has {known} tokens, too few for "
-            f"bytes up to {highest}; put the tokenizer's files into the folder"
-        )
-    return torch.frombuffer(bytearray(raw), dtype=torch.uint8).long()
-
-
-def _tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer, or None where it has none."""
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        return None
-    return _transformers().AutoTokenizer.from_pretrained(folder)
+def _short(error: Exception) -> str:
+    text = reason(error)
+    if not isinstance(error, (OSError, ValueError, RuntimeError)):
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _transformers() -> Any:
@@ -110,7 +187,9 @@ def _transformers() -> Any:
         import transformers
     except ImportError as error:
         raise MissingExtraError("transformers", "transformers") from error
+    logging: Any = transformers.utils.logging
+    # What matters of its reports becomes an error of ours.
+    logging.set_verbosity_error()
     if not sys.stderr.isatty():
-        logging: Any = transformers.utils.logging
         logging.disable_progress_bar()
     return transformers

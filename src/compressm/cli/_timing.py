@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from compressm.files import write_text
 from compressm.ops import linear
 
 Call = Callable[[], object]
@@ -82,5 +83,4 @@ def machine_facts() -> dict[str, Any]:
 def save(result: dict[str, Any], path: Path | None) -> None:
     """Write the numbers as JSON, if anybody asked for them."""
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(result, indent=1) + "\n")

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from compressm.errors import ConfigError
+from compressm.files import make_folder
+from compressm.outputs import require_file, require_folder
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +33,7 @@ def ops(
 
         compressm bench ops --quick --json ops.json
     """
+    _require(json)
     from compressm.cli._bench_ops import bench_ops
 
     bench_ops(json, quick=quick)
@@ -50,6 +53,7 @@ def mamba(
 
         compressm bench mamba --quick --json mamba_ops.json
     """
+    _require(json)
     from compressm.cli._bench_mamba import bench_mamba
 
     bench_mamba(json, quick=quick)
@@ -93,6 +97,7 @@ def reproduce(
         _reproduce.overview(folder, store, console)
         return
     definition = _reproduce.find(folder, name)
+    require_folder(store, "--results")
     try:
         chosen = None if seeds is None else [int(seed) for seed in seeds.split(",")]
     except ValueError:
@@ -107,3 +112,10 @@ def reproduce(
     )
     if failed:
         raise typer.Exit(1)
+
+
+def _require(json: Path | None) -> None:
+    """Refuse a file that cannot be written before minutes are spent on what goes into it."""
+    if json is not None:
+        make_folder(json.parent)
+        require_file(json, "--json")

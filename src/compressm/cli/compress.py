@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from compressm.cli import _text
-from compressm.errors import ConfigError, DataError, InputError, MissingExtraError
+from compressm.errors import ConfigError, DataError, MissingExtraError
+from compressm.outputs import require_file
 from compressm.report.names import short_names
 
 if TYPE_CHECKING:
@@ -71,41 +72,39 @@ def compress(
         compressm compress saved-mamba -o small-mamba --rank 16 --texts novel.txt
     """
     policy = _policy(tolerance, rank, min_rank, multiple_of)
-    from compressm.cli import _stock
+    from compressm.adapters import check_method
+    from compressm.cli import _models, _stock
 
+    check_method(method)
+    _models.require_data_dir(data_dir)
     if _stock.is_stock(model):
         if evaluate or data_dir is not None:
             raise ConfigError(f"--evaluate, --data-dir: {model} names no data set; give --texts")
-        event = _stock.compress_stock(model, out, policy, method, texts, force)
-        _report(event, "" if texts else "no --texts were given")
-        typer.echo(f"written to {out}")
+        _compress_stock(model, out, policy, method, texts, force)
         return
     if texts is not None:
         raise ConfigError(f"--texts: {model} is no folder of save_pretrained; it has data")
-    target = _target(out, force)
+    _require_target(out, force)
 
     from compressm import compress_
     from compressm.train.model_files import ModelCard, load_run_model, read_card, save_model
 
     network, config = load_run_model(model)
-    card = read_card(model)
     data, reason = None, "--no-data was given"
+    _models.require_method(network, method, "loss" if use_data else "nothing", reason)
+    card = read_card(model)
     if use_data or evaluate:
         data, missing = _data(config, data_dir, needed=evaluate)
         reason = missing if use_data else reason
+        _models.require_method(network, method, "nothing" if reason else "loss", reason)
     calibration: Calibration | None = None
     if use_data and data is not None:
         calibration = data.calibration()
     before = data.evaluate(network) if evaluate and data is not None else {}
-    try:
-        event = compress_(network, policy=policy, method=method, data=calibration)
-    except InputError as error:
-        if calibration is None and str(error).startswith("data:"):
-            raise InputError(f"method {method!r} looks at real activations; {reason}") from error
-        raise
+    event = compress_(network, policy=policy, method=method, data=calibration)
     after = data.evaluate(network) if evaluate and data is not None else {}
     save_model(
-        target,
+        out,
         network,
         ModelCard(config=config, task=card.task, step=card.step, metrics=after),
     )
@@ -113,7 +112,28 @@ def compress(
     for name, title in (("val", "validation"), ("test", "test")):
         if before:
             typer.echo(f"{title} {_change(before, after, name)}")
-    typer.echo(f"written to {target}")
+    typer.echo(f"written to {out}")
+
+
+def _compress_stock(
+    folder: Path, out: Path, policy: Policy, method: str, texts: Path | None, force: bool
+) -> None:
+    """The same for a folder of transformers: one size for all layers, saved as it came."""
+    from compressm import compress_
+    from compressm.cli import _stock
+
+    _stock.require_target(out, force)
+    stock = _stock.Stock.open(folder)
+    network, calibration = stock.prepare(method, texts)
+    event = compress_(network, policy=policy, method=method, data=calibration, rank="uniform")
+    stock.save(network, out)
+    _report(event, "" if texts else "no --texts were given")
+    if len({site.after for site in event.sites}) > 1:
+        typer.echo(
+            "Layers differ in size, as before: load it with compressm.load_compressed, since "
+            "transformers alone cannot."
+        )
+    typer.echo(f"written to {out}")
 
 
 def _report(event: Event, reason: str) -> None:
@@ -157,16 +177,11 @@ def _policy(tolerance: float | None, rank: int | None, min_rank: int, multiple_o
     )
 
 
-def _target(out: Path, force: bool) -> Path:
-    """The file to write, refused before anything is computed."""
-    target = out if out.suffix == ".safetensors" else out.with_name(out.name + ".safetensors")
-    if target.is_dir():
-        raise ConfigError(f"--out: {target} is a folder; give the name of a file")
-    if target.exists() and not force:
-        raise ConfigError(f"--out: {target} is there already; give --force to replace it")
-    if not target.parent.is_dir():
-        raise ConfigError(f"--out: there is no folder {target.parent}")
-    return target
+def _require_target(out: Path, force: bool) -> None:
+    """Refuse a file that cannot or must not be written, before anything is computed."""
+    require_file(out, "--out")
+    if out.exists() and not force:
+        raise ConfigError(f"--out: {out} is there already; give --force to replace it")
 
 
 def _data(config: RunConfig, data_dir: Path | None, *, needed: bool) -> tuple[RunData | None, str]:

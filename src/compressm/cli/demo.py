@@ -12,6 +12,7 @@ import typer
 
 from compressm.cli import _text
 from compressm.errors import ConfigError
+from compressm.outputs import require_folder
 
 if TYPE_CHECKING:
     from compressm.report import RunRecord
@@ -51,6 +52,7 @@ def demo(
         overrides += [f"trainer.steps={steps}", f"trainer.val_every={max(1, steps // 30)}"]
     config = load_recipe(RECIPE, overrides)
     folder = _folder(out)
+    require_folder(folder, "--out")
     began = time.perf_counter()
     _prepare(config)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from compressm.cli import _text
-from compressm.errors import ConfigError, InputError
+from compressm.errors import ConfigError
 from compressm.report.names import short_names
 
 if TYPE_CHECKING:
@@ -75,26 +75,22 @@ def inspect(
         compressm inspect saved-mamba --texts novel.txt
     """
     from compressm import measure
-    from compressm.adapters import find_sites
-    from compressm.cli import _stock
+    from compressm.adapters import check_method, find_sites
+    from compressm.cli import _models, _stock
 
+    check_method(method)
+    _models.require_data_dir(data_dir)
     stock = _stock.is_stock(model)
     if stock and (data or data_dir is not None):
         raise ConfigError(f"--data: {model} names no data set; give --texts a text file")
     if texts is not None and not stock:
         raise ConfigError(f"--texts: {model} is no folder of save_pretrained; give --data")
     if stock:
-        network, title = _stock.load_stock(model), "transformers"
-        calibration = _stock.calibration_of(network, model, texts)
+        network, calibration = _stock.Stock.open(model).prepare(method, texts)
+        title = "transformers"
     else:
-        network, title, calibration = _run(model, data, data_dir)
-    try:
-        spectra = measure(network, method=method, data=calibration)
-    except InputError as error:
-        if calibration is None and str(error).startswith("data:"):
-            add = "--texts" if stock else "--data"
-            raise InputError(f"method {method!r} looks at real activations; add {add}") from error
-        raise
+        network, title, calibration = _run(model, method, data, data_dir)
+    spectra = measure(network, method=method, data=calibration)
     families = {name: site.adapter.family for name, site in find_sites(network).items()}
     if as_json:
         layers = [_to_dict(name, families[name], s) for name, s in spectra.items()]
@@ -125,7 +121,7 @@ def inspect(
 
 
 def _run(
-    model: Path, data: bool, data_dir: Path | None
+    model: Path, method: str, data: bool, data_dir: Path | None
 ) -> tuple[nn.Module, str, Calibration | None]:
     """The model of a run, what the run is called, and some of its data where they are wanted."""
     from compressm.cli import _models
@@ -133,6 +129,7 @@ def _run(
 
     network, config = load_run_model(model)
     wanted = data or data_dir is not None
+    _models.require_method(network, method, "loss" if wanted else "nothing", "add --data")
     calibration = _models.RunData.load(config, data_dir).calibration() if wanted else None
     return network, config.name, calibration
 

@@ -9,6 +9,7 @@ import typer
 
 from compressm.cli import _text
 from compressm.errors import ConfigError
+from compressm.outputs import require_folder
 
 
 def register(app: typer.Typer) -> None:
@@ -35,11 +36,12 @@ def report(
 
     if len({run.resolve() for run in runs}) < len(runs):
         raise ConfigError("the same run is given twice")
+    folder = out or (runs[0] / "report" if len(runs) == 1 else Path("report"))
     names = [run.resolve().name for run in runs]
     # Folders of the same name in different places are told apart by their paths.
     labels = names if len(set(names)) == len(names) else [str(run) for run in runs]
     records = [read_run(run, label) for run, label in zip(runs, labels, strict=True)]
-    folder = out or (runs[0] / "report" if len(runs) == 1 else Path("report"))
+    require_folder(folder, "--out")
     _text.show(_text.console(), "", _text.comparison(compare(records)), _text.CAPTION)
     written = write_report(records, folder, title=", ".join(labels))
     for line in _text.files(written):

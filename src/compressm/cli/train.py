@@ -49,6 +49,7 @@ def train(
 
         compressm train --resume runs/digits-lru
     """
+    from compressm.train.folder import RunFolder
     from compressm.train.recipes import bundled_recipes, load_recipe
 
     if recipes:
@@ -61,9 +62,15 @@ def train(
         raise ConfigError("--resume continues with the settings of the run; give no others with it")
     settings = list(overrides or [])
     if data_dir is not None:
+        if not data_dir.is_dir():
+            raise ConfigError(f"--data-dir: there is no folder {data_dir}")
         settings.append(f"data.data_dir={json.dumps(str(data_dir))}")
-    # A typo should be reported before the seconds that importing the trainer takes.
+    # What is wrong should be reported before the seconds that importing the trainer takes.
     config = None if recipe is None else load_recipe(recipe, settings)
+    if config is not None:
+        RunFolder.choose(config.name, out)
+    elif resume is not None:
+        RunFolder.open(resume)
 
     from compressm.train import run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from typing import Any, TypeVar
@@ -11,6 +12,9 @@ from typing import Any, TypeVar
 from compressm.errors import ConfigError
 
 Options = TypeVar("Options")
+
+# More examples, steps or features than anything here can have, or count.
+_MOST = 2**31 - 1
 
 
 def build_options(set_name: str, cls: type[Options], given: dict[str, Any]) -> Options:
@@ -34,13 +38,17 @@ def build_options(set_name: str, cls: type[Options], given: dict[str, Any]) -> O
 def check_type(what: str, value: object, hint: object) -> None:
     """Raise `ConfigError` unless `value` is what the annotation `hint` says."""
     if not _matches(value, hint):
-        raise ConfigError(f"{what}: got {value!r}, expected {_describe(hint)}")
+        raise ConfigError(f"{what}: got {value!r:.60}, expected {_describe(hint)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{what}: got {value}, expected a finite number")
 
 
-def check_at_least(what: str, value: int | None, minimum: int) -> None:
-    """Raise `ConfigError` when `value` is given and smaller than `minimum`."""
+def check_at_least(what: str, value: int | None, minimum: int, at_most: int = _MOST) -> None:
+    """Raise `ConfigError` when `value` is given and smaller than `minimum`, or beyond use."""
     if value is not None and value < minimum:
         raise ConfigError(f"{what}: got {value}, expected at least {minimum}")
+    if value is not None and value > at_most:
+        raise ConfigError(f"{what}: got {value}, expected at most {at_most}")
 
 
 def did_you_mean(word: str, known: typing.Iterable[str]) -> str:

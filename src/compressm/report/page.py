@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
+from compressm.files import write_text
 from compressm.report.comparison import CAPTION, COLUMNS, Row
 
 _STYLE = """
@@ -56,9 +57,9 @@ def write_page(
         ]
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
     body = "\n".join(parts)
-    path.write_text(
+    write_text(
+        path,
         f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n',
-        encoding="utf-8",
     )
 
 

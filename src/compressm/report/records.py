@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from compressm.errors import CheckpointError
 from compressm.events import Event
+from compressm.files import read_text
 
 T = TypeVar("T")
 
@@ -131,6 +132,8 @@ def read_run(path: str | Path, label: str | None = None) -> RunRecord:
     path = Path(path)
     names = ("metrics.jsonl", "events.jsonl", "summary.json")
     metrics, events, summary = (path / name for name in names)
+    if not path.is_dir():
+        raise CheckpointError(f"there is no run folder {path}")
     if not (metrics.is_file() or events.is_file() or summary.is_file()):
         raise CheckpointError(
             f"{path} is not the folder of a run: there is no {', '.join(names)} in it; "
@@ -138,7 +141,7 @@ def read_run(path: str | Path, label: str | None = None) -> RunRecord:
         )
     outcome = None
     if summary.is_file():
-        (outcome,) = _parse(summary, [_text(summary)], Outcome.from_json)
+        (outcome,) = _parse(summary, [read_text(summary)], Outcome.from_json)
     return RunRecord(
         path=path,
         label=label or path.resolve().name,
@@ -152,7 +155,7 @@ def _lines(file: Path, parse: Callable[[str], T]) -> list[T]:
     """A JSONL file, without a last line that is still being written."""
     if not file.is_file():
         return []
-    text = _text(file)
+    text = read_text(file)
     return _parse(file, text[: text.rfind("\n") + 1].splitlines(), parse)
 
 
@@ -161,16 +164,9 @@ def _parse(file: Path, texts: Iterable[str], parse: Callable[[str], T]) -> list[
     for number, text in enumerate(texts, start=1):
         try:
             values.append(parse(text))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{file} is damaged (record {number}): {error!r:.100}") from error
     return values
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
 
 
 def _metrics(line: str) -> dict[str, float]:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressm.errors import ConfigError, MissingExtraError
+from compressm.errors import MissingExtraError
+from compressm.files import make_folder
+from compressm.outputs import require_folder
 from compressm.report.comparison import compare
 from compressm.report.records import RunRecord
 from compressm.report.theme import DARK, LIGHT
@@ -49,6 +51,7 @@ def write_report(
 
     Raises:
         ConfigError: the folder cannot be written.
+        OutputError: the disk is full.
         MissingExtraError: plotly is not installed.
     """
     try:
@@ -66,11 +69,9 @@ def write_report(
         if figure is not None:
             sections.append(Section(f"Singular values: {record.label}", _SPECTRA, figure))
     page = Path(folder) / "report.html"
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        write_page(page, title=title, rows=compare(records), sections=sections, note=note)
-    except OSError as error:
-        raise ConfigError(f"the report cannot be written to {folder}: {error}") from error
+    require_folder(page.parent, "folder")
+    make_folder(page.parent)
+    write_page(page, title=title, rows=compare(records), sections=sections, note=note)
     pictures: list[Path] = []
     for name, theme in (("training.png", LIGHT), ("training-dark.png", DARK)):
         picture = page.with_name(name)

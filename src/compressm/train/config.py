@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from compressm.adapters import check_method
 from compressm.data import DataConfig
 from compressm.data.options import check_at_least
 from compressm.errors import ConfigError, InputError
@@ -85,6 +86,10 @@ class CompressConfig:
         check_at_least("cuts", self.cuts, 1)
         check_at_least("batches", self.batches, 1)
         self.build_policy()
+        try:
+            check_method(self.method)
+        except InputError as error:
+            raise ConfigError(str(error)) from error
 
     def build_policy(self) -> Policy:
         """The policy that `policy` describes."""
@@ -92,12 +97,15 @@ class CompressConfig:
 
     def build_schedule(self, steps: int) -> Schedule:
         """The steps of the cuts in a run of `steps` steps."""
-        try:
-            return Schedule.spaced(
-                cuts=self.cuts, start=round(self.start * steps), stop=round(self.window * steps)
+        start, stop = round(self.start * steps), round(self.window * steps)
+        room = max(stop - start, 0)
+        if self.cuts > room:
+            raise ConfigError(
+                f"compress: cuts: expected {f'1 … {room} cuts' if room else 'steps for them'}, got "
+                f"{self.cuts}: the shares {self.start:g} … {self.window:g} of {steps} steps are "
+                f"{room} steps; take more steps, a larger window, or fewer cuts"
             )
-        except InputError as error:
-            raise ConfigError(f"compress: {error}") from error
+        return Schedule.spaced(cuts=self.cuts, start=start, stop=stop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +180,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_at_least("seed", self.seed, 0)
-        if not self.name or "/" in self.name:
+        check_at_least("seed", self.seed, 0, at_most=2**63 - 1)
+        if not self.name.isprintable() or "/" in self.name or self.name in ("", ".", ".."):
             raise ConfigError(f"name: got {self.name!r}, expected a word to name the run folder")
         self.build_schedule()
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,10 @@ from typing import Any
 import yaml
 
 from compressm.errors import CheckpointError, ConfigError
-from compressm.files import PARTIAL, write_text
+from compressm.files import PARTIAL, make_folder, read_text, write_text
+from compressm.outputs import require_folder
 from compressm.train.config import RunConfig
+from compressm.train.lock import locked
 from compressm.train.parse import build_config, read_yaml
 from compressm.trees import load_tree
 
@@ -62,19 +67,23 @@ class RunFolder:
         """A folder for a new run: `path`, or runs/NAME, runs/NAME-2, ….
 
         Raises:
-            ConfigError: `path` is there already and not empty.
+            ConfigError: `path` is there already and not empty, or cannot be written.
         """
         if path is None:
             numbered = (f"{name}-{i}" for i in itertools.count(2))
             candidates = (Path("runs") / n for n in itertools.chain([name], numbered))
             path = next(candidate for candidate in candidates if not candidate.exists())
         folder = cls(Path(path))
-        if folder._holds_something():
-            raise ConfigError(
-                f"{path} is there already; take another folder, or continue that run with "
-                f"--resume {path}"
-            )
+        folder._require_free()
+        require_folder(path, "--out")
         return folder
+
+    def _require_free(self) -> None:
+        if self._holds_something():
+            raise ConfigError(
+                f"--out: {self.path} is there already; take another folder, or continue that run "
+                f"with --resume {self.path}"
+            )
 
     def _holds_something(self) -> bool:
         """Whether there is more than a run leaves that was killed while it made its folder."""
@@ -86,15 +95,33 @@ class RunFolder:
         """Make the folder, with the settings in it.
 
         Raises:
-            ConfigError: it cannot be made.
+            OutputError: it cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            # First of all: from here on the run can be resumed.
-            write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
-            self.checkpoint.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"the folder {self.path} cannot be written: {error}") from error
+        make_folder(self.path)
+        # First of all: from here on the run can be resumed.
+        write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+        make_folder(self.checkpoint.parent)
+
+    @contextmanager
+    def held(self, new: RunConfig | None = None) -> Iterator[None]:
+        """Keep other processes from working on the same run; `new` makes the folder first.
+
+        Raises:
+            ConfigError: another process is at work on it, or has begun a run there meanwhile.
+            OutputError: it cannot be made.
+        """
+        make_folder(self.path)
+        with locked(self.path) as alone:
+            if not alone:
+                raise ConfigError(
+                    f"another process is at work on the run {self.path}; wait for its end, or "
+                    "stop it"
+                )
+            if new is not None:
+                self._require_free()
+                self.create(new)
+            make_folder(self.checkpoint.parent)
+            yield
 
     @classmethod
     def open(cls, path: str | Path) -> tuple[RunFolder, RunConfig]:
@@ -102,7 +129,7 @@ class RunFolder:
 
         Raises:
             CheckpointError: it is not a run folder.
-            ConfigError: its config.yaml was damaged.
+            ConfigError: its config.yaml is damaged, or the folder cannot be written.
         """
         folder = cls(Path(path))
         if not folder.config.is_file():
@@ -110,8 +137,20 @@ class RunFolder:
                 f"{path} is not a run folder: there is no config.yaml in it; "
                 "give a folder that `compressm train` made"
             )
-        folder.checkpoint.parent.mkdir(exist_ok=True)
-        return folder, build_config(read_yaml(folder.config))
+        values = read_yaml(folder.config)
+        # A run writes all settings, so fewer are those of a file that has lost its end.
+        missing = [f.name for f in dataclasses.fields(RunConfig) if f.name not in values]
+        if missing:
+            raise ConfigError(
+                f"{folder.config} is truncated or damaged: it has no {', '.join(missing)}; take "
+                f"another copy of it"
+            )
+        try:
+            config = build_config(values)
+        except ConfigError as error:
+            raise ConfigError(f"{folder.config}: {error}") from error
+        require_folder(folder.checkpoint.parent, "--resume")
+        return folder, config
 
     def rewind(self) -> bool:
         """Make the logs end where the checkpoint was taken; false if there is no checkpoint.
@@ -143,7 +182,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             if json.loads(line)["step"] <= step:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from compressm.files import append_line
 from compressm.integrations.scalars import PREFIX
 
 
@@ -41,9 +42,7 @@ class JsonlLogger(Logger):
             if name != "epoch" and not name.startswith(PREFIX)
         }
         if values:
-            line = json.dumps({"step": (step or 0) + 1, **values})
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            append_line(self.path, json.dumps({"step": (step or 0) + 1, **values}))
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
         """The run folder's config.yaml has them."""

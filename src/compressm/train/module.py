@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm.data import Task
-from compressm.errors import CompressmError
+from compressm.errors import CheckpointError, CompressmError
 from compressm.train.build import build_model, cross_entropy, figures_of, logits_of
 from compressm.train.config import RunConfig
 from compressm.train.optim import build_optimizer, build_scheduler
@@ -97,6 +98,22 @@ class SequenceModule(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As of any module; smaller states have made room by then.
+
+        Raises:
+            CheckpointError: the tensors are those of another model.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"the checkpoint is of another model than the settings describe: {reason:.200}"
+            ) from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Random numbers (dropout) belong to the state of a run as much as the weights do."""

@@ -14,6 +14,7 @@ import yaml
 
 from compressm.data.options import check_type, did_you_mean
 from compressm.errors import ConfigError
+from compressm.files import reason
 from compressm.train.config import RunConfig
 from compressm.train.models import ModelConfig, kind_of
 
@@ -54,8 +55,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"there is no file {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {reason(error)}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} cannot be read: it is not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from error
     values = _parse(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected settings as `key: value` lines, got {values!r:.60}")
@@ -159,5 +164,6 @@ def _parse(text: str, what: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
         raise ConfigError(f"{what} is not valid YAML{line}: {error.problem}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Of the last two: a date that there is not, and brackets a thousand deep.
         raise ConfigError(f"{what} is not valid YAML: {error!s:.100}") from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -12,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from compressm.calibration import Calibration
 from compressm.data import DataSplits, Loaders, load, loaders
-from compressm.errors import CheckpointError
+from compressm.errors import CheckpointError, OutputError
 from compressm.events import EventLog
 from compressm.integrations.lightning import CompressionCallback
 from compressm.train.build import loss_of
@@ -49,12 +50,14 @@ def train(
         progress_bar: draw Lightning's progress bar.
 
     Raises:
-        ConfigError: the folder is there already, or settings and data do not fit together.
+        ConfigError: the folder is there already or cannot be written, or settings and data do not
+            fit together.
+        OutputError: the disk is full.
         DataError: the data set is missing or damaged.
     """
     began = time.perf_counter()
     chosen = RunFolder.choose(config.name, folder)
-    return _run(config, chosen, began, None, say, progress_bar)
+    return _run(config, chosen, began, None, say, progress_bar, new=True)
 
 
 def resume(
@@ -65,15 +68,19 @@ def resume(
     On a CPU the weights become those of the uninterrupted run, bit for bit.
 
     Raises:
-        CheckpointError: the folder is not that of a run, or its checkpoint is damaged, or the
-            run is finished.
+        CheckpointError: the folder is not that of a run, or its checkpoint is damaged or of another
+            model than its config.yaml, or the run is finished.
+        ConfigError: its config.yaml is damaged, the folder cannot be written, or another process
+            is at work on the run.
+        OutputError: the disk is full.
     """
     began = time.perf_counter()
     run, config = RunFolder.open(folder)
-    if run.summary.is_file():
-        raise CheckpointError(f"the run {folder} is finished: its results are in {run.summary}")
-    checkpoint = run.checkpoint if run.rewind() else None
-    return _run(config, run, began, checkpoint, say, progress_bar)
+    with run.held():
+        if run.summary.is_file():
+            raise CheckpointError(f"the run {folder} is finished: its results are in {run.summary}")
+        checkpoint = run.checkpoint if run.rewind() else None
+        return _run(config, run, began, checkpoint, say, progress_bar)
 
 
 def _run(
@@ -83,9 +90,13 @@ def _run(
     checkpoint: Path | None,
     say: Say,
     progress_bar: bool,
+    *,
+    new: bool = False,
 ) -> Summary:
     keep_freed_memory()
-    with cpu_threads(config.trainer.threads), quiet_lightning():
+    with ExitStack() as stack:
+        stack.enter_context(cpu_threads(config.trainer.threads))
+        stack.enter_context(quiet_lightning())
         torch.manual_seed(config.seed)
         splits = load(config.data)
         module = SequenceModule(config, splits.task)
@@ -126,13 +137,10 @@ def _run(
         )
         stream = TrainStream(batches.train, config.trainer.steps)
         # Only now, so that a run which cannot start leaves nothing behind.
-        if checkpoint is None:
-            folder.create(config)
-        try:
-            trainer.fit(module, stream, batches.val, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit as stop:  # what Lightning makes of Ctrl-C and of SIGTERM
-            say(f"interrupted; continue with: compressm train --resume {folder.path}")
-            raise SystemExit(143 if isinstance(stop, SIGTERMException) else 130) from stop
+        if new:
+            stack.enter_context(folder.held(config))
+        stack.enter_context(_resumable(folder, say))
+        trainer.fit(module, stream, batches.val, ckpt_path=checkpoint, weights_only=True)
         end = Size.of(module.model)
         figures = _evaluate_both(config, module, batches, best, save, folder)
         summary = Summary.collect(
@@ -145,8 +153,21 @@ def _run(
             clock=clock,
             device=trainer.strategy.root_device,
         )
-    folder.write_summary(summary.to_dict())
+        folder.write_summary(summary.to_dict())
     return summary
+
+
+@contextmanager
+def _resumable(folder: RunFolder, say: Say) -> Iterator[None]:
+    """Say how to go on where a run was stopped from outside, or has no room to write."""
+    advice = f"continue with: compressm train --resume {folder.path}"
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes the second of the first
+        say(f"interrupted; {advice}")
+        raise SystemExit(143 if isinstance(stop, SIGTERMException) else 130) from stop
+    except OutputError as error:
+        raise OutputError(f"{error}; when that is mended, {advice}") from error
 
 
 def _evaluate_both(
