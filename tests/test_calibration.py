@@ -1,5 +1,11 @@
+from collections import UserDict
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from compressm import Calibration
@@ -91,8 +97,11 @@ def test_nothing_of_the_model_or_the_training_moves():
 
 def test_a_failing_forward_still_restores_the_model():
     model = Model().train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(
+        InputError, match=r"Model\(a tensor of shape \(2, 7\).*RuntimeError"
+    ) as failed:
         Calibration([torch.ones(2, 7)]).run(model, [Probe(model.layer)])
+    assert isinstance(failed.value.__cause__, RuntimeError)
     assert model.training
     assert model.layer.training
     assert not model.layer._forward_hooks
@@ -121,3 +130,146 @@ def test_no_data_is_refused():
         Calibration([])
     with pytest.raises(InputError, match="no compressible layer was called"):
         Calibration([torch.ones(4, 3)]).run(Model(), [Probe(nn.Identity())])
+
+
+class Sentences(torch.utils.data.Dataset):
+    def __getitem__(self, index):
+        return torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"inputs": torch.ones(4, 3)}, r"a dict with the keys \['inputs'\].*data=\[batch\]"),
+        (UserDict(inputs=torch.ones(4, 3)), r"a UserDict.*data=\[batch\]"),
+        (torch.ones(4, 3), r"a tensor of shape \(4, 3\).*data=\[batch\]"),
+        (np.ones((4, 3)), r"an? ndarray of shape \(4, 3\)"),
+        (lambda: [torch.ones(4, 3)], r"function.*call it, data=batches\(\)"),
+        ("train.pt", "'train.pt'"),
+        (torch.utils.data.TensorDataset(torch.ones(4, 3)), "TensorDataset, which gives single"),
+        (Sentences(), r"DataLoader\(dataset"),
+        (SimpleNamespace(column_names=["text"]), "single examples"),
+        (nn.Sequential(nn.Linear(3, 2)), "a Sequential"),
+        (7, "got 7"),
+    ],
+)
+def test_what_is_no_list_of_batches_is_refused_at_once(data, says):
+    with pytest.raises(InputError, match=f"data: expected a list of batches.*{says}"):
+        Calibration(data)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"loss": 0.5}, r"loss: expected a callable, loss\(model, batch\), got 0.5"),
+        ({"loss": nn.CrossEntropyLoss()}, "takes predictions and targets"),
+        ({"loss": lambda output: 0}, r"called as loss\(model, batch\).*too many positional"),
+        ({"forward": "model"}, "forward: expected a callable"),
+        ({"forward": lambda: 0}, "forward"),
+        ({"max_batches": 0}, "max_batches: expected an integer >= 1, got 0"),
+        ({"max_batches": 2.5}, "max_batches"),
+        ({"max_batches": True}, "max_batches"),
+    ],
+)
+def test_unusable_settings_are_refused_at_once(options, says):
+    with pytest.raises(InputError, match=says):
+        Calibration([torch.ones(4, 3)], **options)
+
+
+def test_a_number_of_batches_may_be_numpys():
+    assert len(Calibration([torch.ones(4, 3)] * 3, max_batches=np.int64(2)).data) == 2
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (lambda m, b: None, "scalar tensor, got None"),
+        (lambda m, b: m(b).sum().item(), "scalar tensor, got [-0-9]"),
+        (lambda m, b: m(b).sum().detach(), "no gradient flows"),
+        (lambda m, b: torch.zeros((), requires_grad=True), "no compressible layer"),
+    ],
+)
+def test_a_loss_of_another_kind_is_refused(loss, says):
+    model = Model()
+    with pytest.raises(InputError, match=says):
+        Calibration([torch.ones(4, 3)], loss=loss).run(model, [Probe(model.layer, True)])
+
+
+def test_a_batch_that_the_model_fails_on_is_described():
+    class Picky(Model):
+        def forward(self, inputs, mask=None):
+            raise KeyError("speaker")
+
+    batch = {"inputs": torch.ones(4, 3), "labels": [1, 2]}
+    says = r"Picky\(inputs\) failed.*inputs \(a tensor of shape \(4, 3\).*labels.*'speaker'"
+    with pytest.raises(InputError, match=says) as failed:
+        Calibration([batch]).run(Picky(), [Probe(nn.Identity())])
+    assert isinstance(failed.value.__cause__, KeyError)
+
+
+def test_errors_of_the_users_own_functions_stay_theirs():
+    def forward(model, batch):
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        Calibration([torch.ones(4, 3)], forward=forward).run(Model(), [Probe(nn.Identity())])
+
+
+class Chain(nn.Module):
+    """Three layers, of which some are frozen, and what happens between them."""
+
+    def __init__(self, between=lambda x: x, around=lambda layer, x: layer(x)):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(3))
+        self.between, self.around = between, around
+
+    def forward(self, x):
+        for i, layer in enumerate(self.layers):
+            x = self.around(layer, x)
+            x = self.between(x) if i == 1 else x
+        return x
+
+
+def gradients(model, x):
+    probes = [Probe(layer, needs_gradient=True) for layer in model.layers]
+    Calibration([x], loss=lambda m, b: m(b).square().sum()).run(model, probes)
+    return [probe.calls[0][3] if probe.calls else None for probe in probes]
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2, 3])
+def test_gradients_do_not_depend_on_what_is_trainable(frozen):
+    model, x = Chain(), torch.randn(4, 3)
+    expected = gradients(model, x)
+    for layer in model.layers[:frozen]:
+        layer.requires_grad_(False)
+    torch.testing.assert_close(gradients(model, x), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_gradients_do_not_depend_on_checkpoints(reentrant, frozen):
+    model, x = Chain(), torch.randn(4, 3, requires_grad=True)
+    expected = gradients(model, x)
+    model.requires_grad_(not frozen)
+    model.around = partial(torch.utils.checkpoint.checkpoint, use_reentrant=reentrant)
+    torch.testing.assert_close(gradients(model, x), expected, rtol=0, atol=0)
+    model.requires_grad_(True)
+    model(x).sum().backward()  # checkpoints are what they were
+    assert model.layers[0].weight.grad is not None
+
+
+def test_a_detached_layer_gets_no_gradient_and_the_others_theirs():
+    model, x = Chain(), torch.randn(4, 3)
+    expected = gradients(model, x)
+    model.between = torch.Tensor.detach
+    detached = gradients(model, x)
+    assert detached[:2] == [None, None]
+    torch.testing.assert_close(detached[2], expected[2], rtol=0, atol=0)
+
+
+def test_what_the_model_does_in_place_stays_out_of_what_was_seen():
+    model, x = Chain(), torch.randn(4, 3)
+    model.requires_grad_(False)
+    expected = gradients(model, x)
+    model.between = lambda y: y.mul_(3.0).div_(3.0)
+    torch.testing.assert_close(gradients(model, x)[1], expected[1])

@@ -39,14 +39,14 @@ def test_a_metric_is_anything_that_holds_one_number(number):
     [
         ({"eval_loss": 0.5}, "a dict with the keys .'eval_loss'.*result.'eval_loss'"),
         (None, "None"),
-        (torch.ones(3), r"a Tensor of shape \(3,\)"),
+        (torch.ones(3), r"a tensor of shape \(3,\)"),
         ((0.5, 10), "a tuple"),
         ("0.5", "'0.5'"),
         (1j, "1j"),
         (True, "True"),
         (np.bool_(True), ".*bool"),
-        (torch.tensor(True), "a Tensor.*torch.bool"),
-        (torch.tensor(1j), "a Tensor.*complex64"),
+        (torch.tensor(True), "a tensor.*torch.bool"),
+        (torch.tensor(1j), "a tensor.*complex64"),
         (np.array([]), ".*ndarray.*float64"),
     ],
 )

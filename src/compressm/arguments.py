@@ -10,7 +10,7 @@ import inspect
 import math
 import numbers
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from compressm.errors import InputError
@@ -104,16 +104,16 @@ def shown(value: Any) -> str:
         return f"{_article(value)} of shape {tuple(shape)} and dtype {value.dtype}"
     if inspect.isclass(value):
         return f"the class {value.__name__}"
-    if isinstance(value, dict):
-        return f"a dict with the keys {_short(sorted(map(str, value)))}"
+    if isinstance(value, Mapping):
+        return f"{_article(value)} with the keys {_short(sorted(map(str, value)))}"
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         return _short(value)
     return f"{_article(value)}, {_short(value)}"
 
 
 def _article(value: Any) -> str:
-    name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    name = "tensor" if type(value).__name__ == "Tensor" else type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeio' else 'a'} {name}"
 
 
 def _short(value: Any) -> str:

@@ -5,18 +5,21 @@ B batch, L length, H width of a layer.
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from compressm.errors import InputError
+from compressm.arguments import function, shown, whole
+from compressm.batches import accepted, afresh, contents, require_batches, to_device
+from compressm.errors import CompressmError, InputError
+from compressm.randomness import unmoved
+from compressm.steady import as_built, as_called, steady
 
 Given = Literal["nothing", "data", "loss"]  # what a method has to look at; "loss" implies data
 Forward = Callable[[nn.Module, Any], Any]
@@ -53,9 +56,19 @@ class Calibration:
     max_batches: int = 16
 
     def __post_init__(self) -> None:
-        """Take the batches now, without moving the training's random numbers."""
-        with torch.random.fork_rng(devices=[]):
-            batches = list(itertools.islice(iter(self.data), self.max_batches))
+        """Take the batches now; random numbers stay where they are, the loader's own too."""
+        for name in ("forward", "loss"):
+            if getattr(self, name) is not None:
+                function(name, getattr(self, name), "model", "batch")
+        if isinstance(self.loss, nn.modules.loss._Loss):
+            raise InputError(
+                f"loss: it is called as loss(model, batch), and {self.loss} takes predictions and "
+                "targets; pass loss=lambda model, batch: criterion(model(batch[0]), batch[1])"
+            )
+        most = whole("max_batches", self.max_batches, 1)
+        require_batches(self.data)
+        with unmoved(self.data), as_called():
+            batches = list(itertools.islice(iter(afresh(self.data)), most))
         if not batches:
             raise InputError("data: expected at least one calibration batch, got none")
         object.__setattr__(self, "data", batches)
@@ -77,62 +90,122 @@ class Calibration:
                 "loss: this method weights states by the loss gradient; "
                 "pass loss=lambda model, batch: <scalar>"
             )
+        if gradients and any(p.is_inference() for p in model.parameters()):
+            raise InputError(
+                "model: it was built or loaded inside torch.inference_mode(), so no gradient can "
+                "be taken; build it outside, or use a method without the loss"
+            )
+        by_module: dict[nn.Module, list[Probe]] = {}
+        for probe in probes:
+            by_module.setdefault(probe.module, []).append(probe)
         flags = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
-            with torch.random.fork_rng(), torch.set_grad_enabled(gradients), _uncompiled():
-                seen = sum(self._run_batch(model, probes, batch, gradients) for batch in self.data)
+            with unmoved(model, self.forward, self.loss), _uncompiled(), _unfolded():
+                run = self._differentiate if gradients else self._watch
+                with torch.set_grad_enabled(gradients):
+                    seen = sum(run(model, by_module, batch) for batch in self.data)
         finally:
             for module, training in flags:
                 module.training = training
         if not seen:
             raise InputError("data: no compressible layer was called by the calibration batches")
 
-    def _run_batch(
-        self, model: nn.Module, probes: Sequence[Probe], batch: Any, gradients: bool
-    ) -> int:
-        calls: list[tuple[Probe, tuple[Any, ...], Mapping[str, Any], Any]] = []
+    def _watch(self, model: nn.Module, probes: Mapping[nn.Module, list[Probe]], batch: Any) -> int:
+        """Pass one batch through the model; probes see each call as it is made."""
+        calls = 0
 
-        def watch(probe: Probe) -> Callable[..., None]:
-            def hook(_: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
-                if gradients:
-                    calls.append((probe, args, kwargs, output))
-                else:  # nothing to wait for, so no activation outlives its layer
-                    calls.append((probe, (), {}, None))
+        def hook(module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
+            nonlocal calls
+            calls += 1
+            with steady():
+                for probe in probes[module]:
                     probe.saw(args, kwargs, output, None)
 
-            return hook
+        with _hooked(probes, hook), as_built():
+            self._call(model, to_device(batch, _device(model)))
+        return calls
 
-        with ExitStack() as hooks:
-            for probe in probes:
-                handle = probe.module.register_forward_hook(watch(probe), with_kwargs=True)
-                hooks.callback(handle.remove)
-            batch = _to_device(batch, _device(model))
-            result = (
-                self.loss(model, batch) if gradients and self.loss else self._call(model, batch)
-            )
-        if gradients:
-            self._differentiate(result, calls)
+    def _differentiate(
+        self, model: nn.Module, probes: Mapping[nn.Module, list[Probe]], batch: Any
+    ) -> int:
+        """Pass one batch through model and loss; probes see each call with dLoss/doutput.
+
+        What a layer puts out becomes a place where gradients arrive, whether or not anything below
+        it is trainable. The model goes on with a copy, so that what it does to it in place stays
+        out of both the output and the gradient.
+        """
+        assert self.loss is not None
+        calls: list[_Call] = []
+
+        def hook(module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> Any:
+            first = output[0] if isinstance(output, tuple) else output
+            if not isinstance(first, Tensor):
+                raise InputError(f"data: expected a layer to put out a tensor, got {shown(first)}")
+            kept = first if first.requires_grad else first.detach().requires_grad_()
+            calls.append(_Call(module, _copied(args), _copied(dict(kwargs)), output, kept))
+            with torch.enable_grad():
+                passed = kept.clone()
+            return (passed, *output[1:]) if isinstance(output, tuple) else passed
+
+        with _hooked(probes, hook), as_built():
+            result = self.loss(model, to_device(batch, _device(model)))
+        for call, gradient in zip(calls, _gradients(result, calls), strict=True):
+            for probe in probes[call.module]:
+                if gradient is not None or not probe.needs_gradient:
+                    probe.saw(call.args, call.kwargs, call.output, gradient)
         return len(calls)
 
-    @staticmethod
-    def _differentiate(
-        loss: Any, calls: list[tuple[Probe, tuple[Any, ...], Mapping[str, Any], Any]]
-    ) -> None:
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise InputError(f"loss: expected a scalar tensor, got {_describe(loss)}")
-        outputs = [call[3][0] if isinstance(call[3], tuple) else call[3] for call in calls]
-        grads = torch.autograd.grad(loss, outputs, allow_unused=True)
-        for (probe, args, kwargs, output), grad in zip(calls, grads, strict=True):
-            if grad is not None:
-                probe.saw(args, kwargs, output, grad)
-
-    def _call(self, model: nn.Module, batch: Any) -> Any:
+    def _call(self, model: nn.Module, batch: Any) -> None:
         if self.forward is not None:
-            return self.forward(model, batch)
-        if isinstance(batch, Mapping):
-            return model(**_accepted(model, batch))
-        return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+            self.forward(model, batch)
+            return
+        mapped = isinstance(batch, Mapping)
+        keywords = accepted(model, batch) if mapped else {}
+        first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+        try:
+            model(**keywords) if mapped else model(first)
+        except (CompressmError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            given = ", ".join(keywords) if mapped else shown(first)
+            raise InputError(
+                f"data: {type(model).__name__}({given}) failed for a batch that is "
+                f"{contents(batch)}: {type(error).__name__}: {error}; give batches that the model "
+                "takes, or forward=lambda model, batch: …"
+            ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One call of a layer, kept until the gradient at `arrival` is known."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+    arrival: Tensor
+
+
+def _gradients(loss: Any, calls: Sequence[_Call]) -> Sequence[Tensor | None]:
+    """dLoss/doutput of each call; None where the loss does not depend on it."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
+        raise InputError(f"loss: expected a scalar tensor, got {shown(loss)}")
+    if not calls:
+        return ()
+    if not loss.requires_grad:
+        raise InputError(
+            "loss: no gradient flows from it to any compressible layer; expected a tensor that is "
+            "computed from their outputs without .item(), .detach() or torch.no_grad() in between"
+        )
+    try:
+        return torch.autograd.grad(loss, [call.arrival for call in calls], allow_unused=True)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise InputError(
+            f"loss: its gradient cannot be taken: {error}; use a method without the loss"
+        ) from error
 
 
 def given_by(calibration: Calibration | None) -> Given:
@@ -140,20 +213,6 @@ def given_by(calibration: Calibration | None) -> Given:
     if calibration is None:
         return "nothing"
     return "data" if calibration.loss is None else "loss"
-
-
-def _accepted(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a dict batch that `model.forward` takes (labels often travel along)."""
-    parameters = inspect.signature(model.forward).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return dict(batch)
-    accepted = {key: value for key, value in batch.items() if key in parameters}
-    if not accepted:
-        raise InputError(
-            f"data: the batch has the keys {sorted(batch)}, of which {type(model).__name__}.forward"
-            f"({', '.join(parameters)}) takes none; pass forward=lambda model, batch: …"
-        )
-    return accepted
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
@@ -167,22 +226,43 @@ def _uncompiled() -> AbstractContextManager[Any]:
     return stance
 
 
+@contextmanager
+def _unfolded() -> Iterator[None]:
+    """Checkpoints with `use_reentrant=True` refuse gradients of activations; here they save all."""
+    checkpoints: Any = sys.modules.get("torch.utils.checkpoint")
+    if checkpoints is None:
+        yield
+        return
+    folded = checkpoints.CheckpointFunction
+    folded.apply = staticmethod(lambda run, _preserve, *args: run(*args))
+    try:
+        yield
+    finally:
+        del folded.apply
+
+
+@contextmanager
+def _hooked(modules: Iterable[nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
+    with ExitStack() as hooks:
+        for module in modules:
+            handle = module.register_forward_hook(hook, with_kwargs=True)
+            hooks.callback(handle.remove)
+        yield
+
+
+def _copied(value: Any) -> Any:
+    """Arguments of a call, safe from what the model does to them in place later."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_copied(item) for item in value)
+    return value
+
+
 def _device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-def _to_device(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {key: _to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return [_to_device(item, device) for item in batch]
-    return batch
-
-
-def _describe(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def calibration_of(

@@ -22,6 +22,7 @@ from compressm.pipeline import Rank, Survey, observe
 from compressm.ranks import Policy
 from compressm.schedule import Schedule, WhenSettled
 from compressm.spectrum import Spectrum
+from compressm.steady import steady
 from compressm.team import Team
 from compressm.transaction import Transaction
 from compressm.writeback import Averages
@@ -29,6 +30,7 @@ from compressm.writeback import Averages
 _NEVER = float("inf")
 
 
+@steady()
 def measure(
     model: nn.Module,
     *,
@@ -61,6 +63,7 @@ def measure(
     return dict(Survey.of(team.model, method, calibration, team.ranks).spectra)
 
 
+@steady()
 def compress_(
     model: nn.Module,
     optimizer: Optimizer | Iterable[Optimizer] | None = None,
@@ -222,16 +225,20 @@ class Compressor:
             self._wake = self._due
             if self._step < self._due:
                 return None
-        if self.pending:
-            event = self._transaction.judge(self._step)
-        else:
-            self._acted = int(self._due)
-            event = self._watch() if self.monitor else self._transaction.begin(self._step)
+        event = self._act()
         self.events.append(event)
         self._due = self._wake = self._next_due()
         if self._log is not None:
             self._log(event)
         return event
+
+    @steady()
+    def _act(self) -> Event:
+        """Judge the pending cut, or do what is due."""
+        if self.pending:
+            return self._transaction.judge(self._step)
+        self._acted = int(self._due)
+        return self._watch() if self.monitor else self._transaction.begin(self._step)
 
     def _watch(self) -> Event:
         """Measure; cut if the ranking of every layer has settled or it is time."""

@@ -21,6 +21,8 @@ from compressm.distributed import Ranks
 from compressm.errors import DistributedError, InputError
 from compressm.guard import Companion, Guard, as_metric
 from compressm.pipeline import RANKS, Proposal, Rank, Survey
+from compressm.randomness import unmoved
+from compressm.steady import as_called
 from compressm.team import Team
 from compressm.writeback import (
     TRANSPORTS,
@@ -59,7 +61,13 @@ class Cutter:
     ema: Sequence[nn.Module] = field(default=())
 
     def __post_init__(self) -> None:
-        """Refuse what sharded models cannot have."""
+        """Refuse parameters that nobody can train, and what sharded models cannot have."""
+        frozen = [name for name, p in self.model.named_parameters() if p.is_inference()]
+        if frozen:
+            raise InputError(
+                f"model: {frozen[0]} was made inside torch.inference_mode(), so it can be neither "
+                "trained nor put back after a cut; build or load the model outside of it"
+            )
         if self.team.is_sharded and self.ema:
             raise InputError(
                 "ema: averaged copies of a model under fully_shard cannot be cut; make the average "
@@ -161,6 +169,8 @@ class Cutter:
     def evaluate(self, metric: Callable[[], float], *, may_train: bool = False) -> float:
         """A metric of the live model, its mean over all ranks; it leaves no trace.
 
+        It runs with the settings of whoever called (autocast, inference mode, default dtype, …).
+
         Args:
             metric: the user's.
             may_train: parameters and optimizer states are put back from a snapshot afterwards.
@@ -171,7 +181,7 @@ class Cutter:
         looking = undisturbed(
             [self.team.outer, *self.ema], self.optimizers, self.companions, may_train=may_train
         )
-        with self.ranks.agreement("evaluating"), looking:
+        with self.ranks.agreement("evaluating"), looking, unmoved(metric), as_called():
             try:
                 value = as_metric(metric)
             finally:

@@ -17,6 +17,7 @@ from compressm.calibration import Calibration, Forward, Loss, calibration_of
 from compressm.errors import InputError, MissingExtraError
 from compressm.numerics import HankelMatrix, weyl_bound
 from compressm.pipeline import Survey
+from compressm.steady import steady
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,7 @@ class Monitor:
         self._last: dict[str, HankelMatrix] = {}
         self._calm: dict[str, int] = {}
 
+    @steady()
     def measure(self, step: int) -> list[Drift]:
         """Measure the model and compare it with the measurement before (none at first)."""
         return self.observe(Survey.of(self._model, self._method, self._calibration), step)

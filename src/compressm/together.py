@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import torch
 
+from compressm.steady import steady
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -27,10 +29,11 @@ def each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     workers = min(threads, len(items))
     if workers < 2:
         return [work(item) for item in items]
-    learns = torch.is_grad_enabled()  # a setting of each thread
+    learns = torch.is_grad_enabled()
 
     def run(item: T) -> R:
-        with torch.set_grad_enabled(learns):
+        # Most settings belong to a thread, and a new one has the defaults.
+        with steady(), torch.set_grad_enabled(learns):
             return work(item)
 
     torch.set_num_threads(1)

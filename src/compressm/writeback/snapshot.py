@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm import accelerators
 from compressm.bits import same_bits, tensors_in
 from compressm.edits import holder_of
 from compressm.files import read_tensors, write_tensors
 from compressm.guard import Companion
+from compressm.randomness import random_states, set_random_states
 from compressm.trees import joined, named, numbered, split
 from compressm.writeback.ownership import followed
 from compressm.writeback.sharded import Records, reshard_
@@ -206,22 +204,3 @@ class Snapshot:
 def options_of(group: dict[str, Any]) -> dict[str, Any]:
     """A copy of all that a parameter group says but its parameters."""
     return {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
-
-
-def random_states() -> dict[str, Any]:
-    """States of all global generators in use: Python's, torch's, the accelerator's, NumPy's."""
-    states: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
-    states["accelerators"] = accelerators.random_states()
-    if "numpy" in sys.modules:  # not imported for its own sake
-        name, keys, *rest = sys.modules["numpy"].random.get_state()
-        states["numpy"] = (name, keys.tolist(), *rest)  # plain, so that no pickle is needed
-    return states
-
-
-def set_random_states(states: dict[str, Any]) -> None:
-    """Put back what `random_states` returned."""
-    random.setstate(states["python"])
-    torch.set_rng_state(states["torch"])
-    accelerators.set_random_states(states.get("accelerators", {}))
-    if "numpy" in states:
-        sys.modules["numpy"].random.set_state(states["numpy"])

@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 from compressm.bits import checksum, same, same_bits, tensors_in
 from compressm.errors import InputError
 from compressm.guard import Companion
+from compressm.randomness import random_states, set_random_states
 from compressm.writeback.ownership import followed, named_owners
-from compressm.writeback.snapshot import options_of, random_states, set_random_states
+from compressm.writeback.snapshot import options_of
 
 # Changed parameters that an error names.
 _NAMED = 3
