@@ -6,6 +6,11 @@ from compressm.ops.cost import BACKENDS, Plan, choose, plans
 from compressm.ops.gemm import linear
 from compressm.ops.inner import mamba_inner
 from compressm.ops.lti import diagonal_ssm
+from compressm.ops.matrix_state import (
+    gated_delta_rule,
+    gated_linear_attention,
+    matrix_state_step,
+)
 from compressm.ops.selective import selective_scan
 from compressm.ops.ssd import ssd
 from compressm.ops.streaming import selective_state_update
@@ -16,8 +21,11 @@ __all__ = [
     "causal_conv1d",
     "choose",
     "diagonal_ssm",
+    "gated_delta_rule",
+    "gated_linear_attention",
     "linear",
     "mamba_inner",
+    "matrix_state_step",
     "plans",
     "scan_states",
     "selective_scan",

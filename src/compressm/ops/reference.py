@@ -126,3 +126,39 @@ def ssd_reference(
     if z is not None:
         y = y * z.double() * torch.sigmoid(z.double())
     return y, h
+
+
+def matrix_state_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None = None,
+    beta: Tensor | None = None,
+    *,
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`S_t = (I - β_t k_t k_tᵀ) diag(a_t) S_{t-1} + β_t k_t v_tᵀ`, `o_t = S_tᵀ q_t` in float64.
+
+    Without β: `S_t = diag(a_t) S_{t-1} + k_t v_tᵀ`. The arguments are those of
+    `compressm.ops.gated_delta_rule` and `gated_linear_attention`. Differentiable by autograd.
+
+    Returns:
+        o (B, L, H, V) and the last state (B, H, K, V), float64.
+    """
+    q, k, v = q.double(), k.double(), v.double()
+    batch, length, heads, keys = k.shape
+    S = v.new_zeros(batch, heads, keys, v.shape[-1]) if initial_state is None else initial_state
+    S, outputs = S.double(), []
+    eye = torch.eye(keys, dtype=torch.float64, device=k.device)
+    for t in range(length):
+        if log_decay is not None:
+            a = log_decay[:, t].double().exp()
+            S = (a if a.ndim == 3 else a[..., None])[..., None] * S
+        write = k[:, t]
+        if beta is not None:
+            b = beta[:, t].double()[..., None]
+            S = (eye - b[..., None] * write[..., None] * write[..., None, :]) @ S
+            write = b * write
+        S = S + write[..., None] * v[:, t, :, None, :]
+        outputs.append((S.mT @ q[:, t, :, :, None])[..., 0])
+    return torch.stack(outputs, 1), S

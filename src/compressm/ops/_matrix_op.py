@@ -1,0 +1,147 @@
+"""`compressm::matrix_state` as PyTorch sees it: schema, fake tensors, autograd.
+
+Shapes: B batch, L steps, H heads, K key dimensions, V value dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from compressm.ops import _matrix_chunks
+from compressm.ops._matrix_chunks import Chunks
+
+
+def _cut(x: Tensor | None, size: int) -> Tensor | None:
+    """(B, L, H, …) as (B, H, C, T, …), filled up with zeros: steps that do nothing."""
+    if x is None:
+        return None
+    missing = -x.shape[1] % size
+    x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, missing)).transpose(1, 2)
+    return x.unflatten(2, (-1, size))  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _joined(x: Tensor, length: int) -> Tensor:
+    """The inverse of `_cut`."""
+    return x.flatten(2, 3).transpose(1, 2)[:, :length].contiguous()
+
+
+def _chunks(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None, size: int
+) -> Chunks:
+    cut = [_cut(x, size) for x in (q, k, v, log_decay, beta)]
+    q_, k_, v_, g_, beta_ = cut
+    assert q_ is not None
+    assert k_ is not None
+    assert v_ is not None
+    return Chunks(q_, k_, v_, None if g_ is None else g_.cumsum(3), beta_)
+
+
+def _count(length: int, size: int) -> int:
+    return -(-length // size)
+
+
+@torch.library.custom_op("compressm::matrix_state", mutates_args=())
+def scan(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    beta: Tensor | None,
+    initial: Tensor,
+    size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See `compressm.ops.gated_delta_rule`; the last three are for the backward pass."""
+    x = _chunks(q, k, v, log_decay, beta, size)
+    o, last, before, u, w = _matrix_chunks.forward(x, initial)
+    return _joined(o, q.shape[1]), last.clone(), before, u.clone(), w
+
+
+@scan.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    beta: Tensor | None,
+    initial: Tensor,
+    size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch, length, heads, keys = k.shape
+    values, chunks = v.shape[-1], _count(length, size)
+    lead = (batch, heads, chunks)
+    return (
+        v.new_empty(v.shape),
+        initial.new_empty(initial.shape),
+        v.new_empty(*lead, keys, values),
+        v.new_empty(*lead, size, values),
+        v.new_empty(0) if beta is None else v.new_empty(*lead, size, keys),
+    )
+
+
+@torch.library.custom_op("compressm::matrix_state_backward", mutates_args=())
+def scan_backward(
+    g_o: Tensor,
+    g_last: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    beta: Tensor | None,
+    before: Tensor,
+    u: Tensor,
+    w: Tensor,
+    size: int,
+) -> list[Tensor]:
+    """Gradients of q, k, v, log_decay, beta, initial; an empty tensor for what was not given."""
+    length = q.shape[1]
+    x = _chunks(q, k, v, log_decay, beta, size)
+    cut = _cut(g_o, size)
+    assert cut is not None
+    g_q, g_k, g_v, g_c, g_beta, g_initial = _matrix_chunks.backward(x, before, u, w, cut, g_last)
+    found = [_joined(g, length) for g in (g_q, g_k, g_v)]
+    # c is a cumulative sum, so its gradient adds up from the end of the chunk.
+    decay = None if g_c is None else g_c.flip(3).cumsum(3).flip(3)
+    for gradient in (decay, g_beta):
+        found.append(q.new_empty(0) if gradient is None else _joined(gradient, length))
+    return [*found, g_initial.clone()]
+
+
+@scan_backward.register_fake
+def _(
+    g_o: Tensor,
+    g_last: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    beta: Tensor | None,
+    before: Tensor,
+    u: Tensor,
+    w: Tensor,
+    size: int,
+) -> list[Tensor]:
+    given = [x.new_empty(x.shape) for x in (q, k, v)]
+    given += [q.new_empty(0 if x is None else x.shape) for x in (log_decay, beta)]
+    return [*given, g_last.new_empty(g_last.shape)]
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    q, k, v, log_decay, beta, _, ctx.size = inputs
+    ctx.save_for_backward(q, k, v, log_decay, beta, *output[2:])
+    ctx.mark_non_differentiable(*output[2:])
+
+
+def _backward(ctx: Any, g_o: Tensor, g_last: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, v, log_decay, beta, before, u, w = ctx.saved_tensors
+    g_q, g_k, g_v, g_decay, g_beta, g_initial = scan_backward(
+        g_o, g_last, q, k, v, log_decay, beta, before, u, w, ctx.size
+    )
+    g_decay = None if log_decay is None else g_decay
+    return g_q, g_k, g_v, g_decay, None if beta is None else g_beta, g_initial, None
+
+
+scan.register_autograd(_backward, setup_context=_setup)
