@@ -78,11 +78,11 @@ ALLOWED = {
         "together",
         "writeback",
     },
-    "checkpoints": {"adapters", "edits", "events", "files", "nn", "writeback"},
+    "checkpoint": {"adapters", "edits", "files", "writeback"},
     "compressor": {
         "adapters",
         "calibration",
-        "checkpoints",
+        "checkpoint",
         "cutting",
         "events",
         "guard",
@@ -100,7 +100,7 @@ ALLOWED = {
     "integrations": {
         "adapters",
         "calibration",
-        "checkpoints",
+        "checkpoint",
         "compressor",
         "cutting",
         "events",

@@ -24,7 +24,8 @@ class SiteChange:
         before: states before.
         after: states after (the same when the layer was left alone).
         energy_kept: share of Σσ that the kept states carry.
-        bound: 2 Σ_{i>r} σ_i, where it is guaranteed to cover the H-infinity error of the cut.
+        bound: on the H-infinity error of the layer as it is stored, where it is guaranteed:
+            2 Σ_{i>r} σ_i, and what rounding to its dtype adds.
         error: relative H2 error ||G - G_r|| / ||G|| of the cut (white-noise input), where defined.
         data_error: relative output error of the layer on the calibration data,
             sqrt(E||y - y_r||² / E||y||²), for methods that look at data.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -29,6 +29,17 @@ from compressm.writeback.sharded import gathered, reshard_
 
 Rank = Literal["per-layer", "uniform"]
 RANKS: tuple[Rank, ...] = ("per-layer", "uniform")
+
+
+@runtime_checkable
+class Sharing(Protocol):
+    """A probe that looks at a share of each batch, and has to know how many there are."""
+
+    def expect(self, batches: int) -> None:
+        """Before the first batch."""
+
+    def done(self) -> None:
+        """After the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,11 +223,16 @@ def _show(
     calibration: Calibration, model: nn.Module, probes: Sequence[Probe], ranks: Ranks
 ) -> None:
     """Let the probes see this rank's batches, and pool what the ranks have seen."""
+    sharing = [probe for probe in probes if isinstance(probe, Sharing)]
     with ranks.agreement("passing calibration data through the model"):
+        for one in sharing:
+            one.expect(len(list(calibration.data)))
         try:
             calibration.run(model, probes)
         finally:
             reshard_(model)
+        for one in sharing:
+            one.done()
     if ranks.size > 1:
         for probe in probes:
             if isinstance(probe, Poolable):

@@ -60,20 +60,25 @@ def _explodes(rank, only, error):
     return evaluate
 
 
-def _evaluation(rank, patch):
-    return {"guard": Guard(_explodes(rank, 1, BoomError("disk gone")), max_drop=1.0)}
-
-
-def _second_evaluation(rank, patch):
+def _guard_that_fails(rank, at):
+    """The metric is asked at the first step, before the cut, and after it."""
     calls = []
 
     def evaluate():
         calls.append(1)
-        if rank == 1 and len(calls) == 2:
-            raise BoomError("the second time")
+        if rank == 1 and len(calls) == at:
+            raise BoomError("disk gone")
         return 1.0
 
     return {"guard": Guard(evaluate, max_drop=1.0)}
+
+
+def _evaluation(rank, patch):
+    return _guard_that_fails(rank, 2)
+
+
+def _second_evaluation(rank, patch):
+    return _guard_that_fails(rank, 3)
 
 
 def _calibration_pass(rank, patch):

@@ -15,13 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from compressm.adapters.base import register_adapter
-from compressm.adapters.layout import Layout, StateAxis
 from compressm.adapters.lti import LinearAdapter
 from compressm.edits import Edit, Project, Reset, Select
 from compressm.nn import LRU
-from compressm.numerics import Reduction, StateSpace
+from compressm.numerics import Reduction, StateSpace, disc_defect, width
 from compressm.spectrum import StateCost
 
+# A phase below this share of the width 1 - |λ| of its resonance changes nothing: the response is
+# that of a real pole to ten digits.
+_NO_PHASE = 1e-10
+# A full turn stands for phase zero while what the dtype makes of it stays below this share of the
+# width; nearer to the circle it would be another resonance.
+_FULL_TURN = 1e-3
 # exp(-exp(ν)) of a float32 layer is 0 or 1 beyond these, and the logarithms would be infinite.
 _NU_LOG_RANGE = (-30.0, 4.0)
 
@@ -43,10 +48,6 @@ class LRUAdapter(LinearAdapter):
         return StateCost(
             parameters=3 + 4 * module.width, state_bytes=2 * module.nu_log.element_size()
         )
-
-    def layout(self, module: nn.Module) -> Layout:
-        rows = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im")
-        return dict.fromkeys(rows, StateAxis(0)) | dict.fromkeys(("C_re", "C_im"), StateAxis(1))
 
     def inputs(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -74,7 +75,7 @@ class LRUAdapter(LinearAdapter):
         if indices is not None:
             return self._write_selection(module, reduced, indices)
         lam, B, C = reduced.A, reduced.B, reduced.C
-        gamma = torch.sqrt((1 - lam.abs()) * (1 + lam.abs()))
+        gamma = disc_defect(lam).sqrt()
         old_gamma = module.gamma_log.detach().cpu().double().exp()
 
         # The scale of a state is free. Rows of B as long as they were keep the step sizes of
@@ -99,7 +100,7 @@ class LRUAdapter(LinearAdapter):
         to_C = sign[:, None] * (twice[:, None] * project).mT * sign_r
 
         poles = ("nu_log", "theta_log", "gamma_log")
-        values = (*_polar_logs(lam), gamma.log())
+        values = (*polar_logs(lam, module.theta_log.dtype), gamma.log())
         return [
             Edit(module=module, names=poles, values=values, transport=Reset()),
             Edit(
@@ -130,10 +131,19 @@ class LRUAdapter(LinearAdapter):
         ]
 
 
-def _polar_logs(lam: Tensor) -> tuple[Tensor, Tensor]:
-    """ν = log(-log|λ|) and log θ with θ in (0, 2π]; phase 0 is stored as 2π, its log is finite."""
-    nu_log = torch.log(-torch.log(lam.abs().clamp_min(1e-300))).clamp(*_NU_LOG_RANGE)
-    theta = lam.angle() % (2 * math.pi)
-    # Phases a rounding away from zero belong to real eigenvalues.
-    theta = torch.where(theta < 1e-12, 2 * math.pi, theta)
-    return nu_log, theta.log()
+def polar_logs(lam: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """ν = log(-log|λ|) and log θ of poles λ (N,), θ in (0, 2π], for a layer that stores `dtype`.
+
+    The logarithm keeps the relative accuracy of a phase, so a tiny one is stored as it is, however
+    narrow its resonance. Phase zero has no logarithm. It is stored as 2π, from where training can
+    move it; but exp(log 2π) is off by 2e-7 in float32, and by 0.01 in bfloat16. Where that is not
+    small beside 1 - |λ|, a phase that is stands in for zero; its gradient is then as small.
+    """
+    decay = -torch.log1p(-disc_defect(lam)) / 2
+    nu_log = decay.clamp_min(1e-300).log().clamp(*_NU_LOG_RANGE)
+    room, full = width(lam), 2 * math.pi
+    theta = lam.angle() % full
+    stored = torch.tensor(full, dtype=torch.float64, device="cpu").log().to(dtype).double().exp()
+    turn = float((stored - full).abs())
+    real = torch.where(turn <= _FULL_TURN * room, full, _NO_PHASE * room)
+    return nu_log, torch.where(theta <= _NO_PHASE * room, real, theta).log()

@@ -7,7 +7,7 @@ B batch, L length, H width, N states, r kept states.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from compressm import numerics
 from compressm.adapters.base import Adapter, Draft, Measurement, Observer, Select
-from compressm.adapters.layout import Layout, StateAxis
+from compressm.adapters.driven import DrivenStates
+from compressm.adapters.lti_draft import LinearDraft, without_gain
+from compressm.adapters.stored import with_values
 from compressm.calibration import Given, Probe
 from compressm.edits import Edit
 from compressm.errors import InputError
-from compressm.numerics import Gramians, HankelMatrix, Reduction, StateMoments, StateSpace
+from compressm.numerics import Gramians, HankelMatrix, Reduction, StateSpace
 from compressm.spectrum import Spectrum
 
 
@@ -73,9 +75,6 @@ METHODS: dict[str, Method] = {
     "modes-h2": Method(basis="modes", refit="h2"),
     "modes-data": Method(basis="modes", controllability="empirical", refit="data"),
 }
-# Time steps recorded of each batch: enough for moments of some thousand states, and their cost
-# (samples x states²) stays below that of the batch itself.
-_SAMPLES_PER_BATCH = 4096
 # What "auto" means, by what there is to look at; docs/ablation.md is what the choice rests on.
 DEFAULT_METHOD: dict[Given, str] = {
     "nothing": "real-pairs-h2",
@@ -103,30 +102,16 @@ class LinearAdapter(Adapter):
         `lift` and `project` are real, in the coordinates [Re x; Im x], for real-output systems.
         """
 
+    def stored(self, module: nn.Module, edits: Sequence[Edit]) -> StateSpace:
+        """The system that the layer will have, its new values rounded to its dtypes."""
+        with torch.no_grad():
+            return self.read(with_values(module, edits))
+
     @abstractmethod
     def inputs(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         """(u, mask) of one call of the layer: u (B, L, H), mask (B, L) or None."""
-
-    def layout(self, module: nn.Module) -> Layout | None:
-        """What `write` does to shapes when one state is there twice.
-
-        None where the layer has no values here to try that with: on the meta device, in shards.
-        """
-        if any(p.is_meta or hasattr(p, "placements") for p in module.parameters()):
-            return None
-        N = self.state_dim(module)
-        edits = self.write(
-            module, _picked(self.read(module), torch.arange(N + 1, device="cpu") % N)
-        )
-        return {
-            name: StateAxis(dim, blocks=new - now)
-            for edit in edits
-            for name, old, value in zip(edit.names, edit.olds, edit.values, strict=True)
-            for dim, (now, new) in enumerate(zip(old.shape, value.shape, strict=True))
-            if now != new
-        }
 
     @final
     def observe(self, module: nn.Module, method: str, *, given: Given) -> Observer:
@@ -147,54 +132,6 @@ class LinearAdapter(Adapter):
         return LinearObserver(self, module, name)
 
 
-def _picked(s: StateSpace, indices: Tensor) -> Reduction:
-    """States as they are, some of them perhaps more than once."""
-    embed = torch.eye(s.order, dtype=torch.float64, device="cpu")[:, indices]
-    copies = torch.eye(2 if s.real_output else 1, dtype=torch.float64, device="cpu")
-    lift = torch.kron(copies, embed)
-    system = StateSpace(
-        A=s.A[indices], B=s.B[indices], C=s.C[:, indices], D=s.D, real_output=s.real_output
-    )
-    return Reduction(system=system, lift=lift, project=lift.mT, rank=len(indices), indices=indices)
-
-
-class DrivenStates:
-    """A probe that sums up the states of a system driven by a layer's real inputs."""
-
-    def __init__(
-        self,
-        adapter: LinearAdapter,
-        module: nn.Module,
-        system: StateSpace,
-        *,
-        needs_gradient: bool = False,
-    ) -> None:
-        self.module = module
-        self.needs_gradient = needs_gradient
-        self._adapter = adapter
-        self.states = StateMoments(system, max_samples=_SAMPLES_PER_BATCH)
-        self.adjoint: StateMoments | None = None
-        if needs_gradient:
-            dual = numerics.adjoint(system)
-            self.adjoint = StateMoments(dual, max_samples=_SAMPLES_PER_BATCH)
-
-    def saw(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, gradient: Tensor | None
-    ) -> None:
-        """Add one call of the layer."""
-        u, mask = self._adapter.inputs(args, kwargs)
-        mask = None if mask is None else mask.detach()
-        self.states.update(u.detach(), mask)
-        if self.adjoint is not None and gradient is not None:
-            self.adjoint.update(gradient.flip(1), None if mask is None else mask.flip(1))
-
-    def pool(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Add up what several ranks saw."""
-        self.states.pool(total)
-        if self.adjoint is not None:
-            self.adjoint.pool(total)
-
-
 @final
 class LinearObserver(Observer):
     """Reads the layer once; watches its inputs when the method asks for them."""
@@ -207,7 +144,9 @@ class LinearObserver(Observer):
         self._driven: DrivenStates | None = None
         if method.observes:
             gradient = method.observability == "gradient"
-            self._driven = DrivenStates(adapter, module, self.system, needs_gradient=gradient)
+            self._driven = DrivenStates(
+                adapter.inputs, module, self.system, needs_gradient=gradient
+            )
             self.probe: Probe | None = self._driven
 
     def measure(self) -> Measurement:
@@ -264,8 +203,17 @@ class LinearMeasurement(Measurement):
         reduction = numerics.with_system(reduction, driven)
         if method.refit == "h2":
             refitted = numerics.h2_refit(system, reduction.system)
-            reduction = numerics.with_system(reduction, refitted)
+            notes = self._without_gain(reduction.system, refitted)
+            reduction = replace(reduction, system=refitted, notes=(*reduction.notes, *notes))
         return LinearDraft(self, reduction, refit_on_data=method.refit == "data")
+
+    def _without_gain(self, before: StateSpace, after: StateSpace) -> tuple[str, ...]:
+        full, P = self.observer.system, self.white
+        size = numerics.h2_norm(full, P=P)
+        if not size > 0:
+            return ()
+        errors = (numerics.h2_error(full, reduced, P=P) / size for reduced in (before, after))
+        return without_gain("the H2 refit", *errors)
 
     def _modes(self, rank: int, select: Select, generator: torch.Generator) -> Reduction:
         system = self.observer.system
@@ -278,60 +226,3 @@ class LinearMeasurement(Measurement):
         else:
             indices = numerics.greedy_modes(system, P, rank).indices
         return numerics.mode_reduction(system, P, indices.sort().values)
-
-
-@final
-class LinearDraft(Draft):
-    """A reduced system for one layer."""
-
-    def __init__(
-        self, measurement: LinearMeasurement, reduction: Reduction, *, refit_on_data: bool
-    ) -> None:
-        observer = measurement.observer
-        self.observer, self.reduction, self._white = observer, reduction, measurement.white
-        self.notes = reduction.notes
-        if (
-            observer.method.guaranteed
-            and reduction.order is not None
-            and reduction.sigma is not None
-        ):
-            self.bound = numerics.truncation_bound(reduction.sigma, reduction.order)
-        self._driven: DrivenStates | None = None
-        if refit_on_data:
-            joint = numerics.stack(observer.system, reduction.system)
-            self._driven = DrivenStates(observer.adapter, observer.module, joint)
-            self.probe: Probe | None = self._driven
-
-    @property
-    def rank(self) -> int:
-        return self.reduction.system.order
-
-    def finish(self) -> None:
-        if self._driven is not None:
-            reduced, joint = self.reduction.system, self._driven.states.moment
-            refitted = numerics.data_refit(self.observer.system, reduced, joint)
-            self.reduction = numerics.with_system(self.reduction, refitted)
-        full, reduced = self.observer.system, self.reduction.system
-        size = numerics.h2_norm(full, P=self._white)
-        if size > 0:
-            self.error = numerics.h2_error(full, reduced, P=self._white) / size
-        if self._driven is not None:
-            joint = self._driven.states.moment
-            self.data_error = numerics.output_error(full, reduced, joint)
-
-    def edits(self) -> Sequence[Edit]:
-        reduction = self.reduction
-        if reduction.system.real_output:
-            lift, project = in_real_coordinates(reduction.lift, reduction.project)
-            reduction = replace(reduction, lift=lift, project=project)
-        return self.observer.adapter.write(self.observer.module, reduction)
-
-
-def in_real_coordinates(*maps: Tensor) -> tuple[Tensor, ...]:
-    """Complex-linear maps of states as maps of the stacked [Re; Im]; real maps as they are."""
-    return tuple(
-        m
-        if not m.is_complex()
-        else torch.cat([torch.cat([m.real, -m.imag], 1), torch.cat([m.imag, m.real], 1)])
-        for m in maps
-    )

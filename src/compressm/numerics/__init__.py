@@ -3,6 +3,7 @@
 Everything is computed in float64 / complex128 on the CPU, whatever comes in.
 """
 
+from compressm.numerics.cauchy import disc_defect
 from compressm.numerics.compose import adjoint, difference, stack
 from compressm.numerics.diagonal import Diagonalisation, diagonalise
 from compressm.numerics.empirical import StateMoments
@@ -21,11 +22,13 @@ from compressm.numerics.refit import (
     DATA_RIDGE,
     data_refit,
     h2_refit,
+    joint_of_modes,
     output_error,
     refit_input,
     refit_output,
     split_joint,
 )
+from compressm.numerics.rounding import mode_distance, rounding_error, width
 from compressm.numerics.selection import ModeOrder, greedy_modes, mode_reduction
 from compressm.numerics.system import StateSpace
 from compressm.numerics.truncation import Reduction, balanced_truncation, with_system
@@ -47,6 +50,7 @@ __all__ = [
     "data_refit",
     "diagonalise",
     "difference",
+    "disc_defect",
     "gramians",
     "greedy_modes",
     "h2_error",
@@ -56,16 +60,20 @@ __all__ = [
     "hankel_singular_values",
     "hinf_error",
     "hinf_norm",
+    "joint_of_modes",
+    "mode_distance",
     "mode_reduction",
     "output_error",
     "padded",
     "psd_factor",
     "refit_input",
     "refit_output",
+    "rounding_error",
     "split_joint",
     "stack",
     "truncation_bound",
     "weyl_bound",
+    "width",
     "with_idle_parts_driven",
     "with_system",
 ]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from compressm.errors import InputError
 from compressm.numerics.checks import as_double, require_finite
+from compressm.numerics.sampling import content_keys, sampled_steps
 from compressm.numerics.system import StateSpace
 
 # States held at a time: 2^21 complex numbers are 32 MB.
@@ -28,8 +29,8 @@ class StateMoments:
     Args:
         system: diagonal or dense; stability is not needed, sequences are finite.
         real: use real coordinates (2N) if the system has `real_output`; False: E[x x*], (N, N).
-        max_samples: of each batch, take a random subset of the time steps with about this many
-            states in it; None takes all.
+        max_samples: of each batch take about this many states, as many of each sequence and evenly
+            over its time steps, see `sampling`; they stand for all of the batch. None takes all.
         seed: of that choice.
     """
 
@@ -46,15 +47,15 @@ class StateMoments:
         self._system = system.double()
         self._real = real and system.real_output
         self._max_samples = max_samples
-        self._generator = torch.Generator(device="cpu").manual_seed(seed)
+        self._seed = seed
         n = system.order * (2 if self._real else 1)
         dtype = torch.float64 if self._real else self._system.A.dtype
         self._sum = torch.zeros(n, n, dtype=dtype, device="cpu")
-        self._count = 0.0
+        self._count = self._weight = 0.0
 
     @property
     def count(self) -> int:
-        """Number of time steps that the moment stands for (masked-out ones excluded)."""
+        """Number of states in the moment (those of masked-out time steps excluded)."""
         return round(self._count)
 
     @property
@@ -66,12 +67,13 @@ class StateMoments:
         """
         if not self._count:
             raise InputError("no time step has been seen: no data, or all of it masked")
-        return self._sum / self._count
+        return self._sum / self._weight
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
         """Replace the sums over samples by their totals over several processes."""
         self._sum = total(self._sum)
-        self._count = float(total(torch.tensor(self._count, dtype=torch.float64, device="cpu")))
+        both = torch.tensor([self._count, self._weight], dtype=torch.float64, device="cpu")
+        self._count, self._weight = total(both).tolist()
 
     def update(self, u: Tensor, mask: Tensor | None = None) -> StateMoments:
         """Add a batch of input sequences; each starts from a zero state.
@@ -91,47 +93,48 @@ class StateMoments:
         if u.ndim != 3 or u.shape[2] != s.inputs:
             raise InputError(f"u has shape {tuple(u.shape)}; expected (B, L, {s.inputs})")
         u = as_double(u)
-        weight = self._weight(u, mask)
+        weight = self._counted(u, mask)
         if mask is not None:
             u = u.masked_fill(~weight[..., None], 0)
         require_finite("u", u)
         batch, length, _ = u.shape
-        steps, represented = self._steps(weight)
+        steps = self._steps(u, weight)
+        samples, stand_for = float((weight & steps).sum()), float(weight.sum())
+        # What a sample of this batch counts for beside those of others.
+        gain = stand_for / samples if samples else 0.0
         x = torch.zeros(batch, s.order, dtype=torch.promote_types(s.A.dtype, u.dtype), device="cpu")
         chunk = max(1, min(length, _CHUNK // max(1, batch * s.order)))
         for start in range(0, length, chunk):
-            x = self._scan(x, u[:, start : start + chunk], weight, steps, start)
-        self._count += represented
+            x = self._scan(x, u[:, start : start + chunk], weight & steps, start, gain)
+        self._count += samples
+        self._weight += gain * samples
         return self
 
-    def _weight(self, u: Tensor, mask: Tensor | None) -> Tensor:
+    def _counted(self, u: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None:
             return torch.ones(u.shape[:2], dtype=torch.bool, device="cpu")
         if tuple(mask.shape) != tuple(u.shape[:2]):
             raise InputError(f"mask has shape {tuple(mask.shape)}; expected {tuple(u.shape[:2])}")
         return mask.detach().to("cpu").bool()
 
-    def _steps(self, weight: Tensor) -> tuple[Tensor, float]:
-        """Which time steps to record (L,) bool, and how many states those stand for."""
+    def _steps(self, u: Tensor, weight: Tensor) -> Tensor:
+        """Which time steps of which sequence to record, (B, L) bool."""
         batch, length = weight.shape
-        recorded = torch.ones(length, dtype=torch.bool, device="cpu")
-        if self._max_samples is not None and batch * length > self._max_samples:
-            keep = max(1, round(self._max_samples / max(batch, 1)))
-            # Random, not strided: images as sequences have a period.
-            order = torch.randperm(length, generator=self._generator, device="cpu")
-            recorded[order[keep:]] = False
-        return recorded, float((weight & recorded).sum())
+        if self._max_samples is None or batch * length <= self._max_samples:
+            return torch.ones_like(weight)
+        keep = max(1, round(self._max_samples / batch))
+        return sampled_steps(content_keys(u), length, keep, seed=self._seed)
 
-    def _scan(self, x: Tensor, u: Tensor, weight: Tensor, steps: Tensor, start: int) -> Tensor:
+    def _scan(self, x: Tensor, u: Tensor, recorded: Tensor, start: int, gain: float) -> Tensor:
         """Run the recursion over one chunk, add its states to the sum, return the last state."""
         s, stop = self._system, start + u.shape[1]
         drive = _driven(u.transpose(0, 1), s.B).to(x.dtype)
         for state in drive:
             x = state.add_(x * s.A if s.is_diagonal else x @ s.A.mT)
-        counted = weight[:, start:stop].mT & steps[start:stop, None]
+        counted = recorded[:, start:stop].mT
         states = drive.flatten(0, 1) if bool(counted.all()) else drive[counted]
         moment = _real_moment(states) if self._real else states.mT @ states.conj()
-        self._sum += moment.to(self._sum.dtype)
+        self._sum += gain * moment.to(self._sum.dtype)
         return x
 
 

@@ -50,7 +50,12 @@ class MixMoments:
     Args:
         start: (r, N), the mix that the ridge pulls towards.
         basis: (m, N).
+
+    Attributes:
+        unfitted: the relative error that `start` leaves, after `solve`.
     """
+
+    unfitted: float | None = None
 
     def __init__(self, start: Tensor, basis: Tensor) -> None:
         self._start, self._basis = as_double(start), as_double(basis)
@@ -104,12 +109,18 @@ class MixMoments:
         X = ridge_solve(gram, self._right.reshape(-1, 1), ridge)[:, 0]
         gained = 2 * (X @ self._right.flatten()) - X @ gram @ X
         left, whole = float(self._energy[0] - gained), float(self._energy[1])
-        error = (max(left, 0.0) / whole) ** 0.5 if whole > 0 else None
-        return self._start + X.view(r, m) @ self._basis, error
+        self.unfitted = _relative(float(self._energy[0]), whole)
+        return self._start + X.view(r, m) @ self._basis, _relative(left, whole)
 
 
 class OutputMoments:
-    """Streams the moments of u and u' for the best output map of the cut layer."""
+    """Streams the moments of u and u' for the best output map of the cut layer.
+
+    Attributes:
+        unfitted: the relative error of the output with the map to start from, after `solve`.
+    """
+
+    unfitted: float | None = None
 
     def __init__(self, width: int) -> None:
         # u'u' and (u - u')u'; (u - u')(u - u').
@@ -149,8 +160,12 @@ class OutputMoments:
         gained = 2 * (change * right).sum() - ((change @ own) * change).sum()
         before = (W @ self._error) * W + 2 * (W @ gap) * ahead + (ahead @ own) * ahead
         whole = float(((W @ self._whole) * W).sum())
-        left = max(float(before.sum() - gained), 0.0)
-        return start + change, (left / whole) ** 0.5 if whole > 0 else None
+        self.unfitted = _relative(float(before.sum()), whole)
+        return start + change, _relative(float(before.sum() - gained), whole)
+
+
+def _relative(energy: float, whole: float) -> float | None:
+    return (max(energy, 0.0) / whole) ** 0.5 if whole > 0 else None
 
 
 def ridge_solve(gram: Tensor, right: Tensor, ridge: float) -> Tensor:

@@ -150,6 +150,21 @@ def split_joint(full: StateSpace, reduced: StateSpace, joint: Tensor) -> tuple[T
     return cross.reshape(parts * N, -1), moment.reshape(parts * r, -1)
 
 
+def joint_of_modes(P: Tensor, indices: Tensor, *, real: bool) -> Tensor:
+    """The second moment of the state of `stack(full, full.select(indices))` from that of `full`.
+
+    Args:
+        P: (N, N), or (2N, 2N) in real coordinates.
+        indices: (r,) modes.
+        real: whether P is in real coordinates.
+    """
+    parts = 2 if real else 1
+    N = P.shape[0] // parts
+    joint = torch.cat([torch.arange(N, device="cpu"), indices])
+    at = torch.cat([joint + part * N for part in range(parts)])
+    return P[at][:, at]
+
+
 def output_error(full: StateSpace, reduced: StateSpace, joint: Tensor) -> float | None:
     """Relative output error on recorded data: sqrt(E||y - y_r||² / E||y||²), y without D u.
 

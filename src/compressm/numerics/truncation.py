@@ -51,6 +51,8 @@ class Reduction:
             selection of modes.
         indices: the modes kept, for a selection; None otherwise.
         sigma: (n,) Hankel singular values of the full system, when they were computed.
+        inexact: the result differs from a truncation by more than rounding: A was perturbed or
+            is ill-conditioned, or poles were clamped.
         notes: what a reader of an event should know (clamped poles, ill-conditioning, ...).
     """
 
@@ -61,6 +63,7 @@ class Reduction:
     order: int | None = None
     indices: Tensor | None = None
     sigma: Tensor | None = None
+    inexact: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -152,6 +155,7 @@ def balanced_truncation(
         rank=stored,
         order=m,
         sigma=balancing.sigma,
+        inexact=bool(found.notes or clamped),
         notes=(*notes, *clamped),
     )
 

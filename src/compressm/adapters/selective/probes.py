@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,15 @@ from torch import Tensor
 from compressm.adapters.selective.layer import Method, SelectiveLayer
 from compressm.numerics.averaged import AveragedDynamics
 from compressm.numerics.contributions import ContributionMoments
+from compressm.numerics.sampling import content_keys, sampled_sequences, sampled_steps
 
 Inputs = Callable[[Sequence[Any], Mapping[str, Any]], tuple[Tensor, Tensor | None]]
 # The share of the time steps that the moments take in: neighbours say much the same.
 _RECORDED, _FEWEST = 0.25, 64
+# A projection of a sequence, this many times modulo one, is as good as random, and yet the same
+# where the sequence comes in another batch.
+_FOLDS = 997.0
+_ONE = torch.zeros(1, device="cpu")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +47,10 @@ class Seen:
 class LayerProbe(ABC):
     """Reads a part of every call of one layer; a subclass says what is kept of it.
 
+    The part does not depend on the order of the batches, nor on that of the sequences in them:
+    all calls have the same share, and sequences are told apart by what is in them. Of sequences
+    longer than the share, one of each call waits until all have been seen.
+
     Attributes:
         per_call: tokens that are looked at of each call.
         tokens: and of all calls together.
@@ -52,8 +62,21 @@ class LayerProbe(ABC):
     def __init__(self, inputs: Inputs, layer: SelectiveLayer) -> None:
         self.module, self.layer = layer.module, layer
         self._inputs = inputs
-        self._left = self.tokens
-        self._generator = torch.Generator(device="cpu").manual_seed(0)
+        self._share = self.per_call
+        self._long: list[tuple[float, Seen]] = []
+
+    @final
+    def expect(self, batches: int) -> None:
+        """Be told how many batches there will be."""
+        self._share = min(self.per_call, self.tokens // batches)
+
+    @final
+    def done(self) -> None:
+        """Be told that there are no more: add what has waited."""
+        waiting, self._long = self._long, []
+        with torch.no_grad():
+            for _, seen in waiting:
+                self.add(seen)
 
     @final
     def saw(
@@ -62,25 +85,34 @@ class LayerProbe(ABC):
         """Add one call of the layer, or a part of it: some sequences, some of their time steps."""
         hidden, mask = self._inputs(args, kwargs)
         batch, length, _ = hidden.shape
-        if self._left <= 0:
-            return
-        rows = max(1, min(batch, self.per_call // length))
-        self._left -= rows * length
-        chosen = torch.randperm(batch, generator=self._generator, device="cpu")[:rows]
-        chosen = chosen.to(hidden.device)
-        steps = torch.zeros(length, dtype=torch.bool, device="cpu")
+        rows = max(1, min(batch, self._share // length))
+        keys = content_keys(hidden, mask)
+        chosen = sampled_sequences(keys, rows).to(hidden.device)
         recorded = max(round(_RECORDED * length), min(length, _FEWEST))
-        steps[torch.randperm(length, generator=self._generator, device="cpu")[:recorded]] = True
         output = output[0] if isinstance(output, tuple) else output
         seen = Seen(
             hidden=hidden.detach()[chosen],
             mask=None if mask is None else mask[chosen],
-            steps=steps,
+            steps=sampled_steps(_ONE, length, recorded)[0],
             output=output.detach()[chosen],
             gradient=None if gradient is None else gradient[chosen],
         )
+        if length > self._share:
+            self._wait(seen)
+            return
         with torch.no_grad():
             self.add(seen)
+
+    def _wait(self, seen: Seen) -> None:
+        """Keep a call if it is among the first, by content, that there is room for."""
+        hidden = seen.hidden.float()
+        size = float((hidden if seen.mask is None else hidden[seen.mask > 0]).norm())
+        key = float(content_keys(hidden, seen.mask)) / size if size else 0.0
+        self._long.append((_FOLDS * key % 1.0, seen))
+        self._long.sort(key=lambda one: one[0])
+        tokens = list(itertools.accumulate(one.hidden.shape[1] for _, one in self._long))
+        room = sum(total <= self.tokens for total in tokens)
+        del self._long[max(room, 1) :]
 
     @abstractmethod
     def add(self, seen: Seen) -> None:

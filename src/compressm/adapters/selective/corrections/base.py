@@ -9,6 +9,9 @@ from typing import ClassVar
 from compressm.adapters.selective.layer import Change, Choice, SelectiveLayer
 from compressm.adapters.selective.probes import Inputs, LayerProbe
 
+# Relative errors below this are rounding, which no fit can gain on.
+_NO_ERROR = 1e-6
+
 
 class Correction(ABC):
     """Better values for parameters of a layer that keeps a choice of its states.
@@ -39,6 +42,16 @@ class Correction(ABC):
     def cut(self) -> SelectiveLayer:
         """The layer after the choice alone."""
         return self.layer.reduced(self.changes, self.choice.indices.shape[1])
+
+    def judge(self, before: float | None, after: float | None) -> None:
+        """Note a correction that gained nothing where there was something to gain."""
+        if before is None or after is None:
+            self.notes += (f"{self.label}: the layer adds nothing to the output on the data",)
+        elif not after < before and before > _NO_ERROR:
+            self.notes += (
+                f"{self.label}: fitting gained nothing, the error is {before:.2g} as after the "
+                "choice of states alone",
+            )
 
     @abstractmethod
     def watch(self, inputs: Inputs) -> LayerProbe:

@@ -14,6 +14,7 @@ from compressm.adapters.selective.corrections.base import Correction
 from compressm.adapters.selective.layer import Change, SelectiveLayer
 from compressm.adapters.selective.probes import Inputs, LayerProbe, Seen
 from compressm.numerics.fitting import Rows, fit_rows
+from compressm.numerics.sampling import content_keys
 
 Call = tuple[Tensor, Tensor | None]  # hidden states (B, L, width), mask (B, L)
 
@@ -51,9 +52,13 @@ class Fit(Correction):
     def finish(self) -> tuple[dict[str, Change], float | None]:
         cut = self.cut
         name, *_ = cut.rows()
-        value, error = fitted(self.layer, cut, self.probe.calls)
+        # In an order of their own: a search amplifies what another order of a sum changes.
+        calls = sorted(self.probe.calls, key=lambda call: float(content_keys(*call).sum()))
+        value, error = fitted(self.layer, cut, calls)
         if not self.probe.calls:
             self.notes = ("not fitted: the batches of the first process do not reach this layer",)
+        elif torch.equal(value, cut.p[name].to(value)):  # no rows were better than those given
+            self.judge(error, error)
         return self.changes | {name: Change(value, self.changes[name].transport)}, error
 
 

@@ -55,6 +55,7 @@ class OutputFit(Correction):
         # Columns in front belong to something else that shares the map.
         own = self.layer.out_weight.shape[1]
         weight, error = self.probe.moments.solve(self.layer.p[_NAME][:, -own:], old[:, -own:])
+        self.judge(self.probe.moments.unfitted, error)
         weight = torch.cat([old[:, :-own].to(weight), weight], 1)
         every = torch.arange(len(old), device="cpu")
         rule = Select(every, 0) if before is None else before.transport

@@ -74,4 +74,5 @@ class Refit(Correction):
 
     def finish(self) -> tuple[dict[str, Change], float | None]:
         mix, error = self.probe.moments.solve()
+        self.judge(self.probe.moments.unfitted, error)
         return self.layer.changes(replace(self.choice, mix=mix)), error
