@@ -78,11 +78,11 @@ ALLOWED = {
         "together",
         "writeback",
     },
-    "checkpoint": {"adapters", "edits", "files", "writeback"},
+    "checkpoints": {"adapters", "edits", "events", "files", "nn", "writeback"},
     "compressor": {
         "adapters",
         "calibration",
-        "checkpoint",
+        "checkpoints",
         "cutting",
         "events",
         "guard",
@@ -100,7 +100,7 @@ ALLOWED = {
     "integrations": {
         "adapters",
         "calibration",
-        "checkpoint",
+        "checkpoints",
         "compressor",
         "cutting",
         "events",

@@ -14,7 +14,7 @@ from compressm.budgets import (
     StepTimeBudget,
 )
 from compressm.calibration import Calibration
-from compressm.checkpoint import load_compressed
+from compressm.checkpoints import load_compressed, resize_
 from compressm.compressor import Compressor, compress_, measure
 from compressm.errors import CompressmError
 from compressm.events import Event, EventLog, SiteChange
@@ -54,4 +54,5 @@ __all__ = [
     "load_compressed",
     "measure",
     "register_adapter",
+    "resize_",
 ]

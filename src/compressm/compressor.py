@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from compressm.adapters.base import Select
 from compressm.calibration import Calibration, Forward, Loss, calibration_of, given_by
-from compressm.checkpoint import fit_on_load
+from compressm.checkpoints import watch_loads
 from compressm.cutting import make_cutter
 from compressm.errors import InputError
 from compressm.events import Event, EventLog
@@ -118,9 +118,10 @@ def compress_(
 class Compressor:
     """Compression inside a training loop: call `step()` after every optimizer step.
 
-    From then on `model.load_state_dict` takes smaller states: it resizes the layers, and the given
-    optimizers hold the new parameters. So a run resumes in any order: build model, optimizer and
-    compressor as for a new run, then load the state of each.
+    From then on `load_state_dict` takes states of other sizes, on the model, a part of it or what
+    is around it: it resizes the layers, and the optimizers hold the new parameters. So a run
+    resumes in any order: build model, optimizer and compressor as for a new run, then load the
+    state of each.
 
     Args:
         model, optimizer, policy, rank, method, data, forward, loss, transport, select, seed, ema:
@@ -182,10 +183,8 @@ class Compressor:
         # A method that cannot work should say so now, not at the first cut.
         team.require_unwrapped()
         observe(team.model, method, given=given_by(cutter.calibration), ranks=team.ranks)
-        fit_on_load(team.model, cutter.optimizers)
-        team.renew_on_load()
-        for copy in Averages(team.model, ema).modules:
-            fit_on_load(copy)
+        for module in (team.model, *Averages(team.model, ema).modules):
+            watch_loads(module)
 
         team.model.register_load_state_dict_post_hook(_AskAgain(self))  # type: ignore[no-untyped-call]
 

@@ -12,8 +12,10 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -173,17 +175,10 @@ def read_tensors(
     Raises:
         CheckpointError: the file is missing, truncated, of another kind, or was changed.
     """
-    try:
-        with safe_open(path, framework="pt") as archive:
-            metadata: dict[str, str] = archive.metadata() or {}
-            names = archive.keys() if weights else ()
-            tensors: dict[str, Tensor] = {name: archive.get_tensor(name) for name in names}
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint {path}") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a readable .safetensors file (truncated, or of another kind): {error}"
-        ) from error
+    with _opened(path) as archive:
+        metadata: dict[str, str] = archive.metadata() or {}
+        names = archive.keys() if weights else ()
+        tensors: dict[str, Tensor] = {name: archive.get_tensor(name) for name in names}
     expected = metadata.pop(_DIGEST, None)
     if weights and sealed and expected is None:
         raise CheckpointError(f"{path} has no checksum; expected a file that compressm wrote")
@@ -193,6 +188,30 @@ def read_tensors(
             "it was written; take another copy, or an earlier checkpoint"
         )
     return tensors, metadata
+
+
+def read_shapes(path: str | Path) -> dict[str, torch.Size]:
+    """The shapes of all tensors of a .safetensors file, whose values are not read.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or of another kind.
+    """
+    with _opened(path) as archive:
+        names: list[str] = archive.keys()
+        return {name: torch.Size(archive.get_slice(name).get_shape()) for name in names}
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as archive:
+            yield archive
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable .safetensors file (truncated, or of another kind): {error}"
+        ) from error
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -14,7 +14,6 @@ from compressm.distributed import ALONE, RankGroup, Ranks
 from compressm.errors import DistributedError, InputError
 from compressm.writeback import sharded, uncompiled
 from compressm.writeback.wrapper import (
-    RenewOnLoad,
     find_owner,
     find_wrapper,
     renew_,
@@ -95,11 +94,6 @@ class Team:
         """Make the wrapper know the parameters that the model has now."""
         if self.wrapper is not None:
             renew_(self.wrapper)
-
-    def renew_on_load(self) -> None:
-        """Renew the wrapper whenever the model loads a state dict, which may be of other sizes."""
-        if self.wrapper is not None:
-            RenewOnLoad.install(self.wrapper)
 
     @property
     def outer(self) -> nn.Module:

@@ -14,17 +14,22 @@ from compressm.adapters.base import (
     check_method,
     find_sites,
     register_adapter,
+    sites_in,
 )
+from compressm.adapters.layout import Layout, StateAxis
 
 __all__ = [
     "Adapter",
     "Draft",
+    "Layout",
     "Measurement",
     "Observer",
     "Select",
     "Site",
+    "StateAxis",
     "adapter_for",
     "check_method",
     "find_sites",
     "register_adapter",
+    "sites_in",
 ]

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
+from compressm.adapters.layout import Layout
 from compressm.adapters.plain import require_plain
 from compressm.calibration import Given, Probe
 from compressm.edits import Edit
@@ -121,6 +122,14 @@ class Adapter(ABC):
         """Parameters whose shape depends on the states; with dots, those of modules inside."""
         return tuple(name for name, _ in module.named_parameters(recurse=False))
 
+    def layout(self, module: nn.Module) -> Layout | None:
+        """Where the states are in each of these parameters; shapes are looked at, no values.
+
+        None: not known. Then a layer takes the shapes that weights arrive with, unchecked, and
+        `resize_`, which has none, refuses it.
+        """
+        return None
+
     def attributes(self, module: nn.Module, state_dim: int) -> Mapping[str, Any]:
         """What the layer says about its own sizes, as it is with `state_dim` states.
 
@@ -201,6 +210,15 @@ def check_method(method: str) -> None:
     )
 
 
+def sites_in(model: nn.Module) -> dict[str, Site]:
+    """All layers of registered families by module path; there may be none."""
+    return {
+        name: Site(name, module, adapter)
+        for name, module in model.named_modules()
+        if (adapter := adapter_for(module)) is not None
+    }
+
+
 def find_sites(model: nn.Module) -> dict[str, Site]:
     """All compressible layers by module path ("" is the model itself), each module once.
 
@@ -208,11 +226,7 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
         InputError: the model has none (the message lists the layer types that were seen), or one
             whose parameters are computed from others.
     """
-    sites = {
-        name: Site(name, module, adapter)
-        for name, module in model.named_modules()
-        if (adapter := adapter_for(module)) is not None
-    }
+    sites = sites_in(model)
     if not sites:
         seen = sorted({type(module).__name__ for module in model.modules()})
         known = sorted(

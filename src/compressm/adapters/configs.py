@@ -48,14 +48,17 @@ class ConfigEntry:
 def config_entries(model: nn.Module, sites: Mapping[str, Site]) -> list[ConfigEntry]:
     """The entries of all configurations around the layers, outermost first, each once."""
     modules = dict(model.named_modules())
-    found: dict[int, tuple[str, str, list[str]]] = {}
+    found: dict[tuple[int, str], tuple[str, str, list[str]]] = {}
     for name, site in sites.items():
+        outermost: dict[int, str] = {}
         for path in _ancestors(name):
             config = getattr(modules.get(path), "config", None)
             key = _key(config, site.adapter.config_keys)
             if key is None:
                 continue
-            speaks_for = found.setdefault(id(config), (path, key, []))[2]
+            # Two models inside this one can share the object; each has an entry of its own.
+            path = outermost.setdefault(id(config), path)
+            speaks_for = found.setdefault((id(config), path), (path, key, []))[2]
             if name not in speaks_for:
                 speaks_for.append(name)
     entries = [

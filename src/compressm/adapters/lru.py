@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm.adapters.base import register_adapter
+from compressm.adapters.layout import Layout, StateAxis
 from compressm.adapters.lti import LinearAdapter
 from compressm.edits import Edit, Project, Reset, Select
 from compressm.nn import LRU
@@ -48,6 +49,10 @@ class LRUAdapter(LinearAdapter):
         return StateCost(
             parameters=3 + 4 * module.width, state_bytes=2 * module.nu_log.element_size()
         )
+
+    def layout(self, module: nn.Module) -> Layout:
+        rows = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im")
+        return dict.fromkeys(rows, StateAxis(0)) | dict.fromkeys(("C_re", "C_im"), StateAxis(1))
 
     def inputs(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from compressm import numerics
 from compressm.adapters.base import Adapter, Draft, Measurement, Observer, Select
 from compressm.adapters.driven import DrivenStates
+from compressm.adapters.layout import Layout, StateAxis
 from compressm.adapters.lti_draft import LinearDraft, without_gain
 from compressm.adapters.stored import with_values
 from compressm.calibration import Given, Probe
@@ -113,6 +114,25 @@ class LinearAdapter(Adapter):
     ) -> tuple[Tensor, Tensor | None]:
         """(u, mask) of one call of the layer: u (B, L, H), mask (B, L) or None."""
 
+    def layout(self, module: nn.Module) -> Layout | None:
+        """What `write` does to shapes when one state is there twice.
+
+        None where the layer has no values here to try that with: on the meta device, in shards.
+        """
+        if any(p.is_meta or hasattr(p, "placements") for p in module.parameters()):
+            return None
+        N = self.state_dim(module)
+        edits = self.write(
+            module, _picked(self.read(module), torch.arange(N + 1, device="cpu") % N)
+        )
+        return {
+            name: StateAxis(dim, blocks=new - now)
+            for edit in edits
+            for name, old, value in zip(edit.names, edit.olds, edit.values, strict=True)
+            for dim, (now, new) in enumerate(zip(old.shape, value.shape, strict=True))
+            if now != new
+        }
+
     @final
     def observe(self, module: nn.Module, method: str, *, given: Given) -> Observer:
         name = DEFAULT_METHOD[given] if method == "auto" else method
@@ -130,6 +150,17 @@ class LinearAdapter(Adapter):
                 "pass loss=lambda model, batch: <scalar>"
             )
         return LinearObserver(self, module, name)
+
+
+def _picked(s: StateSpace, indices: Tensor) -> Reduction:
+    """States as they are, some of them perhaps more than once."""
+    embed = torch.eye(s.order, dtype=torch.float64, device="cpu")[:, indices]
+    copies = torch.eye(2 if s.real_output else 1, dtype=torch.float64, device="cpu")
+    lift = torch.kron(copies, embed)
+    system = StateSpace(
+        A=s.A[indices], B=s.B[indices], C=s.C[:, indices], D=s.D, real_output=s.real_output
+    )
+    return Reduction(system=system, lift=lift, project=lift.mT, rank=len(indices), indices=indices)
 
 
 @final

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressm.adapters.base import register_adapter
+from compressm.adapters.layout import Layout, StateAxis
 from compressm.adapters.selective import Change, Choice, SelectiveAdapter, SelectiveLayer
 from compressm.adapters.selective.layer import picked, scaled
 from compressm.edits import Select
@@ -197,8 +198,16 @@ class _Mamba1(SelectiveAdapter):
         )
 
     def parameters(self, module: nn.Module) -> tuple[str, ...]:
-        norms = (name for name, _ in module.named_parameters() if name.startswith(_NORMS))
-        return ("A_log", "x_proj.weight", *norms)
+        return tuple(self.layout(module))
+
+    def layout(self, module: nn.Module) -> Layout:
+        norms = [name for name, _ in module.named_parameters() if name.startswith(_NORMS)]
+        rank = module.get_parameter("dt_proj.weight").shape[1]
+        return {
+            "A_log": StateAxis(1),
+            "x_proj.weight": StateAxis(0, blocks=2, lead=rank),
+            **dict.fromkeys(norms, StateAxis(0)),
+        }
 
     def attributes(self, module: nn.Module, state_dim: int) -> Mapping[str, Any]:
         rank = module.get_parameter("dt_proj.weight").shape[1]

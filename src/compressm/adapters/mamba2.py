@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressm.adapters.base import register_adapter
+from compressm.adapters.layout import Layout, StateAxis
 from compressm.adapters.selective import Change, Choice, SelectiveAdapter, SelectiveLayer
 from compressm.adapters.selective.layer import picked
 from compressm.errors import InputError
@@ -250,7 +251,20 @@ class Mamba2Adapter(SelectiveAdapter):
         )
 
     def parameters(self, module: nn.Module) -> tuple[str, ...]:
-        return tuple(name for name, _ in module.named_parameters() if name in _SIZED)
+        return tuple(self.layout(module))
+
+    def layout(self, module: nn.Module) -> Layout:
+        # The rows of `in_proj` that the convolution does not see lie before these and, one for
+        # each head, behind them.
+        channels, heads = _channels(module), len(module.get_parameter("A_log"))
+        convolved = module.get_parameter("conv1d.weight").shape[0]
+        before = module.get_parameter("in_proj.weight").shape[0] - convolved - heads
+        leads = {"in_proj": before + channels, "conv1d": channels}
+        return {
+            name: StateAxis(0, blocks=2 * _groups(module), lead=leads[name.split(".")[0]])
+            for name, _ in module.named_parameters()
+            if name in _SIZED
+        }
 
     def attributes(self, module: nn.Module, state_dim: int) -> Mapping[str, Any]:
         shared = _groups(module) * state_dim

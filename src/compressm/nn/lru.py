@@ -6,23 +6,13 @@ Shapes: B batch, L length, H width, N state dimension. Layer inputs and outputs 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from compressm.errors import CheckpointError, InputError
+from compressm.errors import InputError
+from compressm.nn.loading import watch
 from compressm.ops import BACKENDS, diagonal_ssm, scan_states
-
-_STATE_AXIS = {
-    "nu_log": 0,
-    "theta_log": 0,
-    "gamma_log": 0,
-    "B_re": 0,
-    "B_im": 0,
-    "C_re": 1,
-    "C_im": 1,
-}
 
 
 class LRU(nn.Module):
@@ -36,8 +26,8 @@ class LRU(nn.Module):
     D standard Gaussian (Orvieto et al. 2023, arXiv 2303.06349, section 3 and appendix A).
 
     The sizes are read from the parameters, so a layer whose parameters were replaced by smaller
-    ones is a valid smaller layer. `load_state_dict` of a state with another N resizes the layer:
-    it gets new parameters, so build the optimizer after loading.
+    ones is a valid smaller layer. `load_state_dict` of a state with another N resizes the layer: it
+    gets new parameters, and optimizers that held the old ones hold those.
 
     Args:
         width: H, number of input and output channels.
@@ -87,6 +77,7 @@ class LRU(nn.Module):
         self.C_im = nn.Parameter(torch.empty(width, state_dim, device=device))
         self.D = nn.Parameter(torch.empty(width, device=device))
         self.reset_parameters()
+        watch(self)
 
     @property
     def width(self) -> int:
@@ -189,34 +180,6 @@ class LRU(nn.Module):
             raise InputError(
                 f"LRU expects u of shape (batch, length >= 1, {self.width}), got {tuple(u.shape)}"
             )
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        arriving = state_dict.get(prefix + "nu_log")
-        if isinstance(arriving, Tensor) and arriving.numel() != self.state_dim:
-            self._resize(arriving.numel(), state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _resize(self, state_dim: int, state_dict: dict[str, Any], prefix: str) -> None:
-        """Give the parameters the state dimension of a state dict that is about to be loaded."""
-        shapes = {}
-        for name, axis in _STATE_AXIS.items():
-            value = state_dict.get(prefix + name)
-            if not isinstance(value, Tensor):
-                continue  # the loader reports missing keys itself
-            shape = list(getattr(self, name).shape)
-            shape[axis] = state_dim
-            if list(value.shape) != shape:
-                raise CheckpointError(
-                    f"{prefix}{name} has shape {tuple(value.shape)}, but {prefix}nu_log says "
-                    f"N={state_dim} and this layer has H={self.width}, so {tuple(shape)} was "
-                    "expected; build the model with the width of the checkpoint"
-                )
-            shapes[name] = shape
-        for name, shape in shapes.items():
-            old: Tensor = getattr(self, name)
-            setattr(self, name, nn.Parameter(old.new_empty(shape), requires_grad=old.requires_grad))
 
     def extra_repr(self) -> str:
         return f"width={self.width}, state_dim={self.state_dim}, backend={self.backend!r}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from compressm.checkpoint import load_compressed
+from compressm.checkpoints import load_compressed
 from compressm.data import Task
 from compressm.errors import CheckpointError, CompressmError
 from compressm.files import read_tensors, write_tensors

@@ -6,24 +6,32 @@ from compressm.writeback.commit import (
     commit_,
     prepared,
     require_owned,
-    resize_,
-    set_attributes_,
 )
+from compressm.writeback.materialise import materialise_, on_meta
 from compressm.writeback.ownership import as_optimizers, require_followed, require_held
+from compressm.writeback.resize import Replacement, adopt_, replace_
+from compressm.writeback.settings import Settings, set_attributes_
 from compressm.writeback.snapshot import Snapshot
+from compressm.writeback.surroundings import Surroundings
 from compressm.writeback.undisturbed import undisturbed
 
 __all__ = [
     "TRANSPORTS",
     "Averages",
+    "Replacement",
+    "Settings",
     "Snapshot",
+    "Surroundings",
+    "adopt_",
     "as_optimizers",
     "commit_",
+    "materialise_",
+    "on_meta",
     "prepared",
+    "replace_",
     "require_followed",
     "require_held",
     "require_owned",
-    "resize_",
     "set_attributes_",
     "uncompiled",
     "undisturbed",

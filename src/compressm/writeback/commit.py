@@ -10,17 +10,16 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from compressm.bits import same_bits
-from compressm.edits import Edit, Reset, holder_of
+from compressm.edits import Edit, Reset
 from compressm.errors import InputError
 from compressm.writeback.carry import Averages, carry_marks, successor, warn_of_hooks
 from compressm.writeback.ownership import followed, held_by, require_followed
+from compressm.writeback.settings import Settings
 from compressm.writeback.sharded import Storage, is_shard, like, reshard_, whole
 from compressm.writeback.transport import Carrier, Change
 
@@ -95,12 +94,12 @@ def prepared(
             + ", ".join(sorted(unknown)),
             stacklevel=4,
         )
-    settings = [
-        (module, edit.attributes)
-        for edit in edits
-        if edit.attributes
-        for module in [edit.module, *(averages.counterparts(model, edit) if averages else ())]
-    ]
+    settings = Settings()
+    for edit in edits:
+        if edit.attributes:
+            settings.add(edit.module, edit.attributes)
+            for copied in averages.counterparts(model, edit) if averages else ():
+                settings.add(copied, edit.attributes)
     return partial(_apply, modules, optimizers, changes, replaced, storages, settings)
 
 
@@ -110,10 +109,9 @@ def _apply(
     changes: Sequence[Change],
     replaced: Mapping[int, nn.Parameter],
     storages: Sequence[Storage],
-    settings: Sequence[tuple[nn.Module, Mapping[str, Any]]],
+    settings: Settings,
 ) -> None:
-    for module, attributes in settings:
-        set_attributes_(module, attributes)
+    settings.put_()
     for module in modules:
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) in replaced:
@@ -130,59 +128,6 @@ def _apply(
             owner.state.pop(change.old, None)
             if state is not None:
                 owner.state[change.new] = state
-
-
-def set_attributes_(module: nn.Module, attributes: Mapping[str, Any]) -> None:
-    """Set what a module says about its own sizes, by dotted name.
-
-    A tensor is the new value of a buffer, whose dtype and device stay. A value that is there
-    already is not set again.
-    """
-    for name, value in attributes.items():
-        holder, key = holder_of(module, name)
-        old = getattr(holder, key)
-        if isinstance(value, torch.Tensor):
-            if not same_bits(old, value.to(old)):
-                holder._buffers[key] = value.to(old).contiguous().clone()
-        elif old != value:
-            setattr(holder, key, value)
-
-
-@torch.no_grad()
-def resize_(
-    model: nn.Module,
-    module: nn.Module,
-    name: str,
-    shape: torch.Size,
-    optimizers: Sequence[Optimizer] = (),
-) -> None:
-    """Give one parameter another shape (its values are lost), wherever the model shares it.
-
-    Optimizers that hold it hold the new one afterwards; its state stays where it has the new shape
-    already, because it was loaded before, and is dropped otherwise.
-    """
-    old = module._parameters[name]
-    if old is None or old.shape == shape:
-        return
-    if is_shard(old):
-        reshard_(model)
-        storage = Storage(model, old, torch.zeros(shape, device="cpu"))
-        storage.put_()
-        new = storage.parameter
-        carry_marks(old, new)
-    else:
-        new = successor(old, old.new_zeros(shape))
-    for other in model.modules():
-        for key, parameter in other._parameters.items():
-            if parameter is old:
-                other._parameters[key] = new
-    for optimizer in followed(optimizers):
-        for group in optimizer.param_groups:
-            group["params"] = [new if p is old else p for p in group["params"]]
-        state = optimizer.state.pop(old, {})
-        tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
-        if state and all(value.shape == shape or value.numel() == 1 for value in tensors):
-            optimizer.state[new] = state
 
 
 def _prepare(

@@ -19,6 +19,7 @@ from compressm.guard import Companion
 from compressm.randomness import random_states, set_random_states
 from compressm.trees import joined, named, numbered, split
 from compressm.writeback.ownership import followed
+from compressm.writeback.settings import held_configurations, set_attributes_
 from compressm.writeback.sharded import Records, reshard_
 
 T = TypeVar("T")
@@ -56,6 +57,8 @@ class Snapshot:
         optimizers = followed(optimizers)
         self._model, self._optimizers = model, optimizers
         self._companions = list(companions)
+        # A cut gives the model configurations of its own; undoing it gives back the shared ones.
+        self._configs = held_configurations(model, list(attributes))
         self._tensors: list[Tensor] = []
         index: dict[int, int] = {}
 
@@ -118,7 +121,7 @@ class Snapshot:
         self = cls.__new__(cls)
         self._model, self._optimizers = model, followed(optimizers)
         self._companions, self._file, self._saved = list(companions), None, state
-        self._records = Records(model)
+        self._records, self._configs = Records(model), []
         modules = dict(model.named_modules())
         self._tensors = [torch.empty(0, device="cpu")] * len(state["values"])
         for path, kind, name, number in state["slots"]:
@@ -162,8 +165,9 @@ class Snapshot:
             getattr(modules[path], kind)[name] = None if number is None else tensors[number]
         for path, training in saved["training"].items():
             modules[path].training = training
-        for name, value in saved.get("attributes", {}).items():
-            setattr(*holder_of(self._model, name), value)
+        for module, attribute, config in self._configs:
+            setattr(module, attribute, config)
+        set_attributes_(self._model, saved.get("attributes", {}))
         rows = zip(tensors, saved["values"], saved["trainable"], saved["grads"], strict=True)
         for tensor, values, trainable, grad in rows:
             if not same_bits(tensor, values):  # an untouched tensor keeps its autograd version

@@ -94,27 +94,3 @@ def renew_(wrapper: Any) -> None:
         wrapper.logger._set_static_graph()
     for hook, state in wrapper._comm_hooks:
         dist._register_comm_hook(wrapper.reducer, state, hook)  # type: ignore[attr-defined]
-
-
-class RenewOnLoad:
-    """Hook of the module in a wrapper: loading smaller states replaces parameters as well.
-
-    A copied or pickled module keeps the hook, without the wrapper.
-    """
-
-    def __init__(self, wrapper: DistributedDataParallel | None = None) -> None:
-        self._wrapper = wrapper
-
-    def __reduce__(self) -> tuple[type[RenewOnLoad], tuple[()]]:
-        return RenewOnLoad, ()
-
-    def __call__(self, module: nn.Module, incompatible_keys: object) -> None:
-        if self._wrapper is not None:
-            renew_(self._wrapper)
-
-    @classmethod
-    def install(cls, wrapper: DistributedDataParallel) -> None:
-        """Watch the module of this wrapper; once is enough."""
-        hooks = wrapper.module._load_state_dict_post_hooks
-        if not any(isinstance(hook, cls) for hook in hooks.values()):
-            wrapper.module.register_load_state_dict_post_hook(cls(wrapper))

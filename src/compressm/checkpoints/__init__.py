@@ -1,0 +1,7 @@
+"""Weights of one size into models of another."""
+
+from compressm.checkpoints.load import load_compressed
+from compressm.checkpoints.resize import resize_
+from compressm.checkpoints.watch import watch_loads
+
+__all__ = ["load_compressed", "resize_", "watch_loads"]

@@ -1,0 +1,87 @@
+"""Weights of a compressed model into one that was built at another size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from compressm.adapters import find_sites
+from compressm.checkpoints.fit import blank, fit_, settle_
+from compressm.checkpoints.meta import require_loadable
+from compressm.checkpoints.names import as_here, bare
+from compressm.checkpoints.read import read_weights
+from compressm.checkpoints.shapes import arriving
+from compressm.errors import CheckpointError
+from compressm.writeback import Surroundings, as_optimizers, materialise_, on_meta
+
+
+def load_compressed(
+    model: nn.Module,
+    source: str | Path | Mapping[str, Tensor],
+    optimizer: Optimizer | Iterable[Optimizer] | None = None,
+) -> None:
+    """Load the weights of a compressed model into `model`, resizing its layers first.
+
+    Only parameters of compressible layers may differ in shape, and only in their number of states:
+    everything else must fit as in `load_state_dict(strict=True)`. Optimizers that hold resized
+    parameters hold the new ones afterwards.
+
+    Args:
+        model: built at any state dimension. What is on the meta device gets the device and the type
+            of the weights that arrive; weights that are tied stay tied.
+        source: a state dict, the path of a .safetensors file (no pickle is ever read), or of a
+            folder that `save_pretrained` wrote. Tied weights may be there once, and wrappers may
+            have put "module." or "_orig_mod." into the names.
+        optimizer: one or several that already hold the model's parameters; others that are alive
+            follow as well.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable or changed, a key is missing or unexpected,
+            a shape outside the compressible layers differs, parameters of one layer speak of
+            different sizes, or a model on the meta device has buffers that no checkpoint holds.
+            The model is left as it was.
+    """
+    model = bare(model)
+    own = model.state_dict()
+    given = source if isinstance(source, Mapping) else read_weights(source)
+    state = as_here(model, own, given)
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or unexpected:
+        raise CheckpointError(
+            f"checkpoint: {_listed(missing)} missing, {_listed(unexpected)} unexpected; build the "
+            "model with the depth and options of the checkpoint"
+        )
+    sites = find_sites(model)
+    shapes = arriving(sites, state)
+    resized = {
+        f"{name}.{parameter}" if name else parameter: shape
+        for name, layer in shapes.items()
+        for parameter, shape in layer.items()
+    }
+    wrong = [
+        f"{key} {tuple(own[key].shape)} ≠ {tuple(value.shape)}"
+        for key, value in state.items()
+        if resized.get(key, own[key].shape) != value.shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"checkpoint: {_listed(wrong)} differ in shape outside the state dimension; build the "
+            "model with the width of the checkpoint"
+        )
+    optimizers = as_optimizers(optimizer)
+    require_loadable(model, sites)
+    values = {name: blank(sites[name], layer) for name, layer in shapes.items()}
+    if values:
+        fit_(model, sites, values, optimizers)
+    if on_meta(model):
+        materialise_(model, state, optimizers)
+        settle_(sites.values(), Surroundings([model]))
+    model.load_state_dict(state)
+
+
+def _listed(items: list[str]) -> str:
+    shown = ", ".join(items[:4]) or "nothing"
+    return shown if len(items) <= 4 else f"{shown} and {len(items) - 4} more"
