@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from compressm.checkpoint import fit_on_load
+from compressm.checkpoints import watch_loads
 from compressm.compressor import Compressor
 from compressm.errors import InputError, MissingExtraError
 from compressm.events import Event
@@ -74,9 +74,9 @@ class CompressionCallback(pl.Callback):
         if type(pl_module).configure_model is pl.LightningModule.configure_model:
             self.check(pl_module)
         else:  # it builds itself after this, and then loads
-            fit_on_load(pl_module)
+            watch_loads(pl_module)
         for _, copy in averages(trainer, pl_module):
-            fit_on_load(copy)
+            watch_loads(copy)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the model and the optimizers, which by now are restored if there was a checkpoint.

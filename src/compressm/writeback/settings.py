@@ -29,6 +29,7 @@ class Settings:
 
     def __init__(self) -> None:
         self._tensors: list[tuple[nn.Module, str, Tensor]] = []
+        self._configs: list[tuple[nn.Module, str, Any]] = []
         self._values: list[tuple[Any, str, Any]] = []
         self._copies: dict[int, dict[int, Any]] = {}  # by the module that bounds the model
         self._around: Surroundings | None = None
@@ -56,7 +57,7 @@ class Settings:
         """Set all values."""
         for module, key, value in self._tensors:
             module._buffers[key] = value
-        for holder, key, value in self._values:
+        for holder, key, value in [*self._configs, *self._values]:
             setattr(holder, key, value)
 
     def _own(self, module: nn.Module, name: str) -> Any:
@@ -69,11 +70,10 @@ class Settings:
         if id(inside) not in copies:
             for _, _, config in _holders(scope, inside):
                 copy.deepcopy(config, copies)
-            replaced = [
+            self._configs += [
                 (module, attribute, copies[id(config)])
                 for module, attribute, config in _holders(scope, inside)
             ]
-            self._values = [*replaced, *self._values]
         return copies[id(inside)]
 
 
