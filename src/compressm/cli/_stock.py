@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compressm.calibration import Calibration, given_by
-from compressm.checkpoint import load_compressed
+from compressm.checkpoints import load_compressed
 from compressm.cli import _passages
 from compressm.cli._models import require_method
 from compressm.errors import CheckpointError, ConfigError, InputError, MissingExtraError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -20,6 +21,7 @@ except ImportError as error:
     raise MissingExtraError("lightning", "train") from error
 
 from compressm.integrations.lightning_averages import averages, averages_of, refuse_sharded
+from compressm.integrations.lightning_sharded import resize_before_loading
 
 
 class CompressionCallback(pl.Callback):
@@ -68,7 +70,9 @@ class CompressionCallback(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Before a checkpoint is restored: from here on model and averages take smaller states."""
+        resize_before_loading(trainer, self.state_key, partial(self._deferred.part_of, pl_module))
         if stage != "fit":
+            watch_loads(pl_module)
             return
         refuse_sharded(trainer)
         if type(pl_module).configure_model is pl.LightningModule.configure_model:
