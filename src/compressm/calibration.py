@@ -118,9 +118,7 @@ class Calibration:
         def hook(module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
             nonlocal calls
             calls += 1
-            with steady():
-                for probe in probes[module]:
-                    probe.saw(args, kwargs, output, None)
+            _show(probes[module], args, kwargs, output)
 
         with _hooked(probes, hook), as_built():
             self._call(model, to_device(batch, _device(model)))
@@ -142,6 +140,7 @@ class Calibration:
             first = output[0] if isinstance(output, tuple) else output
             if not isinstance(first, Tensor):
                 raise InputError(f"data: expected a layer to put out a tensor, got {shown(first)}")
+            _show((p for p in probes[module] if not p.needs_gradient), args, kwargs, output)
             kept = first if first.requires_grad else first.detach().requires_grad_()
             calls.append(_Call(module, _copied(args), _copied(dict(kwargs)), output, kept))
             with torch.enable_grad():
@@ -152,7 +151,7 @@ class Calibration:
             result = self.loss(model, to_device(batch, _device(model)))
         for call, gradient in zip(calls, _gradients(result, calls), strict=True):
             for probe in probes[call.module]:
-                if gradient is not None or not probe.needs_gradient:
+                if gradient is not None and probe.needs_gradient:
                     probe.saw(call.args, call.kwargs, call.output, gradient)
         return len(calls)
 
@@ -174,6 +173,15 @@ class Calibration:
                 f"{contents(batch)}: {type(error).__name__}: {error}; give batches that the model "
                 "takes, or forward=lambda model, batch: …"
             ) from error
+
+
+def _show(
+    probes: Iterable[Probe], args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+) -> None:
+    """Let probes see a call in the midst of the model, which may be inside anything."""
+    with steady(), torch.no_grad():
+        for probe in probes:
+            probe.saw(args, kwargs, output, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +214,11 @@ def _gradients(loss: Any, calls: Sequence[_Call]) -> Sequence[Tensor | None]:
         raise InputError(
             f"loss: its gradient cannot be taken: {error}; use a method without the loss"
         ) from error
+
+
+def some(u: Tensor, mask: Tensor | None, rows: int, steps: int) -> tuple[Tensor, Tensor | None]:
+    """The first sequences and steps of a call: u (B, L, H) and mask (B, L) or None."""
+    return u[:rows, :steps], None if mask is None else mask[:rows, :steps]
 
 
 def given_by(calibration: Calibration | None) -> Given:

@@ -23,6 +23,7 @@ from compressm.distributed import ALONE, Poolable, Ranks
 from compressm.edits import Edit
 from compressm.errors import InputError
 from compressm.events import SiteChange
+from compressm.likeness import Likeness
 from compressm.spectrum import Spectrum
 from compressm.together import each
 from compressm.writeback.sharded import gathered, reshard_
@@ -85,7 +86,12 @@ class Survey:
         calibration = _common(calibration, ranks)
         sites, observers = observe(model, method, given=given_by(calibration), ranks=ranks)
         if calibration is not None:
-            _show(calibration, model, [o.probe for o in observers.values() if o.probe], ranks)
+            probes = [o.probe for o in observers.values() if o.probe]
+            checks = [Likeness(sites[name], observer) for name, observer in observers.items()]
+            if probes:
+                _show(calibration, model, [*checks, *probes], ranks)
+            else:  # one batch says enough
+                _show(replace(calibration, data=[*calibration.data][:1]), model, checks, ranks)
         with ranks.agreement("measuring"):
             measuring = observers if ranks.first else {}
 

@@ -79,6 +79,7 @@ class Ambient:
 
 
 _CALLER: ContextVar[Ambient | None] = ContextVar("caller", default=None)
+_AROUND: ContextVar[Ambient | None] = ContextVar("around", default=None)
 
 
 @contextmanager
@@ -88,13 +89,19 @@ def steady() -> Iterator[None]:
     # Where there are deterministic operators, a user who wants them gets them; nothing raises.
     mode = "off" if now.deterministic == "off" else "warn"
     outermost = _CALLER.get() is None
-    token = _CALLER.set(now) if outermost else None
+    token, inner = _CALLER.set(now) if outermost else None, _AROUND.set(now)
     try:
         with _entered(Ambient(deterministic=mode), now):
             yield
     finally:
+        _AROUND.reset(inner)
         if token is not None:
             _CALLER.reset(token)
+
+
+def around() -> Ambient:
+    """What was set where the innermost `steady` was entered: in a hook, by the model around it."""
+    return _AROUND.get() or Ambient.now()
 
 
 @contextmanager

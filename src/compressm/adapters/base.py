@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compressm.adapters.layout import Layout
 from compressm.adapters.plain import require_plain
+from compressm.adapters.structure import Tensors, require_known
 from compressm.calibration import Given, Probe
 from compressm.edits import Edit
 from compressm.errors import InputError
@@ -88,6 +89,21 @@ class Observer(ABC):
     probe: Probe | None = None
     runs: str | None = None
 
+    def as_read(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: int, steps: int
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """What the layer as it was read puts out for a call, to be compared with what it did.
+
+        Args:
+            args, kwargs: of the call.
+            rows, steps: as many sequences, and so many steps of each, are enough.
+
+        Returns:
+            (b, l, H) for the first b sequences and l steps, and the mask (b, l) of those that
+            count, or None where all do. None: it cannot be said.
+        """
+        return None
+
     @abstractmethod
     def measure(self) -> Measurement:
         """The measurement, once `probe` (if any) has seen the data."""
@@ -100,10 +116,14 @@ class Adapter(ABC):
         family: its name in events.
         config_keys: what an object `config` of the model around calls the state dimension; the
             first that it has is kept in step while all layers under it agree.
+        tensors: all parameters and buffers of such a layer. A family that says so knows all that
+            the layer does, and layers that have others, or that put out something else than what
+            was read, are refused. None: nobody looks.
     """
 
     family: str
     config_keys: tuple[str, ...] = ()
+    tensors: Tensors | None = None
 
     @property
     def methods(self) -> Collection[str]:
@@ -224,7 +244,7 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
 
     Raises:
         InputError: the model has none (the message lists the layer types that were seen), or one
-            whose parameters are computed from others.
+            whose parameters are computed from others, or not those that its family knows.
     """
     sites = sites_in(model)
     if not sites:
@@ -238,4 +258,6 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
         )
     for name, site in sites.items():
         require_plain(name, site.module)
+        if site.adapter.tensors is not None:
+            require_known(name, site.module, site.adapter.family, site.adapter.tensors)
     return sites

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from compressm.adapters.base import register_adapter
 from compressm.adapters.layout import Layout, StateAxis
 from compressm.adapters.lti import LinearAdapter
+from compressm.adapters.structure import Tensors
 from compressm.edits import Edit, Project, Reset, Select
 from compressm.nn import LRU
 from compressm.numerics import Reduction, StateSpace, disc_defect, width
@@ -38,6 +39,9 @@ class LRUAdapter(LinearAdapter):
     """Any balanced basis or selection of modes fits an LRU after diagonalisation."""
 
     family = "LRU"
+    tensors = Tensors(
+        needed=("nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D")
+    )
 
     def state_dim(self, module: nn.Module) -> int:
         assert isinstance(module, LRU)

@@ -20,7 +20,7 @@ from compressm.adapters.driven import DrivenStates
 from compressm.adapters.layout import Layout, StateAxis
 from compressm.adapters.lti_draft import LinearDraft, without_gain
 from compressm.adapters.stored import with_values
-from compressm.calibration import Given, Probe
+from compressm.calibration import Given, Probe, some
 from compressm.edits import Edit
 from compressm.errors import InputError
 from compressm.numerics import Gramians, HankelMatrix, Reduction, StateSpace
@@ -179,6 +179,16 @@ class LinearObserver(Observer):
                 adapter.inputs, module, self.system, needs_gradient=gradient
             )
             self.probe: Probe | None = self._driven
+
+    @torch.no_grad()
+    def as_read(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: int, steps: int
+    ) -> tuple[Tensor, Tensor | None] | None:
+        if self.adapter.tensors is None:
+            return None
+        u, mask = some(*self.adapter.inputs(args, kwargs), rows, steps)
+        counted = u if mask is None else torch.where(mask[..., None] > 0, u, 0)
+        return numerics.simulated(self.system, counted), mask
 
     def measure(self) -> Measurement:
         method, driven = self.method, self._driven

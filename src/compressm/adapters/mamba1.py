@@ -22,6 +22,7 @@ from compressm.adapters.base import register_adapter
 from compressm.adapters.layout import Layout, StateAxis
 from compressm.adapters.selective import Change, Choice, SelectiveAdapter, SelectiveLayer
 from compressm.adapters.selective.layer import picked, scaled
+from compressm.adapters.structure import Tensors
 from compressm.edits import Select
 from compressm.numerics.selective import SelectiveSignals
 from compressm.ops import selective_scan
@@ -185,6 +186,16 @@ class Mamba1Layer(SelectiveLayer):
 
 class _Mamba1(SelectiveAdapter):
     config_keys = ("state_size", "mamba_d_state")
+    tensors = Tensors(
+        needed=(
+            *("A_log", "D", "in_proj.weight", "conv1d.weight", "x_proj.weight"),
+            *("dt_proj.weight", "out_proj.weight"),
+        ),
+        optional=(
+            *("in_proj.bias", "conv1d.bias", "dt_proj.bias", "out_proj.bias"),
+            *(f"{name}.weight" for name in (*_NORMS, "dt_layernorm")),
+        ),
+    )
 
     def state_dim(self, module: nn.Module) -> int:
         return module.get_parameter("A_log").shape[1]

@@ -22,6 +22,7 @@ from compressm.adapters.base import register_adapter
 from compressm.adapters.layout import Layout, StateAxis
 from compressm.adapters.selective import Change, Choice, SelectiveAdapter, SelectiveLayer
 from compressm.adapters.selective.layer import picked
+from compressm.adapters.structure import Tensors
 from compressm.errors import InputError
 from compressm.numerics.selective import SelectiveSignals
 from compressm.ops import ssd
@@ -166,6 +167,16 @@ class Mamba2Layer(SelectiveLayer):
         out: Tensor = u * gate if first else u
         return out
 
+    def output(self, hidden: Tensor, s: SelectiveSignals, y: Tensor) -> Tensor:
+        out = super().output(hidden, s, y)
+        if self.ahead:  # a gated MLP shares the layer
+            weight, columns = self.p["in_proj.weight"], self.p["out_proj.weight"]
+            rows = functional.linear(hidden.to(self.dtype), weight[: self.ahead].to(self.dtype))
+            gate, value = rows.chunk(2, -1)
+            mlp = columns[:, : -self.channels].to(self.dtype)
+            out = out + functional.linear(functional.silu(gate) * value, mlp)
+        return out
+
     def magnitudes(self) -> Tensor:
         shared = self.groups * self.state_dim
         start = self.ahead + 2 * self.channels
@@ -230,6 +241,13 @@ class Mamba2Adapter(SelectiveAdapter):
 
     family = "Mamba-2"
     config_keys = ("state_size", "mamba_d_state", "ssm_state_size")
+    tensors = Tensors(
+        needed=("A_log", "D", "dt_bias", "in_proj.weight", "conv1d.weight", "out_proj.weight"),
+        optional=(
+            *("in_proj.bias", "conv1d.bias", "norm.weight", "out_proj.bias"),
+            *("mup_vector", "init_states"),
+        ),
+    )
     lacking: ClassVar = dict.fromkeys(
         ("greedy-refit", "greedy-weights", "greedy-weights-scan"),
         "a convolution and SiLU stand between the projection and C",

@@ -30,6 +30,7 @@ from compressm.numerics.refit import (
 )
 from compressm.numerics.rounding import mode_distance, rounding_error, width
 from compressm.numerics.selection import ModeOrder, greedy_modes, mode_reduction
+from compressm.numerics.simulation import simulated
 from compressm.numerics.system import StateSpace
 from compressm.numerics.truncation import Reduction, balanced_truncation, with_system
 
@@ -69,6 +70,7 @@ __all__ = [
     "refit_input",
     "refit_output",
     "rounding_error",
+    "simulated",
     "split_joint",
     "stack",
     "truncation_bound",

@@ -10,6 +10,7 @@ from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compressm.edits import Edit, Select, Transport
 from compressm.numerics.contributions import Weigh
@@ -120,6 +121,18 @@ class SelectiveLayer(ABC):
     @abstractmethod
     def activations(self, s: SelectiveSignals, y: Tensor) -> Tensor:
         """(B, L, G E) what the output map sees for the output y (B, L, G, E) of the scan."""
+
+    @final
+    def mapped(self, activations: Tensor) -> Tensor:
+        """(B, L, H) what the output map makes of them, without its bias."""
+        # Columns in front belong to something else that shares the map.
+        own = activations.shape[-1]
+        return functional.linear(activations, self.p["out_proj.weight"][:, -own:].to(self.dtype))
+
+    def output(self, hidden: Tensor, s: SelectiveSignals, y: Tensor) -> Tensor:
+        """(B, L, H) what the layer puts out for the output y (B, L, G, E) of the scan."""
+        out, bias = self.mapped(self.activations(s, y)), self.p.get("out_proj.bias")
+        return out if bias is None else out + bias.to(self.dtype)
 
     @abstractmethod
     def decay_rates(self) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from compressm.adapters.base import Draft, Measurement, Observer, Select
 from compressm.adapters.selective.corrections import CORRECTIONS, Correction
 from compressm.adapters.selective.layer import Choice, Method, SelectiveLayer
 from compressm.adapters.selective.probes import Contributions, Inputs
-from compressm.calibration import Probe
+from compressm.calibration import Probe, some
 from compressm.edits import Edit
 from compressm.numerics import HankelMatrix
 from compressm.numerics.contributions import Weigh
@@ -46,6 +46,14 @@ class SelectiveObserver(Observer):
         if method.needs_data:
             self.contributions = Contributions(inputs, layer, method)
             self.probe: Probe | None = self.contributions
+
+    @torch.no_grad()
+    def as_read(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: int, steps: int
+    ) -> tuple[Tensor, Tensor | None] | None:
+        hidden, mask = some(*self.inputs(args, kwargs), rows, steps)
+        s = self.layer.signals(hidden, mask)
+        return self.layer.output(hidden, s, self.layer.scan(s)), mask
 
     def measure(self) -> Measurement:
         return SelectiveMeasurement(self)

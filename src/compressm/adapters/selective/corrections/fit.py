@@ -8,7 +8,6 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from compressm.adapters.selective.corrections.base import Correction
 from compressm.adapters.selective.layer import Change, SelectiveLayer
@@ -93,18 +92,12 @@ def _problem(
     """Inputs of the rows (T, F), what they miss of the output, and what the scan adds to it."""
     s, few = full.signals(hidden, mask), cut.signals(hidden, mask)
     inputs, counts = cut.projected(hidden, few), s.mask
-    target = _output(full, full.activations(s, full.scan(s)))
-    skip = _output(full, full.activations(s, torch.zeros_like(s.x)))
+    target = full.mapped(full.activations(s, full.scan(s)))
+    skip = full.mapped(full.activations(s, torch.zeros_like(s.x)))
 
     def miss(rows: Rows) -> Tensor:
         B, C = cut.shared(rows[0], rows[1], inputs, counts)
         now = replace(few, B=B, C=C)
-        return (_output(cut, cut.activations(now, cut.scan(now))) - target)[counts]
+        return (cut.mapped(cut.activations(now, cut.scan(now))) - target)[counts]
 
     return inputs[counts], miss, (target - skip)[counts]
-
-
-def _output(layer: SelectiveLayer, activations: Tensor) -> Tensor:
-    # Columns in front belong to something else that shares the map.
-    own = activations.shape[-1]
-    return functional.linear(activations, layer.p["out_proj.weight"][:, -own:].to(layer.dtype))
