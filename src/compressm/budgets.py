@@ -6,6 +6,7 @@ the budget holds; the last two try out plans on the live model.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from abc import abstractmethod
@@ -34,6 +35,8 @@ def state_scores(spectrum: Spectrum, rule: Rule) -> list[float]:
     if rule not in RULES:
         raise InputError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
     e = spectrum.by_state
+    if spectrum.unseen:  # nothing says that any of them can go
+        return [math.inf] * spectrum.state_dim
     if spectrum.total == 0:
         return [0.0] * spectrum.state_dim
     if rule == "energy":

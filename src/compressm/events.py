@@ -23,7 +23,8 @@ class SiteChange:
             before it was recorded.
         before: states before.
         after: states after (the same when the layer was left alone).
-        energy_kept: share of Σσ that the kept states carry.
+        energy_kept: share of Σσ that the kept states carry; None where nothing was measured, or
+            the states do nothing (`notes` says which).
         bound: on the H-infinity error of the layer as it is stored, where it is guaranteed:
             2 Σ_{i>r} σ_i, and what rounding to its dtype adds.
         error: relative H2 error ||G - G_r|| / ||G|| of the cut (white-noise input), where defined.
@@ -37,7 +38,7 @@ class SiteChange:
     family: str
     before: int
     after: int
-    energy_kept: float
+    energy_kept: float | None
     bound: float | None = None
     error: float | None = None
     data_error: float | None = None

@@ -101,8 +101,9 @@ class Monitor:
         for site, measurement in survey.measurements.items():
             now, before = measurement.hankel_matrix(), self._last.get(site)
             self._last[site] = now
-            if before is None or before.values.shape != now.values.shape:
-                self._calm[site] = 0  # the first look, or the first after a cut
+            unseen = measurement.spectrum.unseen
+            if before is None or before.values.shape != now.values.shape or unseen:
+                self._calm[site] = 0  # the first look, the first after a cut, or nothing to see
                 continue
             drift = compare(before, now, step=step, site=site, tolerance=self._tolerance)
             calm = (

@@ -104,6 +104,7 @@ class Survey:
             found = each(measure, list(measuring))
             measured = dict(zip(measuring, found, strict=True))
         spectra = ranks.broadcast({name: m.spectrum for name, m in measured.items()})
+        _require_seen(spectra)
         return cls(
             model=model,
             sites=sites,
@@ -119,6 +120,12 @@ class Survey:
     ) -> Proposal:
         """Reduce the layers that `plan` makes smaller. The model must be as it was measured."""
         smaller = [name for name, rank in plan.items() if rank < self.spectra[name].state_dim]
+        for name in smaller:
+            if reason := self.spectra[name].unseen:
+                raise InputError(
+                    f"layer {name!r}: {reason}, so a cut to {plan[name]} states would rest on "
+                    "nothing; give data that reach it, or use a method without data"
+                )
         drafts: dict[str, Draft] = {}
         with self.ranks.agreement("reducing"):
             if self.ranks.first:
@@ -190,7 +197,7 @@ class Survey:
             error=None if draft is None else draft.error,
             data_error=None if draft is None else draft.data_error,
             values=tuple(spectrum.values.tolist()),
-            notes=() if draft is None else draft.notes,
+            notes=spectrum.notes if draft is None else (*spectrum.notes, *draft.notes),
         )
 
 
@@ -211,6 +218,17 @@ def observe(
         with ranks.agreement(f"reading {name}"), gathered(site.module):
             observers[name] = site.adapter.observe(site.module, method, given=given)
     return sites, observers
+
+
+def _require_seen(spectra: Mapping[str, Spectrum]) -> None:
+    """Refuse a measurement in which no layer was seen at all."""
+    reasons = {name: spectrum.unseen for name, spectrum in spectra.items()}
+    if all(reasons.values()):
+        name, reason = next(iter(reasons.items()))
+        raise InputError(
+            f"data: nothing was measured in any layer; in {name or 'the layer'}, {reason}; give "
+            "batches like those of training, or use a method without data"
+        )
 
 
 def _common(calibration: Calibration | None, ranks: Ranks) -> Calibration | None:

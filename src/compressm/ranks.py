@@ -144,9 +144,12 @@ class GlobalEnergy(Policy):
         _require_share("tolerance", self.tolerance, open_top=True)
 
     def targets(self, spectra: Mapping[str, Spectrum]) -> Mapping[str, int]:
-        ranks = dict.fromkeys(spectra, 0)
+        # A layer of which nothing was measured stays as it is.
+        ranks = {site: s.state_dim if s.unseen else 0 for site, s in spectra.items()}
         pool: list[tuple[float, str]] = []
         for site, s in spectra.items():
+            if s.unseen:
+                continue
             scale = s.total if self.normalise and s.total > 0 else 1.0
             pool += [(float(energy) / scale, site) for energy in s.by_state]
         # Within a layer the energies descend, so the kept ones are always its leading states.

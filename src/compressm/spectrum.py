@@ -42,6 +42,8 @@ class Spectrum:
         guaranteed: whether 2 Σ_{i>r} σ_i bounds the H-infinity error of balanced truncation
             (true for infinite-horizon Gramians only; Antoulas 2005, section 7.2).
         cost: what each stored state costs, for policies with a budget.
+        unseen: why nothing was measured (no data reached the layer, silence, …), and the values
+            mean nothing; None where they were measured.
     """
 
     values: Tensor
@@ -50,6 +52,7 @@ class Spectrum:
     kind: str = "infinite"
     guaranteed: bool = True
     cost: StateCost = StateCost()
+    unseen: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that are not a spectrum."""
@@ -86,9 +89,23 @@ class Spectrum:
             raise InputError(f"rank: expected 0 … {self.state_dim}, got {rank}")
         return float(self._tail[min(rank * self.per_state, len(self.values))])
 
-    def energy(self, rank: int) -> float:
-        """Share of Σσ that the leading `rank` states keep, in [0, 1]; 1 for a zero spectrum."""
-        return 1.0 if self.total == 0 else 1.0 - self.discarded(rank) / self.total
+    def energy(self, rank: int) -> float | None:
+        """Share of Σσ that the leading `rank` states keep, in [0, 1].
+
+        None where there is no share: nothing was measured, or the states do nothing at all.
+        """
+        if self.unseen or self.total == 0:
+            return None
+        return 1.0 - self.discarded(rank) / self.total
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the singular values should know."""
+        if self.unseen:
+            return (f"not measured: {self.unseen}",)
+        if self.total == 0:
+            return ("its states do nothing: what drives or reads them is zero",)
+        return ()
 
     @cached_property
     def by_state(self) -> Tensor:
@@ -98,9 +115,14 @@ class Spectrum:
         return padded.view(self.state_dim, self.per_state).sum(1)
 
     def rank_for_energy(self, tolerance: float) -> int:
-        """Smallest r whose discarded share Σ_{i>r} σ_i / Σ σ_i is at most `tolerance`."""
+        """Smallest r whose discarded share Σ_{i>r} σ_i / Σ σ_i is at most `tolerance`.
+
+        N where nothing was measured: then nothing says that a state can go.
+        """
         if not 0 <= tolerance < 1:
             raise InputError(f"tolerance: expected 0 <= tolerance < 1, got {tolerance}")
+        if self.unseen:
+            return self.state_dim
         allowed = tolerance * self.total
         # Rounding in the sum must not keep states that carry nothing.
         slack = len(self.values) * torch.finfo(torch.float64).eps * self.total

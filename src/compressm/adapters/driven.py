@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from compressm import numerics
+from compressm.evidence import Evidence
 from compressm.numerics import StateMoments, StateSpace
 
 # Time steps recorded of each batch: enough for moments of some thousand states, and their cost
@@ -35,6 +36,7 @@ class DrivenStates:
         self.module = module
         self.needs_gradient = needs_gradient
         self._inputs = inputs
+        self.evidence = Evidence(needs_gradient=needs_gradient)
         self.states = StateMoments(system, max_samples=_SAMPLES_PER_BATCH)
         self.adjoint: StateMoments | None = None
         if needs_gradient:
@@ -47,12 +49,19 @@ class DrivenStates:
         """Add one call of the layer."""
         u, mask = self._inputs(args, kwargs)
         mask = None if mask is None else mask.detach()
+        self.evidence.add(u.detach(), mask, gradient)
         self.states.update(u.detach(), mask)
         if self.adjoint is not None and gradient is not None:
             self.adjoint.update(gradient.flip(1), None if mask is None else mask.flip(1))
 
+    @property
+    def missing(self) -> str | None:
+        """Why nothing can be concluded from the states; None where something can."""
+        return self.evidence.missing or (None if self.states.count else "all its tokens are masked")
+
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
         """Add up what several ranks saw."""
+        self.evidence.pool(total)
         self.states.pool(total)
         if self.adjoint is not None:
             self.adjoint.pool(total)

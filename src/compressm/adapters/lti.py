@@ -195,22 +195,24 @@ class LinearObserver(Observer):
         real = self.system.real_output and method.real_pairs
         kind: Literal["infinite", "empirical", "gradient"]
         white = numerics.cross_gramian(self.system, self.system, real=real)
-        P, kind = white, "infinite"
+        P, kind, unseen = white, "infinite", None if driven is None else driven.missing
         if driven is not None and method.controllability == "empirical":
-            P, kind = driven.states.moment, "empirical"
+            P, kind = torch.zeros_like(white) if unseen else driven.states.moment, "empirical"
         if driven is not None and driven.adjoint is not None:
-            Q, kind = driven.adjoint.moment, "gradient"
+            Q, kind = torch.zeros_like(white) if unseen else driven.adjoint.moment, "gradient"
         else:
             dual = numerics.adjoint(self.system)
             Q = numerics.cross_gramian(dual, dual, real=real)
-        return LinearMeasurement(self, Gramians(P=P, Q=Q, real=real, kind=kind), white)
+        return LinearMeasurement(self, Gramians(P=P, Q=Q, real=real, kind=kind), white, unseen)
 
 
 @final
 class LinearMeasurement(Measurement):
     """Gramians and singular values of one layer, and the reductions they allow."""
 
-    def __init__(self, observer: LinearObserver, gramians: Gramians, white: Tensor) -> None:
+    def __init__(
+        self, observer: LinearObserver, gramians: Gramians, white: Tensor, unseen: str | None
+    ) -> None:
         self.observer, self.gramians = observer, gramians
         # P under white noise; of the complex map it is no help with the norms of the real one.
         self.white = white if gramians.real or not observer.system.real_output else None
@@ -223,6 +225,7 @@ class LinearMeasurement(Measurement):
             kind=gramians.kind,
             guaranteed=gramians.kind == "infinite",
             cost=observer.adapter.cost(observer.module),
+            unseen=unseen,
         )
 
     def hankel_matrix(self) -> HankelMatrix:

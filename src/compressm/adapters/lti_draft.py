@@ -57,7 +57,10 @@ class LinearDraft(Draft):
 
     def finish(self) -> None:
         full, joint = self.observer.system, self._joint
-        if self._driven is not None:
+        missing = None if self._driven is None else self._driven.missing
+        if missing:
+            self.notes += (f"not refitted on data: {missing}",)
+        elif self._driven is not None:
             joint, unfitted = self._driven.states.moment, self.reduction.system
             refitted = numerics.data_refit(full, unfitted, joint)
             self.reduction = numerics.with_system(self.reduction, refitted)

@@ -206,7 +206,7 @@ def _layers(event: Event) -> Table:
             names[site.site],
             site.family,
             f"{site.before} → {site.after}" if cut else f"{site.before}",
-            f"{100 * site.energy_kept:.1f} %",
+            "–" if site.energy_kept is None else f"{100 * site.energy_kept:.1f} %",
             "–" if error is None else f"{100 * error:.1f} %",
             "–" if site.bound is None else _text.number(site.bound),
         )

@@ -171,7 +171,7 @@ def _layers(
     for name, spectrum in spectra.items():
         leading = [_text.number(v) for v in spectrum.values[:_LEADING].tolist()]
         more = " …" if len(spectrum.values) > _LEADING else ""
-        curve = [spectrum.energy(rank) for rank in range(1, spectrum.state_dim + 1)]
+        curve = [spectrum.energy(rank) or 0.0 for rank in range(1, spectrum.state_dim + 1)]
         table.add_row(
             names[name],
             families[name],

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from compressm.adapters.selective.layer import Method, SelectiveLayer
+from compressm.evidence import Evidence
 from compressm.numerics.averaged import AveragedDynamics
 from compressm.numerics.contributions import ContributionMoments
 from compressm.numerics.sampling import content_keys, sampled_sequences, sampled_steps
@@ -63,6 +64,7 @@ class LayerProbe(ABC):
         self.module, self.layer = layer.module, layer
         self._inputs = inputs
         self._share = self.per_call
+        self.evidence = Evidence(needs_gradient=self.needs_gradient)
         self._long: list[tuple[float, Seen]] = []
 
     @final
@@ -97,6 +99,7 @@ class LayerProbe(ABC):
             output=output.detach()[chosen],
             gradient=None if gradient is None else gradient[chosen],
         )
+        self.evidence.add(seen.hidden, seen.mask, seen.gradient)
         if length > self._share:
             self._wait(seen)
             return
@@ -118,9 +121,9 @@ class LayerProbe(ABC):
     def add(self, seen: Seen) -> None:
         """Keep what there is to keep."""
 
-    @abstractmethod
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
         """Add up what several ranks saw."""
+        self.evidence.pool(total)
 
 
 @final
@@ -128,8 +131,8 @@ class Contributions(LayerProbe):
     """Gram matrices of what the states contribute, and averaged dynamics where they are asked."""
 
     def __init__(self, inputs: Inputs, layer: SelectiveLayer, method: Method) -> None:
-        super().__init__(inputs, layer)
         self.needs_gradient = method.weigh == "gradient"
+        super().__init__(inputs, layer)
         self.moments = ContributionMoments(layer.blocks, layer.state_dim, method.weigh)
         self.averages = AveragedDynamics() if method.order == "hankel" else None
 
@@ -143,6 +146,7 @@ class Contributions(LayerProbe):
             self.averages.update(s)
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
+        super().pool(total)
         self.moments.pool(total)
         if self.averages is not None:
             self.averages.pool(total)

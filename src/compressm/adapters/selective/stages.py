@@ -77,7 +77,8 @@ class SelectiveMeasurement(Measurement):
         self.blocks: Tensor | None = None
         self.squares: Tensor | None = None
         self.covariance: Tensor | None = None
-        if seen is not None:
+        self.unseen = None if seen is None else seen.evidence.missing
+        if seen is not None and self.unseen is None:
             self.blocks = seen.moments.moment
             by_group = self.blocks.view(layer.groups, -1, *self.blocks.shape[1:])
             self.moments = by_group.sum(1)
@@ -97,13 +98,16 @@ class SelectiveMeasurement(Measurement):
         self.spectrum = Spectrum(
             values=self.values,
             state_dim=layer.state_dim,
-            kind=_KINDS[method.weigh] if self.moments is not None else "weights",
+            kind=_KINDS[method.weigh] if seen is not None else "weights",
             guaranteed=False,
             cost=observer.cost,
+            unseen=self.unseen,
         )
 
     def _scores(self) -> Tensor:
         layer, method = self.observer.layer, self.observer.method
+        if self.unseen:
+            return torch.zeros(layer.groups, layer.state_dim, dtype=torch.float64, device="cpu")
         if method.order == "random":
             return torch.ones(layer.groups, layer.state_dim, dtype=torch.float64, device="cpu")
         seen = self.observer.contributions

@@ -53,9 +53,10 @@ class Fit(Correction):
         name, *_ = cut.rows()
         # In an order of their own: a search amplifies what another order of a sum changes.
         calls = sorted(self.probe.calls, key=lambda call: float(content_keys(*call).sum()))
-        value, error = fitted(self.layer, cut, calls)
-        if not self.probe.calls:
-            self.notes = ("not fitted: the batches of the first process do not reach this layer",)
+        missing = self.probe.evidence.missing
+        value, error = fitted(self.layer, cut, [] if missing else calls)
+        if missing:
+            self.notes = (f"not fitted: in the batches of the first process, {missing}",)
         elif torch.equal(value, cut.p[name].to(value)):  # no rows were better than those given
             self.judge(error, error)
         return self.changes | {name: Change(value, self.changes[name].transport)}, error
