@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def compress_(
     cutter = make_cutter(
         team, optimizer, rank, method, data, forward, loss, transport, select, seed, guard, ema
     )
-    return Transaction(cutter, policy, guard).begin(step=None)
+    transaction = Transaction(cutter, policy, guard)
+    return transaction.whole(lambda: transaction.begin(step=None))
 
 
 class Compressor:
@@ -129,8 +131,8 @@ class Compressor:
         schedule: the steps at which to measure and cut, each of them acted on exactly once; or
             `WhenSettled`, which measures at intervals and cuts when the ranking has settled.
         guard: undo cuts that cost more than the user's budget, see `Guard`.
-        log: where events go: a path (JSONL, written by the first rank) or a callable (called on
-            every rank).
+        log: where events go: a path (JSONL, written by the first rank; what cannot be written is
+            a warning, and is written with the next event) or a callable (called on every rank).
         process_group: of replicas whose gradients are reduced by other means than DDP. Models in
             `DistributedDataParallel` or under `fully_shard` bring their own.
         wrapper: the `DistributedDataParallel` when `model` is only a part of what it wraps.
@@ -176,8 +178,7 @@ class Compressor:
         self._log = log if not isinstance(log, (str, Path)) else None
         if isinstance(log, (str, Path)) and team.ranks.first:
             self._log = EventLog(log)
-        self._step = 0
-        self._acted = 0
+        self._step = self._acted = self._told = 0
         self._due: float = self._next_due()
         self._wake: float = -_NEVER  # step counts below this are counted and nothing else
         # A method that cannot work should say so now, not at the first cut.
@@ -207,6 +208,11 @@ class Compressor:
 
         The first call, also the first after weights were loaded, looks into the optimizers.
 
+        A call that raises has not happened: model, optimizers and the count itself are as before
+        (or, when a pending cut has been undone and the next attempt at it failed, as before that
+        cut), and the next call does what this one could not. Only what `log` raises, and Ctrl-C at
+        the very end, come after a cut: it is made then, in `events`, and logged at the next call.
+
         Returns:
             The event if something was due, else None.
 
@@ -214,22 +220,36 @@ class Compressor:
             OptimizerError: optimizers were given, and one of the layers has a trainable parameter
                 that is in none of them.
         """
-        self._step = self._step + 1 if step is None else step
-        if self._step < self._wake:
+        step = self._step + 1 if step is None else step
+        if step < self._wake:
+            self._step = step
             return None
+        event = self._transaction.whole(partial(self._advance, step), self, self.monitor)
+        if self._told < len(self.events):
+            self._tell()
+        self._wake = self._due
+        return event
+
+    def _advance(self, step: int) -> Event | None:
+        self._step = step
         if self._wake != self._due:
             self._cutter.require_held()
             if not self._transaction.started:
-                self._transaction.start(self._step)
-            self._wake = self._due
-            if self._step < self._due:
+                self._transaction.start(step)
+            if step < self._due:
                 return None
         event = self._act()
         self.events.append(event)
-        self._due = self._wake = self._next_due()
-        if self._log is not None:
-            self._log(event)
+        self._due, self._wake = self._next_due(), -_NEVER
         return event
+
+    def _tell(self) -> None:
+        """Give the log all events that it does not have, also those of calls that ended before."""
+        with self._cutter.ranks.agreement("logging"):
+            for event in self.events[self._told :]:
+                if self._log is not None:
+                    self._log(event)
+                self._told += 1
 
     @steady()
     def _act(self) -> Event:
@@ -264,6 +284,7 @@ class Compressor:
             "step": self._step,
             "acted": self._acted,
             "events": [event.to_json() for event in self.events],
+            "told": self._told,
             "transaction": self._transaction.state_dict(),
             "monitor": None if self.monitor is None else self.monitor.state_dict(),
         }
@@ -272,6 +293,7 @@ class Compressor:
         """Continue where `state_dict` was taken; model and optimizers are loaded before."""
         self._step, self._acted = int(state["step"]), int(state["acted"])
         self.events = [Event.from_json(line) for line in state["events"]]
+        self._told = int(state.get("told", len(self.events)))
         self._transaction.load_state_dict(state["transaction"])
         if self.monitor is not None and state["monitor"] is not None:
             self.monitor.load_state_dict(state["monitor"])

@@ -20,6 +20,7 @@ from compressm.calibration import Calibration, Forward, Loss, calibration_of
 from compressm.distributed import Ranks
 from compressm.errors import DistributedError, InputError
 from compressm.guard import Companion, Guard, as_metric
+from compressm.interrupts import held
 from compressm.pipeline import RANKS, Proposal, Rank, Survey
 from compressm.randomness import unmoved
 from compressm.steady import as_called
@@ -28,6 +29,7 @@ from compressm.writeback import (
     TRANSPORTS,
     Averages,
     Snapshot,
+    Standing,
     as_optimizers,
     prepared,
     require_held,
@@ -46,6 +48,7 @@ class Cutter:
         team: the model, and the processes that share it.
         rank: whether layers of one configuration must agree ("uniform") or not ("per-layer").
         ema: averaged copies of the model; they are cut with it, and rolled back with it.
+        snapshots: those that are open.
     """
 
     team: Team
@@ -59,6 +62,7 @@ class Cutter:
     companions: Sequence[Companion] = field(default=())
     snapshot_folder: Path | None = None
     ema: Sequence[nn.Module] = field(default=())
+    snapshots: list[Snapshot] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse parameters that nobody can train, and what sharded models cannot have."""
@@ -138,8 +142,9 @@ class Cutter:
                 transport=self.transport,
                 averages=Averages(self.model, self.ema),
             )
-        apply()
-        self.team.renew_()
+        with self.ranks.agreement("making the cut"):
+            apply()
+            self.team.renew_()
         self._require_identical("after the cut")
         if self.team.is_sharded:
             with self.ranks.agreement("checking the cut"):
@@ -149,22 +154,48 @@ class Cutter:
                         "go back to the last checkpoint, and please report this"
                     )
 
+    def standing(self) -> Standing:
+        """Where everything stands, for a cut that fails."""
+        return Standing(
+            self.everything, self.optimizers, [self.generator], attributes=self._sizes()
+        )
+
+    def stand(self, standing: Standing) -> None:
+        """Undo what has failed, on this rank alone: all of them fail together."""
+        with held():
+            standing.put_back()
+            self.team.renew_()
+
     def snapshot(self) -> Snapshot:
-        """Remember everything that a cut can change."""
+        """Remember everything that a cut can change; it is open until `close_snapshots`."""
         with self.ranks.agreement("remembering the state before the cut"):
-            everything = self.everything
-            return Snapshot(
-                everything,
+            snapshot = Snapshot(
+                self.everything,
                 self.optimizers,
                 self.companions,
-                attributes=sized_attributes(everything, find_sites(everything)),
+                attributes=self._sizes(),
                 folder=self.snapshot_folder,
             )
+            self.snapshots.append(snapshot)
+        return snapshot
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Undo everything since the snapshot."""
-        snapshot.restore()
-        self.team.renew_()
+    def close_snapshots(self, but: Snapshot | None = None) -> None:
+        """Drop all snapshots, or all but one."""
+        with held():
+            for snapshot in self.snapshots:
+                if snapshot is not but:
+                    snapshot.close()
+            self.snapshots[:] = [] if but is None else [but]
+
+    def undoing(self, snapshot: Snapshot) -> Callable[[], None]:
+        """What undoes everything since the snapshot, on this rank; a file has been read by then."""
+        put_back = snapshot.ready()
+
+        def undo() -> None:
+            put_back()
+            self.team.renew_()
+
+        return undo
 
     def evaluate(self, metric: Callable[[], float], *, may_train: bool = False) -> float:
         """A metric of the live model, its mean over all ranks; it leaves no trace.
@@ -188,6 +219,10 @@ class Cutter:
                 reshard_(self.model)
         return self.ranks.mean(value)
 
+    def _sizes(self) -> list[str]:
+        everything = self.everything
+        return sized_attributes(everything, find_sites(everything))
+
     def _require_identical(self, when: str) -> None:
         """Replicas must be the same; each rank's shards of a sharded model are its own."""
         if self.ranks.size > 1 and not self.team.is_sharded:
@@ -196,16 +231,25 @@ class Cutter:
             self.ranks.require_identical(itertools.chain(self.model.parameters(), moments), when)
 
     @contextmanager
-    def trial(self, survey: Survey, plan: Mapping[str, int]) -> Iterator[Proposal]:
-        """The model as the plan would leave it, inside the `with` only."""
-        snapshot = self.snapshot()
+    def trial(
+        self, survey: Survey, plan: Mapping[str, int], snapshot: Snapshot
+    ) -> Iterator[Proposal]:
+        """The model as the plan would leave it, inside the `with` only.
+
+        Args:
+            survey: of the model as it is.
+            plan: ranks by layer.
+            snapshot: of the model as it is.
+        """
         try:
             proposal = self.propose(survey, self.settle(survey, plan))
             self.commit(proposal)
             yield proposal
-        finally:
-            self.restore(snapshot)
-            snapshot.close()
+        except BaseException:  # the other ranks fail as well, or do not know of Ctrl-C
+            self.undoing(snapshot)()
+            raise
+        with self.ranks.agreement("undoing the trial"):
+            self.undoing(snapshot)()
 
 
 def require_choices(

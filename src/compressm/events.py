@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -154,16 +155,40 @@ def _ranks_text(ranks: Mapping[str, int]) -> str:
 
 
 class EventLog:
-    """Appends events to a JSONL file, each line flushed as it is written."""
+    """Appends events to a JSONL file, each line flushed as it is written.
+
+    A line that cannot be written (a full disk) stops no training: there is a warning, and it is
+    written before the next one. The file never ends in half a line.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._waiting: list[str] = []
 
     def __call__(self, event: Event) -> None:
         """Append one event."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(event.to_json() + "\n")
+        self._waiting.append(event.to_json() + "\n")
+        try:
+            self._append("".join(self._waiting).encode())
+        except OSError as error:
+            warnings.warn(
+                f"log: {self.path} cannot be written ({error}); the next event takes along the "
+                f"{len(self._waiting)} that wait, and compressor.events has them",
+                stacklevel=3,
+            )
+        else:
+            self._waiting.clear()
+
+    def _append(self, lines: bytes) -> None:
+        with self.path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                while lines:
+                    lines = lines[file.write(lines) :]
+            except BaseException:
+                file.truncate(size)
+                raise
 
     @staticmethod
     def read(path: str | Path) -> list[Event]:

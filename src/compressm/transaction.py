@@ -1,22 +1,29 @@
-"""One cut from measuring to its verdict: keep it, undo it, or try a gentler one."""
+"""One cut from measuring to its verdict: keep it, undo it, or try a gentler one.
+
+What raises has not happened, see `Fallback`.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from compressm.accelerators import devices_of, synchronize
 from compressm.cutting import Cutter
 from compressm.errors import InputError
 from compressm.events import Attempt, Event, SiteChange
+from compressm.fallback import Fallback
 from compressm.guard import Guard, gentler
+from compressm.interrupts import held
 from compressm.pipeline import Survey
 from compressm.ranks import LiveModel, Policy
 from compressm.writeback import Snapshot
+
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -33,6 +40,7 @@ class _Trial:
     judged_at: int | None = None
     tried: tuple[Attempt, ...] = ()
     notes: tuple[str, ...] = ()
+    refused: float | None = None  # the metric of an attempt that has been undone already
 
     def judged(self, metric: float, *, accepted: bool) -> None:
         """Note the verdict on the attempt that is under way."""
@@ -56,9 +64,26 @@ class Transaction:
         self._evaluation = 0.0
         self._notes: tuple[str, ...] = ()
         self._start: tuple[int, float] | None = None
+        self._fallback = Fallback(cutter)
         self.spent = 0.0
         self.stopped = False
         self.started = guard is None
+
+    def whole(self, work: Callable[[], T], *books: object) -> T:
+        """What `work` does happens altogether or, when anything raises, not at all.
+
+        One step back is never taken back: when a cut that was tried has been undone and the next
+        attempt fails, that one is made at the next `judge`.
+
+        Args:
+            work: calls the methods below.
+            books: objects whose attributes say what has happened.
+        """
+        records = [] if self._trial is None else [self._trial]
+        try:
+            return self._fallback.run(work, [self, *books], *records)
+        finally:
+            self._cutter.close_snapshots(None if self._trial is None else self._trial.snapshot)
 
     @property
     def judged_at(self) -> int | None:
@@ -68,8 +93,8 @@ class Transaction:
     def start(self, step: int) -> None:
         """Look at the guard's metric once at the start of the training."""
         self.started = True
-        snapshot, metric = self._remembered(finite=False)
-        snapshot.close()
+        self._fallback.secure()  # a metric that trains, or fails, is undone with it
+        metric = self._evaluate()
         self._start = (step, metric) if math.isfinite(metric) else None
 
     def measured(self, step: int | None, survey: Survey) -> Event:
@@ -86,7 +111,7 @@ class Transaction:
         before = self._cutter.parameters
         live = LiveModel(
             parameters=before,
-            trial=partial(self._cutter.trial, survey),
+            trial=lambda plan: self._cutter.trial(survey, plan, self._fallback.secure()),
             evaluate=partial(self._cutter.evaluate, may_train=True),
             wait=lambda: synchronize(devices_of(self._cutter.model)),
         )
@@ -99,7 +124,8 @@ class Transaction:
             self._cutter.commit(proposal)
             kind = "cut" if proposal.cuts else "kept"
             return self._event(kind, step, proposal.changes, before, started)
-        snapshot, metric = self._remembered()
+        snapshot, metric = self._fallback.secure(), self._evaluate()
+        self._guard.drop(metric, metric)  # a metric that is no number is an error before the cut
         self._trial = _Trial(
             snapshot=snapshot,
             snapshot_bytes=snapshot.nbytes,
@@ -116,10 +142,14 @@ class Transaction:
         assert self._trial is not None
         started = time.perf_counter()
         self._evaluation = 0.0
-        trial, after = self._trial, self._evaluate()
+        trial = self._trial
+        if trial.refused is not None:  # undone by an earlier call; the run may have gone on since
+            after, trial.snapshot = trial.refused, self._fallback.secure()
+            return self._retry(self._cutter.survey(), step, started, after)
+        after = self._evaluate()
         if self._accepts(after):
             return self._close("accepted", step, started, after)
-        self._cutter.restore(trial.snapshot)
+        self._undo(trial, after)
         return self._retry(self._cutter.survey(), step, started, after)
 
     def _attempt(self, survey: Survey, step: int | None, started: float) -> Event:
@@ -127,27 +157,33 @@ class Transaction:
         assert self._trial is not None
         trial = self._trial
         trial.attempts += 1
-        try:
-            proposal = self._cutter.propose(survey, trial.plan)
-            self._cutter.commit(proposal)
-            trial.changes = proposal.changes
-            ranks = {change.site: change.after for change in proposal.changes}
-            trial.tried = (*trial.tried, Attempt(ranks=ranks))
-            if self._guard.recovery_steps:
-                trial.judged_at = (step or 0) + self._guard.recovery_steps
-                return self._event(
-                    "trial", step, proposal.changes, trial.parameters_before, started, trial
-                )
-            after = self._evaluate()
-        except BaseException:  # also Ctrl-C: nobody keeps a cut that was never judged
-            self._cutter.restore(trial.snapshot)
-            trial.snapshot.close()
-            self._trial = None
-            raise
+        trial.refused = None
+        proposal = self._cutter.propose(survey, trial.plan)
+        self._cutter.commit(proposal)
+        trial.changes = proposal.changes
+        ranks = {change.site: change.after for change in proposal.changes}
+        trial.tried = (*trial.tried, Attempt(ranks=ranks))
+        if self._guard.recovery_steps:
+            trial.judged_at = (step or 0) + self._guard.recovery_steps
+            before = trial.parameters_before
+            return self._event("trial", step, proposal.changes, before, started, trial)
+        after = self._evaluate()
         if self._accepts(after):
             return self._close("cut", step, started, after)
-        self._cutter.restore(trial.snapshot)
+        self._undo(trial, after)
         return self._retry(survey, step, started, after)
+
+    def _undo(self, trial: _Trial, after: float) -> None:
+        """Put everything back as it was before the cut."""
+        with self._cutter.ranks.agreement("undoing the cut"):
+            put_back = self._cutter.undoing(trial.snapshot)
+            with held():
+                try:
+                    put_back()
+                finally:  # it is done even when it raises
+                    if trial.judged_at is not None:  # a cut of an earlier call: no way back to it
+                        trial.refused = after
+                        self._fallback.here(trial, snapshot=trial.snapshot)
 
     def _retry(self, survey: Survey, step: int | None, started: float, after: float) -> Event:
         """The model is as it was before the cut; try half of it, or give up."""
@@ -161,20 +197,6 @@ class Transaction:
         self.stopped = self._guard.on_failure == "stop"
         trial.changes = survey.unchanged()
         return self._close("rejected", step, started, after)
-
-    def _remembered(self, *, finite: bool = True) -> tuple[Snapshot, float]:
-        """A snapshot, and then the metric: one that trains, or fails, is undone with it."""
-        assert self._guard is not None
-        snapshot = self._cutter.snapshot()
-        try:
-            metric = self._evaluate()
-            if finite:
-                self._guard.drop(metric, metric)  # no number: an error before anything is cut
-        except BaseException:
-            self._cutter.restore(snapshot)
-            snapshot.close()
-            raise
-        return snapshot, metric
 
     def _doubts(self, metric: float) -> tuple[str, ...]:
         """What there is to say against the metric before a cut."""
@@ -200,7 +222,6 @@ class Transaction:
     def _close(self, kind: str, step: int | None, started: float, after: float) -> Event:
         assert self._trial is not None
         trial, self._trial = self._trial, None
-        trial.snapshot.close()
         changes, before = trial.changes, trial.parameters_before
         return self._event(kind, step, changes, before, started, trial, after)
 
@@ -266,6 +287,7 @@ class Transaction:
                 "judged_at": trial.judged_at,
                 "tried": [asdict(attempt) for attempt in trial.tried],
                 "notes": list(trial.notes),
+                "refused": trial.refused,
             },
         }
 
@@ -277,9 +299,9 @@ class Transaction:
         start = state.get("start")
         self._start = None if start is None else (int(start[0]), float(start[1]))
         self._cutter.generator.set_state(state["generator"])
-        trial = state["trial"]
+        self._trial, trial = None, state["trial"]
+        self._cutter.close_snapshots()
         if trial is None:
-            self._trial = None
             return
         snapshot = Snapshot.from_state_dict(
             trial["snapshot"],
@@ -287,6 +309,7 @@ class Transaction:
             self._cutter.optimizers,
             self._cutter.companions,
         )
+        self._cutter.snapshots.append(snapshot)
         changes = tuple(SiteChange.from_dict(change) for change in trial["changes"])
         # Runs that were saved before attempts were recorded know the last one only.
         known = trial.get("tried") or [{"ranks": {c.site: c.after for c in changes}}]

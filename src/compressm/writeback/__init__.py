@@ -12,15 +12,18 @@ from compressm.writeback.ownership import as_optimizers, require_followed, requi
 from compressm.writeback.resize import Replacement, adopt_, replace_
 from compressm.writeback.settings import Settings, set_attributes_
 from compressm.writeback.snapshot import Snapshot
+from compressm.writeback.standing import Attributes, Standing
 from compressm.writeback.surroundings import Surroundings
 from compressm.writeback.undisturbed import undisturbed
 
 __all__ = [
     "TRANSPORTS",
+    "Attributes",
     "Averages",
     "Replacement",
     "Settings",
     "Snapshot",
+    "Standing",
     "Surroundings",
     "adopt_",
     "as_optimizers",

@@ -1,7 +1,8 @@
 """Apply edits to live models and optimizers.
 
 All that can fail is done first: checks, new parameters, new optimizer state. What remains is
-a few assignments, so an error leaves model and optimizers as they were.
+a few assignments, so an error leaves model and optimizers as they were. Should one of these fail
+after all (an optimizer of one's own that refuses), `Standing` takes back those before it.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from torch.optim import Optimizer
 
 from compressm.edits import Edit, Reset
 from compressm.errors import InputError
+from compressm.interrupts import held
 from compressm.writeback.carry import Averages, carry_marks, successor, warn_of_hooks
 from compressm.writeback.ownership import followed, held_by, require_followed
 from compressm.writeback.settings import Settings
 from compressm.writeback.sharded import Storage, is_shard, like, reshard_, whole
+from compressm.writeback.standing import Standing
 from compressm.writeback.transport import Carrier, Change
 
 # Optimizer moments follow the change of basis, or start anew.
@@ -40,7 +43,15 @@ def commit_(
 
     See `prepared`.
     """
-    prepared(model, edits, optimizers, transport=transport, averages=averages)()
+    apply = prepared(model, edits, optimizers, transport=transport, averages=averages)
+    copies = [] if averages is None else averages.modules
+    before = Standing(nn.ModuleList([model, *copies]), optimizers)
+    try:
+        apply()
+    except BaseException:
+        with held():
+            before.put_back()
+        raise
 
 
 @torch.no_grad()
@@ -52,7 +63,7 @@ def prepared(
     transport: str = "project",
     averages: Averages | None = None,
 ) -> Callable[[], None]:
-    """Do all that can fail of applying the edits; what is returned applies them and cannot fail.
+    """Do all that can fail of applying the edits; what is returned applies them.
 
     Optimizers inside the given ones follow too, each with its own state. Every edited parameter
     is replaced by a **new** `nn.Parameter` (an old autograd graph stays
@@ -111,23 +122,24 @@ def _apply(
     storages: Sequence[Storage],
     settings: Settings,
 ) -> None:
-    settings.put_()
-    for module in modules:
-        for name, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) in replaced:
-                module._parameters[name] = replaced[id(parameter)]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["params"] = [replaced.get(id(p), p) for p in group["params"]]
-    for storage in storages:
-        storage.put_()
     if changes and "torch._dynamo" in sys.modules:
         torch.compiler.reset()
-    for change in changes:
-        for owner, state in zip(change.owners, change.states, strict=True):
-            owner.state.pop(change.old, None)
-            if state is not None:
-                owner.state[change.new] = state
+    with held():
+        settings.put_()
+        for module in modules:
+            for name, parameter in module._parameters.items():
+                if parameter is not None and id(parameter) in replaced:
+                    module._parameters[name] = replaced[id(parameter)]
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["params"] = [replaced.get(id(p), p) for p in group["params"]]
+        for storage in storages:
+            storage.put_()
+        for change in changes:
+            for owner, state in zip(change.owners, change.states, strict=True):
+                owner.state.pop(change.old, None)
+                if state is not None:
+                    owner.state[change.new] = state
 
 
 def _prepare(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-import tempfile
-from collections.abc import Sequence
+import uuid
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +18,7 @@ from compressm.bits import same_bits, tensors_in
 from compressm.edits import holder_of
 from compressm.files import read_tensors, write_tensors
 from compressm.guard import Companion
+from compressm.interrupts import held
 from compressm.randomness import random_states, set_random_states
 from compressm.trees import joined, named, numbered, split
 from compressm.writeback.ownership import followed
@@ -100,11 +103,14 @@ class Snapshot:
         self._saved: dict[str, Any] | None = saved
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, suffix=".snapshot", delete=False) as file:
-                self._file = Path(file.name)
+            self._file = folder / f"{uuid.uuid4().hex}.snapshot"
             # Whatever is no tensor stays here: no pickle is written, and none is ever read.
             self._saved, tensors = split(saved)
-            write_tensors(self._file, named(tensors), {})
+            try:
+                write_tensors(self._file, named(tensors), {})
+            except BaseException:
+                self.close()
+                raise
 
     @classmethod
     def from_state_dict(
@@ -154,10 +160,30 @@ class Snapshot:
             return self._file.stat().st_size
         return sum(t.numel() * t.element_size() for t in tensors_in(self._saved))
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Undo everything since the snapshot; it stays usable and can be restored again."""
-        saved, tensors = self.state_dict(), self._tensors
+        self.ready()()
+
+    def ready(self) -> Callable[[], None]:
+        """What undoes everything since the snapshot; a file has been read by then.
+
+        Should that fail half way (out of memory), it is done once more before the error is raised.
+        """
+        saved = self.state_dict()
+
+        def put_back() -> None:
+            with held():
+                try:
+                    self._put_back(saved)
+                except BaseException:
+                    self._put_back(saved)
+                    raise
+
+        return put_back
+
+    @torch.no_grad()
+    def _put_back(self, saved: dict[str, Any]) -> None:
+        tensors = self._tensors
         reshard_(self._model)
         self._records.put_back()
         modules = dict(self._model.named_modules())
@@ -188,9 +214,11 @@ class Snapshot:
             for number, state in states[i].items():
                 optimizer.state[tensors[number]] = state
             optimizer.state.update(others[i])
-        for companion, state in zip(self._companions, saved["companions"], strict=True):
-            companion.load_state_dict(copy.deepcopy(state))
-        set_random_states(saved["random"])
+        with ExitStack() as last:  # all of them, in order, also when one fails
+            last.callback(set_random_states, saved["random"])
+            pairs = [*zip(self._companions, saved["companions"], strict=True)]
+            for companion, state in reversed(pairs):
+                last.callback(companion.load_state_dict, copy.deepcopy(state))
 
     def _copied(self, value: T) -> T:
         """A deep copy in which live parameters, buffers and keys of states are still the same."""
@@ -198,11 +226,14 @@ class Snapshot:
         return copy.deepcopy(value, {id(item): item for item in (*self._tensors, *keys)})
 
     def close(self) -> None:
-        """Drop the copies."""
-        self._saved = None
-        if self._file is not None:
-            self._file.unlink(missing_ok=True)
-            self._file = None
+        """Drop the copies. A file that cannot be removed is a warning: the cut is over."""
+        self._saved, file = None, self._file
+        self._file = None
+        if file is not None:
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                warnings.warn(f"guard: the snapshot {file} is left behind: {error}", stacklevel=2)
 
 
 def options_of(group: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ part of the wrapper in place, the way unpickling a DDP does, so the user's loop 
 from __future__ import annotations
 
 import gc
+from operator import is_
 from typing import Any
 
 import torch
@@ -70,22 +71,27 @@ def require_renewable(wrapper: DistributedDataParallel) -> None:
 
 
 def renew_(wrapper: Any) -> None:
-    """Rebuild what the wrapper knows of its parameters; every rank of its group must call.
+    """Rebuild what the wrapper knows of its parameters, if they are others than before.
 
-    Options, process group, communication hooks and the object itself stay.
+    Every rank of its group must call. Options, process group, communication hooks and the object
+    itself stay. A call that failed half way is made up for by the next.
 
     Args:
         wrapper: a DDP that `require_renewable` accepts.
     """
-    parameters, sparse = wrapper._build_params_for_reducer()
-    names = wrapper._build_debug_param_to_name_mapping(parameters)
-    wrapper._module_parameters = [
+    now = [
         p
         for name, p in wrapper.module.named_parameters()
         if name not in wrapper.parameters_to_ignore
     ]
+    known = wrapper._module_parameters
+    if len(now) == len(known) and all(map(is_, now, known)):
+        return
+    parameters, sparse = wrapper._build_params_for_reducer()
+    names = wrapper._build_debug_param_to_name_mapping(parameters)
     # The old reducer takes its gradient hooks along, off the parameters that stay.
-    del wrapper.logger, wrapper.reducer
+    wrapper.logger = wrapper.reducer = None
+    wrapper._module_parameters = []
     wrapper._ddp_init_helper(parameters, sparse, names, wrapper.static_graph)
     wrapper._has_rebuilt_buckets = False
     if wrapper.static_graph:
@@ -94,3 +100,4 @@ def renew_(wrapper: Any) -> None:
         wrapper.logger._set_static_graph()
     for hook, state in wrapper._comm_hooks:
         dist._register_comm_hook(wrapper.reducer, state, hook)  # type: ignore[attr-defined]
+    wrapper._module_parameters = now

@@ -1,0 +1,105 @@
+"""Where everything stands before a cut: cheap to remember, enough to undo a cut that failed.
+
+A cut puts new objects in the place of old ones and changes none in place. So a list of what is
+where, without any values, takes back all of it, wherever it was when something failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from operator import is_
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from compressm.randomness import random_states, set_random_states
+from compressm.writeback.ownership import followed
+from compressm.writeback.settings import held_configurations
+from compressm.writeback.sharded import Records, reshard_
+
+_CONTAINERS = (dict, list, set)
+
+
+class Attributes:
+    """The attributes of some objects, and what is in the dicts and lists among them.
+
+    What these hold is remembered as the objects that they are, not copied.
+    """
+
+    def __init__(self, objects: Iterable[object]) -> None:
+        owners = [vars(item) for item in objects if hasattr(item, "__dict__")]
+        self._saved = [(attributes, dict(attributes)) for attributes in owners]
+        values = (value for attributes in owners for value in attributes.values())
+        self._held = [(value, value.copy()) for value in values if isinstance(value, _CONTAINERS)]
+
+    def put_back(self) -> None:
+        """Everything is where it was."""
+        for attributes, saved in self._saved:
+            _refill(attributes, saved)
+        for value, held in self._held:
+            _refill(value, held)
+
+
+class Standing:
+    """What a failed cut goes back to.
+
+    That is all attributes of modules (parameters, buffers, hooks, flags, configurations), groups
+    and states of optimizers, random numbers and the number of threads.
+
+    Args:
+        model: all its modules are covered.
+        optimizers: that hold its parameters, with those inside them.
+        generators: further generators of random numbers.
+        attributes: dotted names below the model of what configurations say about sizes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer] = (),
+        generators: Sequence[torch.Generator] = (),
+        attributes: Iterable[str] = (),
+    ) -> None:
+        self._model, optimizers = model, followed(optimizers)
+        # Modules around the model may share its configuration, and get the new one as well.
+        modules = {id(m): m for m, _, _ in held_configurations(model, list(attributes))}
+        modules |= {id(m): m for m in model.modules()}
+        self._attributes = Attributes([*modules.values(), *optimizers])
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        self._groups = [(group, dict(group)) for group in groups]
+        self._records = Records(model)
+        self._generators = [(generator, generator.get_state()) for generator in generators]
+        self._random, self._threads = random_states(), torch.get_num_threads()
+
+    def put_back(self) -> None:
+        """Undo every cut since, and whatever else has been left behind."""
+        reshard_(self._model)
+        self._records.put_back()
+        self._attributes.put_back()
+        for group, saved in self._groups:
+            _refill(group, saved)
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        for generator, state in self._generators:
+            generator.set_state(state)
+        set_random_states(self._random)
+
+
+def _refill(container: Any, content: Any) -> None:
+    """Give a dict, list or set the content it had, in its order; the container stays the same."""
+    if isinstance(container, dict):
+        now, then = [*container.items()], [*content.items()]
+        unchanged = len(now) == len(then) and all(
+            a is b and x is y for (a, x), (b, y) in zip(now, then, strict=True)
+        )
+    else:
+        unchanged = len(container) == len(content) and all(map(is_, container, content))
+    if unchanged:
+        return
+    container.clear()
+    if isinstance(container, list):
+        container.extend(content)
+    else:
+        container.update(content)

@@ -1,0 +1,67 @@
+"""Every function of ours that a cut calls fails in turn, before its work or after it.
+
+All callers of all functions, first and last call: COMPRESSM_FAULTS=1 pytest tests/faults
+"""
+
+import pytest
+
+from tests.faults.cases import CASES
+from tests.faults.fingerprint import differences
+from tests.faults.inject import ERRORS, FULL, calls_of, failing_call, sampled
+from tests.faults.scenes import FULL as UNCUT
+
+# How many points of failure are sampled of each case; what any case has reached is not repeated.
+SAMPLE = {"plain": 30, "guarded": 30, "judged_bad": 16, "mamba": 8, "mamba2": 6}
+_reached = set()
+
+
+def points(counts):
+    """(site, number of the call): one for each function that no case before had, or all."""
+    if FULL:
+        return [(site, n) for site, count in counts.items() for n in sorted({1, count})]
+    new = {}
+    for i, (site, count) in enumerate(counts.items()):
+        if site.function not in _reached:
+            event = "call" if i % 3 else "return"
+            new.setdefault(site.function, (site._replace(event=event), 1 if i % 2 else count))
+    _reached.update(new)
+    return list(new.values())
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.timeout(3600 if FULL else 300)
+def test_a_cut_that_fails_anywhere_has_not_happened(name, tmp_path):
+    folders = (tmp_path / str(number) for number in range(10**6))
+
+    def fresh():
+        folder = next(folders)
+        folder.mkdir()
+        return CASES[name](folder)
+
+    whole = fresh()
+    whole.act()
+    result = whole.outcome()
+    places = sampled(points(calls_of(fresh().act)), SAMPLE.get(name, 12))
+    scene = fresh()
+    before = scene.fingerprint()
+    for number, (site, call) in enumerate(places):
+        error = ERRORS[number % len(ERRORS)]("injected")
+        events = 0 if scene.compressor is None else len(scene.compressor.events)
+        with failing_call(site, call, error) as reached, pytest.raises(type(error)) as caught:
+            scene.act()
+        assert caught.value is error, site
+        changed = differences(before, scene.fingerprint())
+        if not changed:
+            continue
+        if name == "judged_bad" and len(scene.compressor.events) == events:
+            # The trial has been undone, and the next attempt at it is still to come.
+            assert scene.states == [UNCUT] * len(scene.states), site
+            assert scene.compressor.pending, site
+            scene.act()
+        # Else it was at the very end, when all was done.
+        assert scene.outcome() == result, site
+        scene = fresh()
+        before = scene.fingerprint()
+        assert reached
+    scene.act()
+    assert scene.outcome() == result
