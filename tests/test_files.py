@@ -3,14 +3,24 @@
 import json
 import math
 import os
+import stat
+import subprocess
+import sys
 from collections import OrderedDict
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compressm.errors import CheckpointError, InputError
-from compressm.files import PARTIAL, read_tensors, write_tensors, write_text
+from compressm.errors import CheckpointError, InputError, OutputError
+from compressm.files import (
+    PARTIAL,
+    append_line,
+    read_tensors,
+    write_folder,
+    write_tensors,
+    write_text,
+)
 from compressm.trees import from_text, joined, load_tree, save_tree, split, to_text
 
 TREE = {
@@ -127,3 +137,114 @@ def test_tied_weights_and_views_are_stored_apart(tmp_path):
     assert torch.equal(back["b"], weight)
     assert torch.equal(back["c"], weight[1:])
     assert torch.equal(back["d"], weight.mT)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize(("umask", "expected"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_have_the_permissions_that_the_umask_gives(tmp_path, umask, expected):
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "text", "x")
+        write_tensors(tmp_path / "tensors", {"a": torch.ones(2)}, {})
+        write_folder(
+            tmp_path / "folder",
+            lambda folder: save_file({"a": torch.ones(2)}, folder / "weights"),
+            stale=lambda name: False,
+            last="weights",
+        )
+    finally:
+        os.umask(before)
+    for name in ("text", "tensors", "folder/weights"):
+        assert mode(tmp_path / name) == expected, name
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    for name in ("text", "tensors"):
+        (tmp_path / name).write_text("old")
+        (tmp_path / name).chmod(0o664)
+    write_text(tmp_path / "text", "new")
+    write_tensors(tmp_path / "tensors", {}, {})
+    assert mode(tmp_path / "text") == mode(tmp_path / "tensors") == 0o664
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "file")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "file").read_text() == "new"
+
+
+def test_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match=r"pipe cannot be written: .* no ordinary file"):
+        write_text(tmp_path / "pipe", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_folder_is_new_or_keeps_what_is_not_replaced(tmp_path):
+    out = tmp_path / "model"
+
+    def write(*names, fail=False):
+        def put(folder):
+            for name in names:
+                (folder / name).write_text("new")
+            if fail:
+                raise OSError(28, "No space left on device")
+
+        write_folder(out, put, stale=lambda name: name.startswith("part"), last="config")
+
+    with pytest.raises(OutputError, match="model cannot be written: No space left"):
+        write("config", fail=True)
+    assert not list(tmp_path.iterdir())
+    write("config", "part-1", "part-2")
+    (out / "README").write_text("mine")
+    with pytest.raises(OutputError):
+        write("config", "part", fail=True)
+    assert sorted(path.name for path in out.iterdir()) == ["README", "config", "part-1", "part-2"]
+    write("config", "part")
+    assert sorted(path.name for path in out.iterdir()) == ["README", "config", "part"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+_FULL = """
+import resource, sys, torch
+from compressm.errors import OutputError
+from compressm.files import append_line, write_tensors, write_text
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+for write in (
+    lambda: write_text("text", "x" * 5000),
+    lambda: write_tensors("tensors", {"a": torch.ones(5000)}, {}),
+    lambda: append_line("log", "x" * 5000),
+):
+    try:
+        write()
+    except OutputError as error:
+        print(error)
+"""
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    """A limit on the size of files stands for a disk that is full."""
+    for name in ("text", "tensors", "log"):
+        (tmp_path / name).write_text("old\n")
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL], cwd=tmp_path, capture_output=True, text=True
+    )
+    told = done.stdout.splitlines()
+    assert [line.split(" cannot be written: ")[0] for line in told] == ["text", "tensors", "log"]
+    assert all("File too large" in line for line in told)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("text", "tensors", "log"), "old\n"
+    )
+
+
+def test_lines_are_appended(tmp_path):
+    append_line(tmp_path / "log", "a")
+    append_line(tmp_path / "log", "b")
+    assert (tmp_path / "log").read_text() == "a\nb\n"
+    with pytest.raises(OutputError, match="no/log cannot be written"):
+        append_line(tmp_path / "no" / "log", "a")

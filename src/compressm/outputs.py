@@ -31,7 +31,7 @@ def require_file(path: str | Path, what: str) -> None:
         raise ConfigError(f"{what}: {path} is no ordinary file, so it cannot be replaced")
     file = Path(os.path.realpath(path))
     if not file.parent.is_dir():
-        raise ConfigError(f"{what}: there is no folder {file.parent}")
+        raise ConfigError(f"{what}: {path} cannot be written: there is no folder {file.parent}")
     partial = file.with_name(file.name + PARTIAL)
     try:
         partial.write_bytes(_PROBE)

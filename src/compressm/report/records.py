@@ -145,7 +145,7 @@ def read_run(path: str | Path, label: str | None = None) -> RunRecord:
     return RunRecord(
         path=path,
         label=label or path.resolve().name,
-        events=tuple(_lines(events, Event.from_json)),
+        events=tuple(_lines(events, _event)),
         metrics=tuple(_lines(metrics, _metrics)),
         outcome=outcome,
     )
@@ -167,6 +167,15 @@ def _parse(file: Path, texts: Iterable[str], parse: Callable[[str], T]) -> list[
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{file} is damaged (record {number}): {error!r:.100}") from error
     return values
+
+
+def _event(line: str) -> Event:
+    event = Event.from_json(line)
+    for change in event.sites:
+        known = (change.site, str), (change.before, int), (change.after, int)
+        if not all(isinstance(value, kind) for value, kind in known):
+            raise TypeError(f"a layer is {change.site!r}, {change.before!r} → {change.after!r}")
+    return event
 
 
 def _metrics(line: str) -> dict[str, float]:
