@@ -138,13 +138,11 @@ class RunFolder:
                 "give a folder that `compressm train` made"
             )
         values = read_yaml(folder.config)
-        # A run writes all settings, so fewer are those of a file that has lost its end.
+        # A run writes all settings, and the end of the last line: with less, the file has lost some.
         missing = [f.name for f in dataclasses.fields(RunConfig) if f.name not in values]
-        if missing:
-            raise ConfigError(
-                f"{folder.config} is truncated or damaged: it has no {', '.join(missing)}; take "
-                f"another copy of it"
-            )
+        if missing or not folder.config.read_bytes().endswith(b"\n"):
+            lost = f"it has no {', '.join(missing)}" if missing else "its last line has no end"
+            raise ConfigError(f"{folder.config} is truncated: {lost}; take another copy of it")
         try:
             config = build_config(values)
         except ConfigError as error:
