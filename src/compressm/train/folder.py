@@ -138,7 +138,7 @@ class RunFolder:
                 "give a folder that `compressm train` made"
             )
         values = read_yaml(folder.config)
-        # A run writes all settings, and the end of the last line: with less, the file has lost some.
+        # A run writes all settings and whole lines; a file with less has lost its end.
         missing = [f.name for f in dataclasses.fields(RunConfig) if f.name not in values]
         if missing or not folder.config.read_bytes().endswith(b"\n"):
             lost = f"it has no {', '.join(missing)}" if missing else "its last line has no end"
