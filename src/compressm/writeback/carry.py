@@ -118,6 +118,10 @@ def _bare(copy: nn.Module) -> nn.Module:
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """The module that `torch.compile` wraps, or the model itself."""
-    original = getattr(model, "_orig_mod", None)
-    return original if isinstance(original, nn.Module) else model
+    """The module that `torch.compile` or Lightning Fabric wraps, or the model itself.
+
+    Under Fabric's DDP that is the `DistributedDataParallel`.
+    """
+    fabric = type(model).__name__ == "_FabricModule"  # importing Fabric takes seconds
+    inner = getattr(model, "_forward_module" if fabric else "_orig_mod", None)
+    return uncompiled(inner) if isinstance(inner, nn.Module) else model
