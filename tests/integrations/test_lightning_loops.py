@@ -145,7 +145,6 @@ def test_the_best_model_may_be_one_from_before_the_cut(tmp_path):
     trainer.fit(module, batches(2), batches(1))
     assert trainer.current_epoch == 3, "stopped: a cut is no reason for more patience"
     assert dims(module) == {4}
-    for checkpoint, size in ((best, 8), (latest, 4)):
-        path = checkpoint.best_model_path
+    for path, size in ((best.best_model_path, 8), (latest.best_model_path, 4)):
         trainer.validate(module, batches(1), ckpt_path=path, weights_only=True, verbose=False)
         assert dims(module) == {size}
