@@ -35,8 +35,8 @@ class Regression(pl.LightningModule):
 torch.manual_seed(0)
 module = Regression()
 callback = CompressionCallback(
-    policy=compressm.FixedRank(4),
-    schedule=compressm.Schedule.at(3),
+    policy=compressm.FixedFraction(0.5),
+    schedule=compressm.Schedule.at(3, 9),
     target=sys.argv[1] or None,
     guard=compressm.Guard(lambda: 1.0, max_drop=0.1),
 )
@@ -51,9 +51,13 @@ trainer = pl.Trainer(
     enable_progress_bar=False,
     enable_model_summary=False,
 )
-trainer.fit(module, torch.utils.data.DataLoader(list(torch.randn(16, 11, 3)), batch_size=1))
-assert [event.kind for event in callback.events] == ["cut"], callback.events
-assert [layer.state_dim for layer in module.net] == [4, 4]
+data = list(torch.randn(16, 11, 3))
+trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=1))
+assert [event.step for event in callback.events] == [3], callback.events
+trainer.fit_loop.epoch_loop.max_steps = 10
+trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=1))
+assert [event.step for event in callback.events] == [3, 9], callback.events
+assert [layer.state_dim for layer in module.net] == [2, 2]
 mine = torch.cat([p.detach().flatten() for p in module.parameters()])
 other = [torch.empty_like(mine) for _ in range(2)]
 torch.distributed.all_gather(other, mine)
@@ -69,7 +73,7 @@ os._exit(0)
 
 
 @pytest.mark.parametrize("target", ["", "net"])
-def test_both_ranks_are_cut_and_stay_identical(tmp_path, target):
+def test_both_ranks_are_cut_in_two_fits_and_stay_identical(tmp_path, target):
     script, out = tmp_path / "train.py", tmp_path / "out"
     script.write_text(SCRIPT, encoding="utf-8")
     done = subprocess.run(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
@@ -23,6 +24,7 @@ from compressm.events import Event
 from compressm.guard import Companion, Guard
 from compressm.writeback import as_optimizers
 from compressm.writeback.ownership import held_by
+from compressm.writeback.wrapper import find_owner
 
 # What the trainer gives, not the user.
 _GIVEN = ("model", "optimizer", "wrapper")
@@ -73,7 +75,8 @@ class DeferredCompressor:
 
     def check(self, model: nn.Module, optimizer: Any = None) -> None:
         """Refuse what `start` would refuse; from here on the model loads smaller states."""
-        Compressor(self.part_of(model), optimizer, **self._settings, ema=self._ema)
+        part = self.part_of(model)
+        Compressor(part, optimizer, **self._settings, ema=self._ema, wrapper=wrapper_of(part))
 
     def start(
         self,
@@ -171,6 +174,11 @@ class DeferredCompressor:
         except AttributeError as error:
             raise InputError(f"target: {type(model).__name__} has no {self._target}") from error
         return part
+
+
+def wrapper_of(model: nn.Module) -> nn.Module | None:
+    """A DDP around the model, perhaps that of an earlier fit, which the trainer keeps till then."""
+    return find_owner(model) if dist.is_available() and dist.is_initialized() else None
 
 
 _CHOICES = tuple(inspect.signature(require_choices).parameters)

@@ -12,8 +12,8 @@ def scalars(event: Event) -> dict[str, float]:
 
     `compressm/step`, `parameters`, `states` (of all layers together), `seconds` and
     `evaluation_seconds`; `metric_before`, `metric_after` and `attempts` of a guard;
-    `compressm/kind/KIND` is 1. By layer: `compressm/states/LAYER`, and `energy_kept`, `error`,
-    `data_error` where there are any. What is not known is left out.
+    `compressm/kind/KIND` is 1. By layer: `compressm/states/LAYER` and, for methods that look at
+    data, `compressm/data_error/LAYER`. What is not known is left out.
     """
     guarded = event.metric_before is not None
     whole = {
@@ -30,12 +30,7 @@ def scalars(event: Event) -> dict[str, float]:
     layers = {
         f"{what}/{site.site or 'model'}": value
         for site in event.sites
-        for what, value in (
-            ("states", site.after),
-            ("energy_kept", site.energy_kept),
-            ("error", site.error),
-            ("data_error", site.data_error),
-        )
+        for what, value in (("states", site.after), ("data_error", site.data_error))
     }
     return {
         PREFIX + name: float(value)

@@ -9,7 +9,7 @@ from typing import Any
 from compressm.compressor import Compressor
 from compressm.errors import CheckpointError, MissingExtraError
 from compressm.events import Event
-from compressm.integrations.deferred import DeferredCompressor
+from compressm.integrations.deferred import DeferredCompressor, wrapper_of
 from compressm.integrations.scalars import scalars
 from compressm.trees import from_text, load_tree, save_tree, to_text
 
@@ -75,6 +75,7 @@ class CompressionCallback(TrainerCallback):
             [companion for companion in companions if companion is not None],
             count=state.global_step,
             restored=_restored(args, state),
+            wrapper=wrapper_of(model),
         )
         part = self._deferred.part_of(model)
         self._parameters = sum(p.numel() for p in part.parameters())
