@@ -16,8 +16,8 @@ from typing import Any
 from compressm.errors import InputError
 
 
-def whole(name: str, value: Any, least: int) -> int:
-    """`value` as an int of at least `least`; NumPy's integers are taken, bools are not.
+def whole(name: str, value: Any, least: int | None = None) -> int:
+    """`value` as an int (of at least `least`); NumPy's integers are taken, bools are not.
 
     Raises:
         InputError: anything else.
@@ -26,8 +26,11 @@ def whole(name: str, value: Any, least: int) -> int:
         number = operator.index(value)
     except TypeError:
         number = None
-    if number is None or type(value).__name__ in ("bool", "bool_", "Tensor") or number < least:
-        raise InputError(f"{name}: expected an integer >= {least}, got {shown(value)}")
+    bounded = "" if least is None else f" >= {least}"
+    if number is None or type(value).__name__ in ("bool", "bool_", "Tensor"):
+        raise InputError(f"{name}: expected an integer{bounded}, got {shown(value)}")
+    if least is not None and number < least:
+        raise InputError(f"{name}: expected an integer{bounded}, got {number}")
     return number
 
 
@@ -98,6 +101,17 @@ def function(name: str, value: Any, *args: str) -> Callable[..., Any]:
     return called_as
 
 
+def instance(name: str, value: Any, *kinds: type, hint: str = "") -> None:
+    """Refuse a value that is of none of the classes.
+
+    Raises:
+        InputError: it is not; `hint` says what to write instead.
+    """
+    if not isinstance(value, kinds):
+        expected = " or ".join(_with_article(kind.__name__) for kind in kinds)
+        raise InputError(f"{name}: expected {expected}, got {shown(value)}{hint and f'; {hint}'}")
+
+
 def shown(value: Any) -> str:
     """What arrived, in a few words: never a whole tensor or data set."""
     if (shape := getattr(value, "shape", None)) is not None and hasattr(value, "dtype"):
@@ -112,7 +126,11 @@ def shown(value: Any) -> str:
 
 
 def _article(value: Any) -> str:
-    name = "tensor" if type(value).__name__ == "Tensor" else type(value).__name__
+    name = type(value).__name__
+    return _with_article("tensor" if name == "Tensor" else name)
+
+
+def _with_article(name: str) -> str:
     return f"{'an' if name[0].lower() in 'aeio' else 'a'} {name}"
 
 

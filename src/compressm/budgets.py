@@ -16,6 +16,7 @@ from typing import Literal, final
 
 import torch
 
+from compressm.arguments import amount, function, real, whole
 from compressm.errors import InputError
 from compressm.ranks import EnergyTolerance, LiveModel, Policy, register_policy
 from compressm.spectrum import Spectrum
@@ -104,6 +105,10 @@ class ParameterBudget(_Ranked):
 
     limit: int
 
+    def validate(self) -> None:
+        super().validate()
+        amount("limit", self.limit)
+
     def saved(self, spectrum: Spectrum, states: int) -> float:
         return states * spectrum.cost.parameters
 
@@ -122,6 +127,10 @@ class StateBytesBudget(_Ranked):
     """At most `limit` bytes of recurrent state for each sequence, all layers together."""
 
     limit: int
+
+    def validate(self) -> None:
+        super().validate()
+        amount("limit", self.limit)
 
     def saved(self, spectrum: Spectrum, states: int) -> float:
         return states * spectrum.cost.state_bytes
@@ -142,7 +151,7 @@ class GlobalThreshold(Policy):
     rule: Rule = "prefix"
 
     def validate(self) -> None:
-        if self.rule not in RULES or not self.threshold >= 0:
+        if self.rule not in RULES or not real("threshold", self.threshold) >= 0:
             raise InputError(
                 f"expected threshold >= 0 and rule one of {', '.join(RULES)}, "
                 f"got {self.threshold!r} and {self.rule!r}"
@@ -163,8 +172,7 @@ class _Searched(Policy):
     max_trials: int = 8
 
     def validate(self) -> None:
-        if self.max_trials < 1:
-            raise InputError(f"max_trials: expected an integer >= 1, got {self.max_trials!r}")
+        self.take("max_trials", whole("max_trials", self.max_trials, 1))
 
     def targets(self, spectra: Mapping[str, Spectrum]) -> Mapping[str, int]:
         raise InputError(f"{type(self).__name__} needs the live model; use compress_ or Compressor")
@@ -199,6 +207,11 @@ class MetricBudget(_Searched):
     max_drop: float
     _: KW_ONLY
     higher_is_better: bool = True
+
+    def validate(self) -> None:
+        super().validate()
+        function("evaluate", self.evaluate)
+        self.take("max_drop", real("max_drop", self.max_drop))
 
     def plan(
         self, spectra: Mapping[str, Spectrum], model: LiveModel | None = None
@@ -239,6 +252,12 @@ class StepTimeBudget(_Searched):
     seconds: float
     _: KW_ONLY
     repeats: int = 5
+
+    def validate(self) -> None:
+        super().validate()
+        function("step", self.step)
+        self.take("seconds", amount("seconds", self.seconds))
+        self.take("repeats", whole("repeats", self.repeats, 1))
 
     def plan(
         self, spectra: Mapping[str, Spectrum], model: LiveModel | None = None

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from compressm.adapters.base import Select
+from compressm.arguments import function, instance, whole
 from compressm.calibration import Calibration, Forward, Loss, calibration_of, given_by
 from compressm.checkpoints import watch_loads
 from compressm.cutting import make_cutter
@@ -107,7 +108,8 @@ def compress_(
         InputError, UnstableSystemError: as `measure`; nothing has been changed.
         OptimizerError: a cut parameter is trainable but in no optimizer; nothing has been changed.
     """
-    if guard is not None and guard.recovery_steps:
+    _require_policy(policy)
+    if isinstance(guard, Guard) and guard.recovery_steps:
         raise InputError("guard: recovery_steps needs a training loop; use a Compressor")
     team = Team.of(model, wrapper, process_group)
     cutter = make_cutter(
@@ -166,6 +168,11 @@ class Compressor:
         process_group: Any = None,
         wrapper: nn.Module | None = None,
     ) -> None:
+        _require_policy(policy)
+        hint = "for example Schedule.at(100, 200), or WhenSettled(every=50, latest=1000)"
+        instance("schedule", schedule, Schedule, WhenSettled, hint=hint)
+        if log is not None and not isinstance(log, (str, Path)):
+            function("log", log, "event")
         team = Team.of(model, wrapper, process_group)
         cutter = make_cutter(
             team, optimizer, rank, method, data, forward, loss, transport, select, seed, guard, ema
@@ -220,7 +227,7 @@ class Compressor:
             OptimizerError: optimizers were given, and one of the layers has a trainable parameter
                 that is in none of them.
         """
-        step = self._step + 1 if step is None else step
+        step = self._step + 1 if step is None else whole("step", step, 0)
         if step < self._wake:
             self._step = step
             return None
@@ -332,6 +339,10 @@ class _AskAgain:
         compressor = None if self._compressor is None else self._compressor()
         if compressor is not None:
             compressor.ask_again()
+
+
+def _require_policy(policy: Any) -> None:
+    instance("policy", policy, Policy, hint="for example EnergyTolerance(0.1) or FixedRank(16)")
 
 
 def _monitor(schedule: WhenSettled, model: nn.Module) -> Monitor:

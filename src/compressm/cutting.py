@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from compressm.adapters.base import SELECTIONS, Select, find_sites
 from compressm.adapters.configs import sized_attributes
+from compressm.arguments import instance, shown, whole
 from compressm.bits import tensors_in
 from compressm.calibration import Calibration, Forward, Loss, calibration_of
 from compressm.distributed import Ranks
@@ -286,6 +287,13 @@ def make_cutter(
         InputError, OptimizerError: an argument is unusable.
     """
     require_choices(rank=rank, transport=transport, select=select)
+    if guard is not None:
+        instance("guard", guard, Guard, hint="for example Guard(evaluate, max_drop=0.5)")
+    if not isinstance(ema, Sequence):
+        raise InputError(f"ema: expected a list of averaged models, got {shown(ema)}")
+    for copy in ema:
+        instance("ema", copy, nn.Module)
+    seed = whole("seed", seed)
     folder = None if guard is None or guard.snapshot_folder is None else guard.snapshot_folder
     return Cutter(
         team=team,

@@ -18,6 +18,7 @@ from torch import nn
 
 from compressm.adapters.base import Draft, Measurement, Observer, Select, Site, find_sites
 from compressm.adapters.configs import config_entries, uniform_groups
+from compressm.arguments import instance
 from compressm.calibration import Calibration, Given, Probe, given_by
 from compressm.distributed import ALONE, Poolable, Ranks
 from compressm.edits import Edit
@@ -210,6 +211,7 @@ def observe(
         InputError: no compressible layer, an unknown method, or data that it needs is missing.
         UnstableSystemError: a layer has an eigenvalue on or outside the unit circle.
     """
+    instance("method", method, str)
     reshard_(model)
     with ranks.agreement("looking for layers"):
         sites = find_sites(model)

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TypeVar, final
 
+from compressm.arguments import real, share, whole
 from compressm.errors import InputError
 from compressm.spectrum import Spectrum
 
@@ -70,12 +71,15 @@ class Policy(ABC):
     def __post_init__(self) -> None:
         """Validate the shared constraints, then the policy's own."""
         for name in ("min_rank", "multiple_of"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}: expected an integer >= 1, got {value!r}")
-        if not 0 < self.gate <= 1:
+            self.take(name, whole(name, getattr(self, name), 1))
+        if not 0 < real("gate", self.gate) <= 1:
             raise InputError(f"gate: expected 0 < gate <= 1, got {self.gate!r}")
         self.validate()
+
+    @final
+    def take(self, name: str, value: object) -> None:
+        """Store a setting as it was understood (a NumPy integer as an int); for `validate`."""
+        object.__setattr__(self, name, value)
 
     @abstractmethod
     def validate(self) -> None:
@@ -100,13 +104,6 @@ class Policy(ABC):
         return rank if rank < self.gate * state_dim else state_dim
 
 
-def _require_share(name: str, value: float, *, open_top: bool) -> None:
-    if not 0 <= value <= 1 or (open_top and value == 1):
-        raise InputError(
-            f"{name}: expected 0 <= {name} {'<' if open_top else '<='} 1, got {value!r}"
-        )
-
-
 @final
 @register_policy("energy")
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ class EnergyTolerance(Policy):
     tolerance: float
 
     def validate(self) -> None:
-        _require_share("tolerance", self.tolerance, open_top=True)
+        self.take("tolerance", share("tolerance", self.tolerance, below_one=True))
 
     def targets(self, spectra: Mapping[str, Spectrum]) -> Mapping[str, int]:
         return {site: s.rank_for_energy(self.tolerance) for site, s in spectra.items()}
@@ -141,7 +138,7 @@ class GlobalEnergy(Policy):
     normalise: bool = True
 
     def validate(self) -> None:
-        _require_share("tolerance", self.tolerance, open_top=True)
+        self.take("tolerance", share("tolerance", self.tolerance, below_one=True))
 
     def targets(self, spectra: Mapping[str, Spectrum]) -> Mapping[str, int]:
         # A layer of which nothing was measured stays as it is.
@@ -173,7 +170,7 @@ class FixedFraction(Policy):
     keep: float
 
     def validate(self) -> None:
-        _require_share("keep", self.keep, open_top=False)
+        self.take("keep", share("keep", self.keep))
 
     def targets(self, spectra: Mapping[str, Spectrum]) -> Mapping[str, int]:
         return {site: math.ceil(self.keep * s.state_dim) for site, s in spectra.items()}
@@ -193,8 +190,7 @@ class FixedRank(Policy):
     gate: float = 1.0
 
     def validate(self) -> None:
-        if not isinstance(self.rank, int) or self.rank < 1:
-            raise InputError(f"rank: expected an integer >= 1, got {self.rank!r}")
+        self.take("rank", whole("rank", self.rank, 1))
 
     def targets(self, spectra: Mapping[str, Spectrum]) -> Mapping[str, int]:
         return dict.fromkeys(spectra, self.rank)

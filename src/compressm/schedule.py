@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from compressm.arguments import real, shown, whole
 from compressm.errors import InputError
 
 
@@ -28,6 +30,12 @@ class Schedule:
 
     def __post_init__(self) -> None:
         """Resolve the window into explicit steps, and refuse one that never cuts."""
+        for name, value in (("start", self.start), ("stop", self.stop), ("every", self.every)):
+            object.__setattr__(self, name, whole(name, value))
+        given: Any = self.steps
+        if not isinstance(given, (tuple, list)):
+            raise InputError(f"steps: expected step numbers, got {shown(given)}")
+        object.__setattr__(self, "steps", tuple(whole("steps", step) for step in given))
         if self.steps:
             if list(self.steps) != sorted(set(self.steps)) or self.steps[0] < 1:
                 raise InputError(
@@ -57,6 +65,7 @@ class Schedule:
         Raises:
             InputError: when the window has fewer steps than cuts.
         """
+        cuts, stop, start = whole("cuts", cuts), whole("stop", stop), whole("start", start)
         if cuts < 1 or stop - start < cuts:
             raise InputError(
                 f"cuts: expected 1 … {max(stop - start, 0)} cuts in the steps {start} … {stop}, "
@@ -69,7 +78,7 @@ class Schedule:
         """Cut at exactly these steps."""
         if not steps:
             raise InputError("steps: expected at least one step, got none")
-        return cls(steps=tuple(steps))
+        return cls(steps=steps)
 
     def next_after(self, step: int) -> int | None:
         """The first due step after `step`, or None when there is none left."""
@@ -97,6 +106,10 @@ class WhenSettled:
 
     def __post_init__(self) -> None:
         """Refuse a schedule that never measures."""
+        for name in ("every", "latest", "cuts", "patience"):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
+        for name in ("tolerance", "slack", "min_correlation"):
+            object.__setattr__(self, name, real(name, getattr(self, name)))
         if self.every < 1 or self.latest < self.every or self.cuts < 1:
             raise InputError(
                 "expected every >= 1, latest >= every, cuts >= 1, "

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from compressm.arguments import instance
 from compressm.distributed import ALONE, RankGroup, Ranks
 from compressm.errors import DistributedError, InputError
 from compressm.writeback import sharded, uncompiled
@@ -50,6 +51,7 @@ class Team:
             InputError: `wrapper` is no DDP of `model`, or `group` is not for this kind of model.
             DistributedError: the model is distributed in a way that cannot be cut.
         """
+        instance("model", model, nn.Module)
         if not dist.is_available() or not dist.is_initialized():
             if group is not None or wrapper is not None:
                 raise InputError("process_group, wrapper: torch.distributed is not initialised")
