@@ -201,3 +201,15 @@ def test_a_model_made_in_inference_mode_is_refused():
     with pytest.raises(InputError, match=r"inside torch\.inference_mode.*without the loss"):
         measure(model, data=[torch.randn(3, 20, 5)], loss=lambda m, b: m(b).square().mean())
     assert measure(model)["first"].state_dim == 12
+
+
+def test_weights_that_arrive_in_inference_mode_leave_parameters_that_train():
+    small, model = LRU(5, 4), LRU(5, 12)
+    optimizer = torch.optim.AdamW(model.parameters())
+    Compressor(model, optimizer, policy=FixedRank(4), schedule=Schedule.at(1))
+    with torch.inference_mode(), SETTINGS["float64"]():
+        arriving = {name: p.clone() for name, p in small.state_dict().items()}
+        model.load_state_dict(arriving)
+    model(torch.randn(2, 9, 5)).square().mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    torch.testing.assert_close(dict(model.state_dict()), dict(small.state_dict()))

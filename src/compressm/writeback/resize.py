@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm.bits import tensors_in
+from compressm.steady import steady
 from compressm.writeback.carry import carry_marks, successor, warn_of_hooks
 from compressm.writeback.ownership import followed, live_optimizers
 from compressm.writeback.sharded import Storage, is_shard, reshard_
@@ -37,6 +38,7 @@ class Replacement:
     anywhere: bool = False
 
 
+@steady()
 @torch.no_grad()
 def replace_(
     replacements: Sequence[Replacement], around: Surroundings, optimizers: Iterable[Optimizer] = ()
