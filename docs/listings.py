@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import compressm
+from compressm.adapters import registered
 from compressm.adapters.lti import DEFAULT_METHOD, METHODS, Method
 from compressm.adapters.mamba1 import MambaAdapter, NormedMambaAdapter
 from compressm.adapters.mamba2 import Mamba2Adapter
@@ -18,6 +21,7 @@ from compressm.data import available, known_options
 from compressm.ranks import POLICIES, Policy
 from compressm.train import BlocksConfig, bundled_recipes, load_recipe
 
+ROOT = Path(__file__).parents[1]
 _STATES = {"infinite": "white noise", "empirical": "real inputs"}
 _OUTPUTS = {"infinite": "white noise", "gradient": "loss gradient"}
 _REFIT = {"none": "none", "h2": "H2-optimal", "data": "least squares on data"}
@@ -132,6 +136,55 @@ def recipe_table() -> str:
     return table(["recipe", "what it is", "data", "layers", "steps × batch", "cuts"], rows)
 
 
+_EXTRAS = {
+    "cli": "the command line",
+    "data": "the data sets",
+    "report": "figures",
+    "train": "`compressm train`, the Lightning callback",
+    "monitor": "following spectra over training (`Monitor`, `WhenSettled`)",
+    "transformers": "Mamba models, the callback for the Hugging Face Trainer",
+    "accelerate": "loops with Accelerate",
+    "tensorboard": "`trainer.tensorboard` of a recipe, TensorBoard in Lightning's loggers",
+    "bench": "other people's code in `compressm bench mamba`",
+    "docs": "building these pages",
+    "dev": "working on compressm",
+}
+
+
+def extras_table() -> str:
+    """The optional dependencies of pyproject.toml; each of them needs a word here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    rows = []
+    for name, needs in project["optional-dependencies"].items():
+        brings = [f"`{one}`" if inner else one for need in needs for one, inner in _needed(need)]
+        rows.append([f"`{name}`", _EXTRAS[name], ", ".join(brings)])
+    return table(["extra", "for", "brings"], rows)
+
+
+def _needed(requirement: str) -> list[tuple[str, bool]]:
+    """Names of what a requirement asks for, and whether they are extras of ours."""
+    name, _, extras = re.split("[<>=]", requirement)[0].partition("[")
+    if name == "compressm":
+        return [(extra, True) for extra in extras.rstrip("]").split(",")]
+    return [(name, False)]
+
+
+def family_table() -> str:
+    """The registered layer families, and the layers that each of them knows."""
+    layers: dict[type, list[str]] = {}
+    for key, adapter in registered().items():
+        full = key if isinstance(key, str) else f"{key.__module__}.{key.__qualname__}"
+        package, _, name = full.partition(".")[0], "", full.rpartition(".")[2]
+        own = "compressm.nn" if package == "compressm" else package
+        layers.setdefault(type(adapter), []).append(f"`{name}` ({own})")
+    rows = [
+        [cls.family, _summary(cls), ", ".join(names)]
+        for cls, names in layers.items()
+        if cls.__module__.startswith("compressm.")
+    ]
+    return table(["family", "what a cut does", "layers"], rows)
+
+
 def _comment(path: Path) -> str:
     """The comment that a recipe begins with."""
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -155,6 +208,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 LISTINGS: dict[str, Callable[[], str]] = {
+    "extras": extras_table,
+    "families": family_table,
     "methods": method_table,
     "selective-methods": selective_method_table,
     "policies": policy_table,

@@ -14,6 +14,7 @@ from compressm.adapters.base import (
     check_method,
     find_sites,
     register_adapter,
+    registered,
     sites_in,
 )
 from compressm.adapters.layout import Layout, StateAxis
@@ -31,5 +32,6 @@ __all__ = [
     "check_method",
     "find_sites",
     "register_adapter",
+    "registered",
     "sites_in",
 ]

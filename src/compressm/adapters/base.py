@@ -202,6 +202,11 @@ def register_adapter(*layers: type[nn.Module] | str) -> Callable[[type[A]], type
     return add
 
 
+def registered() -> Mapping[type[nn.Module] | str, Adapter]:
+    """All adapters by the layer that they know, or by its full name."""
+    return dict(_REGISTRY)
+
+
 def adapter_for(module: nn.Module) -> Adapter | None:
     """The adapter of the nearest registered base class, or None."""
     for base in type(module).__mro__:
