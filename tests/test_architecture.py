@@ -24,6 +24,7 @@ ALLOWED = {
     "edits": set(),
     "evidence": set(),
     "events": set(),
+    "finite": {"bits", "calibration"},
     "batches": {"steady"},
     "calibration": {"batches", "randomness", "steady"},
     "nn": {"ops"},
@@ -86,6 +87,7 @@ ALLOWED = {
         "spectrum",
         "together",
         "writeback",
+        "finite",
     },
     "checkpoints": {"adapters", "edits", "events", "files", "nn", "writeback"},
     "compressor": {

@@ -16,7 +16,7 @@ from compressm.arguments import function, instance, whole
 from compressm.calibration import Calibration, Forward, Loss, calibration_of, given_by
 from compressm.checkpoints import watch_loads
 from compressm.cutting import make_cutter
-from compressm.errors import InputError
+from compressm.errors import InputError, NonFiniteError
 from compressm.events import Event, EventLog
 from compressm.guard import Guard
 from compressm.monitor import Monitor
@@ -245,7 +245,10 @@ class Compressor:
                 self._transaction.start(step)
             if step < self._due:
                 return None
-        event = self._act()
+        try:
+            event = self._act()
+        except NonFiniteError as error:
+            raise NonFiniteError(f"step {self._step}: {error}") from error
         self.events.append(event)
         self._due, self._wake = self._next_due(), -_NEVER
         return event

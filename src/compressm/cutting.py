@@ -33,6 +33,7 @@ from compressm.writeback import (
     Standing,
     as_optimizers,
     prepared,
+    require_finite,
     require_held,
     require_owned,
     undisturbed,
@@ -135,6 +136,7 @@ class Cutter:
         with self.ranks.agreement("looking into the optimizers"):
             # Apart, because what follows gathers the states of sharded optimizers on all ranks.
             require_owned(self.model, proposal.edits, self.optimizers)
+            require_finite(self.model, proposal.edits, self.optimizers, self.transport)
         with self.ranks.agreement("preparing the cut"):
             apply = prepared(
                 self.model,

@@ -11,6 +11,10 @@ class InputError(CompressmError, ValueError):
     """An argument is unusable; the message says what arrived and what was expected."""
 
 
+class NonFiniteError(InputError):
+    """Weights, gradients, optimizer state or data hold NaN or infinity; the message says where."""
+
+
 class UnstableSystemError(CompressmError, ArithmeticError):
     """An eigenvalue lies on or outside the unit circle, so infinite Gramians do not exist."""
 

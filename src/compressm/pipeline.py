@@ -22,8 +22,9 @@ from compressm.arguments import instance
 from compressm.calibration import Calibration, Given, Probe, given_by
 from compressm.distributed import ALONE, Poolable, Ranks
 from compressm.edits import Edit
-from compressm.errors import InputError
+from compressm.errors import InputError, NonFiniteError
 from compressm.events import SiteChange
+from compressm.finite import divergence, require_finite_layer
 from compressm.likeness import Likeness
 from compressm.spectrum import Spectrum
 from compressm.together import each
@@ -209,6 +210,7 @@ def observe(
 
     Raises:
         InputError: no compressible layer, an unknown method, or data that it needs is missing.
+        NonFiniteError: a parameter or buffer of a layer holds NaN or infinity.
         UnstableSystemError: a layer has an eigenvalue on or outside the unit circle.
     """
     instance("method", method, str)
@@ -218,6 +220,7 @@ def observe(
     observers = {}
     for name, site in sites.items():
         with ranks.agreement(f"reading {name}"), gathered(site.module):
+            require_finite_layer(name, site.module)
             observers[name] = site.adapter.observe(site.module, method, given=given)
     return sites, observers
 
@@ -255,6 +258,8 @@ def _show(
             one.expect(len(list(calibration.data)))
         try:
             calibration.run(model, probes)
+        except NonFiniteError as error:
+            raise NonFiniteError(divergence(calibration, model, probes) or str(error)) from error
         finally:
             reshard_(model)
         for one in sharing:

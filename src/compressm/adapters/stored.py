@@ -12,21 +12,23 @@ from compressm.edits import Edit
 
 def with_values(module: nn.Module, edits: Sequence[Edit]) -> nn.Module:
     """A copy of the layer, its own tensors shared, that has the new values at their dtypes."""
-    clones: dict[str, nn.Module] = {"": _shallow(module)}
-
-    def holder(path: str) -> nn.Module:
-        if path not in clones:
-            above, _, key = path.rpartition(".")
-            clones[path] = _shallow(holder(above).get_submodule(key))
-            holder(above).register_module(key, clones[path])
-        return clones[path]
-
+    clones = {"": _shallow(module)}
     for edit in edits:
         for name, old, value in zip(edit.names, edit.olds, edit.values, strict=True):
             path, _, key = name.rpartition(".")
-            new = nn.Parameter(value.to(old.dtype), requires_grad=False)
-            holder(path).register_parameter(key, new)
+            holder = _cloned(clones, path)
+            holder.register_parameter(key, nn.Parameter(value.to(old.dtype), requires_grad=False))
     return clones[""]
+
+
+def _cloned(clones: dict[str, nn.Module], path: str) -> nn.Module:
+    """The copy of the module at `path`, made with those above it where there is none yet."""
+    if path not in clones:
+        above, _, key = path.rpartition(".")
+        holder = _cloned(clones, above)
+        clones[path] = _shallow(holder.get_submodule(key))
+        holder.register_module(key, clones[path])
+    return clones[path]
 
 
 def _shallow(module: nn.Module) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compressm.errors import InputError
+from compressm.errors import InputError, NonFiniteError
 
 
 def as_double(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -18,12 +18,12 @@ def as_double(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def require_finite(name: str, tensor: Tensor | None) -> None:
-    """Raise InputError when `tensor` holds NaN or infinity."""
+    """Raise NonFiniteError when `tensor` holds NaN or infinity."""
     if tensor is None:
         return
     bad = int((~torch.isfinite(tensor)).sum())
     if bad:
-        raise InputError(f"{name} holds {bad} non-finite entries of {tensor.numel()}")
+        raise NonFiniteError(f"{name} holds {bad} non-finite entries of {tensor.numel()}")
 
 
 def require_square(name: str, tensor: Tensor, size: int | None = None) -> None:

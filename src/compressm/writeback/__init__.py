@@ -7,6 +7,7 @@ from compressm.writeback.commit import (
     prepared,
     require_owned,
 )
+from compressm.writeback.finite import require_finite
 from compressm.writeback.materialise import materialise_, on_meta
 from compressm.writeback.ownership import as_optimizers, require_followed, require_held
 from compressm.writeback.resize import Replacement, adopt_, replace_
@@ -32,6 +33,7 @@ __all__ = [
     "on_meta",
     "prepared",
     "replace_",
+    "require_finite",
     "require_followed",
     "require_held",
     "require_owned",

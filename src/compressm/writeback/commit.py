@@ -23,6 +23,7 @@ from compressm.writeback.carry import Averages, carry_marks, successor, warn_of_
 from compressm.writeback.ownership import followed, held_by, require_followed
 from compressm.writeback.settings import Settings
 from compressm.writeback.sharded import Storage, is_shard, like, reshard_, whole
+from compressm.writeback.stale import watch_replaced_
 from compressm.writeback.standing import Standing
 from compressm.writeback.transport import Carrier, Change
 
@@ -97,7 +98,8 @@ def prepared(
         for edit in edits:
             replaced |= {id(old): new for old, new in averages.follow(model, edit)}
         modules += [module for copy in averages.modules for module in copy.modules()]
-    warn_of_hooks((_name(model, change.old, change.name), change.old) for change in changes)
+    named_olds = [(_name(model, change.old, change.name), change.old) for change in changes]
+    warn_of_hooks(named_olds)
     unknown = {name for carrier in carriers for name in carrier.unknown}
     if unknown:
         warnings.warn(
@@ -111,7 +113,8 @@ def prepared(
             settings.add(edit.module, edit.attributes)
             for copied in averages.counterparts(model, edit) if averages else ():
                 settings.add(copied, edit.attributes)
-    return partial(_apply, modules, optimizers, changes, replaced, storages, settings)
+    mine = [(name, old) for name, old in named_olds if not is_shard(old)]
+    return partial(_apply, modules, optimizers, changes, replaced, storages, settings, mine)
 
 
 def _apply(
@@ -121,6 +124,7 @@ def _apply(
     replaced: Mapping[int, nn.Parameter],
     storages: Sequence[Storage],
     settings: Settings,
+    olds: Sequence[tuple[str, nn.Parameter]],
 ) -> None:
     if changes and "torch._dynamo" in sys.modules:
         torch.compiler.reset()
@@ -140,6 +144,7 @@ def _apply(
                 owner.state.pop(change.old, None)
                 if state is not None:
                     owner.state[change.new] = state
+        watch_replaced_(olds)
 
 
 def _prepare(

@@ -24,6 +24,7 @@ from compressm.trees import joined, named, numbered, split
 from compressm.writeback.ownership import followed
 from compressm.writeback.settings import held_configurations, set_attributes_
 from compressm.writeback.sharded import Records, reshard_
+from compressm.writeback.stale import welcome_back_
 
 T = TypeVar("T")
 
@@ -201,6 +202,7 @@ class Snapshot:
             if tensor.requires_grad != trainable:
                 tensor.requires_grad_(trainable)
             tensor.grad = None if grad is None else grad.clone()
+            welcome_back_(tensor)
         # In one go, so that what several parameters share is shared again.
         none: list[dict[Any, Any]] = [{} for _ in self._optimizers]
         states, others = self._copied((saved["states"], saved.get("others", none)))

@@ -18,6 +18,7 @@ from compressm.randomness import random_states, set_random_states
 from compressm.writeback.ownership import followed
 from compressm.writeback.settings import held_configurations
 from compressm.writeback.sharded import Records, reshard_
+from compressm.writeback.stale import welcome_back_
 
 _CONTAINERS = (dict, list, set)
 
@@ -78,6 +79,8 @@ class Standing:
         reshard_(self._model)
         self._records.put_back()
         self._attributes.put_back()
+        for parameter in self._model.parameters():
+            welcome_back_(parameter)
         for group, saved in self._groups:
             _refill(group, saved)
         if torch.get_num_threads() != self._threads:

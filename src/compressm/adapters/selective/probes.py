@@ -14,6 +14,7 @@ from torch import Tensor
 from compressm.adapters.selective.layer import Method, SelectiveLayer
 from compressm.evidence import Evidence
 from compressm.numerics.averaged import AveragedDynamics
+from compressm.numerics.checks import require_finite
 from compressm.numerics.contributions import ContributionMoments
 from compressm.numerics.sampling import content_keys, sampled_sequences, sampled_steps
 
@@ -88,6 +89,8 @@ class LayerProbe(ABC):
         hidden, mask = self._inputs(args, kwargs)
         batch, length, _ = hidden.shape
         rows = max(1, min(batch, self._share // length))
+        for name, tensor in (("hidden states", hidden), ("gradient", gradient)):
+            require_finite(name, tensor if mask is None or tensor is None else tensor[mask > 0])
         keys = content_keys(hidden, mask)
         chosen = sampled_sequences(keys, rows).to(hidden.device)
         recorded = max(round(_RECORDED * length), min(length, _FEWEST))

@@ -1,0 +1,57 @@
+"""What a cut would carry over must be numbers: gradients, and the state of optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from compressm.bits import tensors_in
+from compressm.edits import Edit
+from compressm.errors import NonFiniteError
+from compressm.writeback.ownership import named_owners
+
+
+def require_finite(
+    model: nn.Module, edits: Sequence[Edit], optimizers: Sequence[Optimizer], transport: str
+) -> None:
+    """Refuse to carry NaN and infinity into the reduced coordinates, where they would spread.
+
+    Args:
+        model: names of its parameters are those of errors.
+        edits: of the parameters that are looked at.
+        optimizers: those given, and those inside them.
+        transport: "reset" carries no optimizer state, so none is looked at.
+
+    Raises:
+        NonFiniteError: names the parameter, and the optimizer with the entry of its state.
+    """
+    names = {id(p): name for name, p in model.named_parameters()}
+    owners = named_owners(optimizers) if transport == "project" else []
+    for edit in edits:
+        for key, old in zip(edit.names, edit.olds, strict=True):
+            name = names.get(id(old), key)
+            if old.grad is not None and not _is_finite(old.grad):
+                raise NonFiniteError(
+                    f"the gradient of {name} holds NaN or infinity; call optimizer.zero_grad() "
+                    "before the cut (a gradient scaler leaves one where it skips a step), or go "
+                    "back to a checkpoint from before the training diverged"
+                )
+            for optimizer, owner in owners:
+                state = owner.state.get(old)
+                for entry, value in state.items() if isinstance(state, dict) else ():
+                    like = [t for t in tensors_in(value) if t.shape == old.shape]
+                    if not all(map(_is_finite, like)):
+                        raise NonFiniteError(
+                            f"{optimizer}: its {entry} of {name} holds NaN or infinity, so the "
+                            "training has diverged; go back to a checkpoint from before"
+                        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_meta:
+        return True
+    local = getattr(tensor, "to_local", None)
+    return bool(torch.isfinite(tensor.detach() if local is None else local().detach()).all())
