@@ -87,3 +87,11 @@ CASES = {
         mamba2,
     )
 }
+
+
+def unharmed(name, folder):
+    """What comes of the case when nothing fails. One scene at a time: they share random numbers."""
+    folder.mkdir()
+    scene = CASES[name](folder)
+    scene.act()
+    return scene.outcome()

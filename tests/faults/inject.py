@@ -1,6 +1,7 @@
 """Make one step of a call fail: any function of the package, any operation of torch."""
 
 import os
+import signal
 import sys
 from collections import Counter
 from contextlib import contextmanager
@@ -101,3 +102,44 @@ class Operations(TorchDispatchMode):
         if self.count == self.fatal:
             raise self.error
         return function(*args, **(kwargs or {}))
+
+
+def lines_of(work):
+    """Every line of ours that runs while `work` does, but those of pure numerics: (code, line)."""
+    seen = {}
+
+    def local(frame, event, _):
+        if event == "line":
+            seen.setdefault((frame.f_code, frame.f_lineno))
+        return local
+
+    _traced(work, lambda frame, *_: local if _changes_things(frame.f_code) else None)
+    return list(seen)
+
+
+def interrupted(work, place):
+    """`work`, with Ctrl-C when it is about to run this line for the first time."""
+    code, line = place
+    left = [1]
+
+    def local(frame, event, _):
+        if event == "line" and frame.f_lineno == line and left:
+            left.clear()
+            signal.raise_signal(signal.SIGINT)
+        return local
+
+    _traced(work, lambda frame, *_: local if frame.f_code is code else None)
+
+
+def _traced(work, trace):
+    before = sys.gettrace()  # a debugger's, or that of coverage
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+
+
+def _changes_things(code):
+    inside = code.co_filename.removeprefix(PACKAGE)
+    return inside != code.co_filename and not inside.startswith(("/numerics", "/ops", "/nn"))

@@ -5,7 +5,7 @@ All callers of all functions, first and last call: COMPRESSM_FAULTS=1 pytest tes
 
 import pytest
 
-from tests.faults.cases import CASES
+from tests.faults.cases import CASES, unharmed
 from tests.faults.fingerprint import differences
 from tests.faults.inject import ERRORS, FULL, calls_of, failing_call, sampled
 from tests.faults.scenes import FULL as UNCUT
@@ -38,9 +38,7 @@ def test_a_cut_that_fails_anywhere_has_not_happened(name, tmp_path):
         folder.mkdir()
         return CASES[name](folder)
 
-    whole = fresh()
-    whole.act()
-    result = whole.outcome()
+    result = unharmed(name, next(folders))
     places = sampled(points(calls_of(fresh().act)), SAMPLE.get(name, 12))
     scene = fresh()
     before = scene.fingerprint()
