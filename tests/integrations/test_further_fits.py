@@ -51,13 +51,17 @@ def test_a_new_trainer_counts_from_zero_and_the_callback_does_not():
     assert (steps(callback), dims(module)) == ([3, 8], {2})
 
 
-def test_the_optimizer_of_a_trainer_that_somebody_keeps_follows(tmp_path):
+@pytest.mark.parametrize("before", ["the same callback", "another callback", "no callback"])
+def test_the_optimizer_of_a_trainer_that_somebody_keeps_follows(before):
     module, callback = Regression(), cutting(3, 8)
-    kept, other = trainer_of(callback, max_steps=5), trainer_of(callback, max_steps=5)
+    earlier = {"the same callback": [callback], "another callback": [cutting(99)]}
+    kept = trainer_of(*earlier.get(before, []), max_steps=5)
     kept.fit(module, batches(5))
-    other.fit(module, batches(5))
-    assert (steps(callback), dims(module)) == ([3, 8], {2})
-    assert held(kept) == held(other) == {id(p) for p in module.parameters()}
+    trainer = trainer_of(callback, max_steps=5)
+    trainer.fit(module, batches(5))
+    second = before == "the same callback"
+    assert (steps(callback), dims(module)) == ([3, 8] if second else [3], {2 if second else 4})
+    assert held(kept) == held(trainer) == {id(p) for p in module.parameters()}
 
 
 def test_another_module_starts_anew_in_any_trainer():

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import gc
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import torch.distributed as dist
 from torch import nn
@@ -18,16 +15,13 @@ from torch.optim import Optimizer
 
 from compressm.calibration import calibration_of
 from compressm.compressor import Compressor
-from compressm.cutting import require_choices
 from compressm.errors import InputError
 from compressm.events import Event
 from compressm.guard import Companion, Guard
+from compressm.integrations.keywords import require_keywords
 from compressm.writeback import as_optimizers
-from compressm.writeback.ownership import held_by
+from compressm.writeback.ownership import followed, live_optimizers
 from compressm.writeback.wrapper import find_owner
-
-# What the trainer gives, not the user.
-_GIVEN = ("model", "optimizer", "wrapper")
 
 
 class DeferredCompressor:
@@ -57,16 +51,13 @@ class DeferredCompressor:
         ema: Sequence[nn.Module] = (),
         **settings: Any,
     ) -> None:
-        _require_keywords(settings)
-        choices = {name: settings[name] for name in _CHOICES if name in settings}
-        require_choices(**choices)
+        require_keywords(settings)
         data, forward, loss = (settings.pop(name, None) for name in ("data", "forward", "loss"))
         self.compressor: Compressor | None = None
         self._target, self._guard, self._log, self._ema = target, guard, log, tuple(ema)
         self._settings = {**settings, "data": calibration_of(data, forward, loss)}
         self._part: nn.Module | None = None
         self._count = self._ahead = 0
-        self._given: WeakSet[Optimizer] = WeakSet()
 
     @property
     def events(self) -> list[Event]:
@@ -104,10 +95,12 @@ class DeferredCompressor:
         state, self._ahead = self._where_it_was(part, count, restored)
         if guard is not None:
             guard = replace(guard, companions=[*guard.companions, *companions])
+        given = as_optimizers(optimizers)
+        # What would undo a pending cut knows the optimizers by their place, so no others then.
         pending = state is not None and state["transaction"]["trial"] is not None
         self.compressor = Compressor(
             part,
-            self._with_earlier(part, optimizers, pending),
+            given if pending else [*given, *_earlier(part, given)],
             **self._settings,
             guard=guard,
             log=self._log,
@@ -132,21 +125,6 @@ class DeferredCompressor:
             return None, -count
         state = self.compressor.state_dict()
         return state, state["step"] - (self._count if count >= self._count else count)
-
-    def _with_earlier(self, part: nn.Module, optimizers: Any, pending: bool) -> list[Optimizer]:
-        """The optimizers, and after them those of earlier trainers that still hold the parameters.
-
-        These will not step again, but whoever keeps such a trainer may save it. What would undo a
-        pending cut knows the optimizers by their place, so then there are no others.
-        """
-        now = as_optimizers(optimizers)
-        numbers = {id(optimizer) for optimizer in now}
-        if any(id(optimizer) not in numbers for optimizer in self._given):
-            gc.collect()  # most are garbage, in cycles with their schedulers
-        live = {id(p) for p in part.parameters()}
-        earlier = [o for o in self._given if id(o) not in numbers and held_by(o) & live]
-        self._given.update(now)
-        return now if pending else [*now, *earlier]
 
     def step(self, count: int) -> Event | None:
         """Cut if the optimizer step that was just made is due; `count` is the trainer's."""
@@ -181,23 +159,22 @@ def wrapper_of(model: nn.Module) -> nn.Module | None:
     return find_owner(model) if dist.is_available() and dist.is_initialized() else None
 
 
-_CHOICES = tuple(inspect.signature(require_choices).parameters)
+def _earlier(part: nn.Module, optimizers: Sequence[Optimizer]) -> list[Optimizer]:
+    """Other optimizers of the parameters: of earlier trainers, whoever keeps them.
 
+    They follow the cuts as well. The trainer has said which ones step; but an earlier trainer may
+    still be saved, and a callback that is kept for its events keeps its optimizers.
+    """
+    live = {id(p) for p in part.parameters()}
+    known = {id(group) for o in followed(optimizers) for group in o.param_groups}
 
-def _require_keywords(settings: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(Compressor).parameters
-    known = [name for name in parameters if name not in _GIVEN]
-    for name in settings:
-        if name in _GIVEN:
-            raise InputError(f"{name}: the callback takes it from the trainer; leave it out")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            meant = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(known)}"
-            raise InputError(f"CompressionCallback: there is no argument {name!r}{meant}")
-    missing = [
-        name
-        for name in known
-        if parameters[name].default is inspect.Parameter.empty and name not in settings
-    ]
-    if missing:
-        raise InputError(f"CompressionCallback: {' and '.join(missing)} must be given")
+    def holds(group: dict[str, Any]) -> bool:
+        return id(group) not in known and any(id(p) in live for p in group["params"])
+
+    def search() -> list[Optimizer]:
+        alive = live_optimizers()
+        return [o for o in alive if any(map(holds, getattr(o, "param_groups", ())))]
+
+    if search():
+        gc.collect()  # most are garbage, in cycles with their schedulers
+    return search()
