@@ -168,11 +168,7 @@ class Compressor:
         process_group: Any = None,
         wrapper: nn.Module | None = None,
     ) -> None:
-        _require_policy(policy)
-        hint = "for example Schedule.at(100, 200), or WhenSettled(every=50, latest=1000)"
-        instance("schedule", schedule, Schedule, WhenSettled, hint=hint)
-        if log is not None and not isinstance(log, (str, Path)):
-            function("log", log, "event")
+        require_plan(policy=policy, schedule=schedule, log=log)
         team = Team.of(model, wrapper, process_group)
         cutter = make_cutter(
             team, optimizer, rank, method, data, forward, loss, transport, select, seed, guard, ema
@@ -342,6 +338,19 @@ class _AskAgain:
         compressor = None if self._compressor is None else self._compressor()
         if compressor is not None:
             compressor.ask_again()
+
+
+def require_plan(*, policy: Any, schedule: Any, log: Any = None) -> None:
+    """Refuse a policy, a schedule or a log that is none.
+
+    Raises:
+        InputError: it names the argument, and what was expected.
+    """
+    _require_policy(policy)
+    hint = "for example Schedule.at(100, 200), or WhenSettled(every=50, latest=1000)"
+    instance("schedule", schedule, Schedule, WhenSettled, hint=hint)
+    if log is not None and not isinstance(log, (str, Path)):
+        function("log", log, "event")
 
 
 def _require_policy(policy: Any) -> None:

@@ -255,18 +255,31 @@ class Cutter:
             self.undoing(snapshot)()
 
 
-def require_choices(
-    *, rank: str = "per-layer", transport: str = "project", select: str = "largest"
+def require_options(
+    *,
+    rank: Any = "per-layer",
+    transport: Any = "project",
+    select: Any = "largest",
+    seed: Any = 0,
+    guard: Any = None,
+    ema: Any = (),
 ) -> None:
-    """Refuse what is not one of the words that an argument may be.
+    """Refuse what can be refused without a model.
 
     Raises:
-        InputError: it names the argument and the words.
+        InputError: it names the argument, and what was expected.
     """
     choices = {"rank": (rank, RANKS), "transport": (transport, TRANSPORTS)}
     for name, (got, known) in {**choices, "select": (select, SELECTIONS)}.items():
         if got not in known:
             raise InputError(f"{name}: expected one of {', '.join(known)}, got {got!r}")
+    whole("seed", seed)
+    if guard is not None:
+        instance("guard", guard, Guard, hint="for example Guard(evaluate, max_drop=0.5)")
+    if not isinstance(ema, Sequence):
+        raise InputError(f"ema: expected a list of averaged models, got {shown(ema)}")
+    for copy in ema:
+        instance("ema", copy, nn.Module)
 
 
 def make_cutter(
@@ -288,14 +301,7 @@ def make_cutter(
     Raises:
         InputError, OptimizerError: an argument is unusable.
     """
-    require_choices(rank=rank, transport=transport, select=select)
-    if guard is not None:
-        instance("guard", guard, Guard, hint="for example Guard(evaluate, max_drop=0.5)")
-    if not isinstance(ema, Sequence):
-        raise InputError(f"ema: expected a list of averaged models, got {shown(ema)}")
-    for copy in ema:
-        instance("ema", copy, nn.Module)
-    seed = whole("seed", seed)
+    require_options(rank=rank, transport=transport, select=select, seed=seed, guard=guard, ema=ema)
     folder = None if guard is None or guard.snapshot_folder is None else guard.snapshot_folder
     return Cutter(
         team=team,
@@ -304,7 +310,7 @@ def make_cutter(
         calibration=calibration_of(data, forward, loss),
         transport=transport,
         select=select,
-        generator=torch.Generator(device="cpu").manual_seed(seed),
+        generator=torch.Generator(device="cpu").manual_seed(whole("seed", seed)),
         rank=rank,
         companions=() if guard is None else guard.companions,
         snapshot_folder=None if folder is None else Path(folder),

@@ -105,11 +105,16 @@ def test_forward_says_how_data_go_through_the_model(callback, tmp_path):
         ({"transport": "carry"}, "transport: expected one of project, reset"),
         ({"select": "best"}, "select: expected one of largest, smallest, random"),
         ({"loss": masked_loss}, "give them together with data"),
+        ({"policy": 0.1}, "policy: expected a Policy"),
+        ({"schedule": 100}, "schedule: expected a Schedule"),
+        ({"guard": 0.5}, "guard: expected a Guard"),
+        ({"ema": nn.Linear(1, 1)}, "ema: expected a list of averaged models"),
+        ({"seed": "0"}, "seed: expected an integer"),
     ],
 )
 def test_a_typo_is_refused_when_the_callback_is_built(callback, wrong, message):
     with pytest.raises(InputError, match=message):
-        callback(policy=POLICY, schedule=SCHEDULE, **wrong)
+        callback(**{"policy": POLICY, "schedule": SCHEDULE, **wrong})
 
 
 @BOTH

@@ -51,7 +51,7 @@ class DeferredCompressor:
         ema: Sequence[nn.Module] = (),
         **settings: Any,
     ) -> None:
-        require_keywords(settings)
+        require_keywords({**settings, "guard": guard, "log": log, "ema": ema})
         data, forward, loss = (settings.pop(name, None) for name in ("data", "forward", "loss"))
         self.compressor: Compressor | None = None
         self._target, self._guard, self._log, self._ema = target, guard, log, tuple(ema)

@@ -7,17 +7,16 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from compressm.compressor import Compressor
-from compressm.cutting import require_choices
+from compressm.compressor import Compressor, require_plan
+from compressm.cutting import require_options
 from compressm.errors import InputError
 
 # What the trainer gives, not the user.
 _GIVEN = ("model", "optimizer", "wrapper")
-_CHOICES = tuple(inspect.signature(require_choices).parameters)
 
 
 def require_keywords(settings: Mapping[str, Any]) -> None:
-    """Refuse what is no argument of `Compressor`, or not one of the words that it may be.
+    """Refuse what is no argument of `Compressor`, and values that need no model to be refused.
 
     Raises:
         InputError: it names the argument, and what may have been meant.
@@ -38,4 +37,6 @@ def require_keywords(settings: Mapping[str, Any]) -> None:
     ]
     if missing:
         raise InputError(f"CompressionCallback: {' and '.join(missing)} must be given")
-    require_choices(**{name: settings[name] for name in _CHOICES if name in settings})
+    for check in (require_plan, require_options):
+        mine = inspect.signature(check).parameters
+        check(**{name: value for name, value in settings.items() if name in mine})
