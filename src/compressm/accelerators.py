@@ -41,7 +41,7 @@ def set_random_states(states: Mapping[str, Sequence[Tensor]]) -> None:
         return
     kind, module = found
     for index, state in enumerate(states.get(kind, ())[: module.device_count()]):
-        module.set_rng_state(state, index)
+        module.set_rng_state(state.cpu(), index)
 
 
 def _in_use() -> tuple[str, Any] | None:

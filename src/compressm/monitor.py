@@ -134,7 +134,10 @@ class Monitor:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
-        self._last = {site: HankelMatrix(**parts) for site, parts in state["last"].items()}
+        self._last = {
+            site: HankelMatrix(**{name: part.cpu() for name, part in parts.items()})
+            for site, parts in state["last"].items()
+        }
         self._calm = dict(state["calm"])
         self.history = [Drift(**drift) for drift in state["history"]]
 

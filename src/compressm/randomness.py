@@ -118,7 +118,7 @@ def random_states() -> dict[str, Any]:
 def set_random_states(states: dict[str, Any]) -> None:
     """Put back what `random_states` returned."""
     random.setstate(states["python"])
-    torch.set_rng_state(states["torch"])
+    torch.set_rng_state(states["torch"].cpu())  # a checkpoint may be loaded onto a device
     accelerators.set_random_states(states.get("accelerators", {}))
     if "numpy" in states:
         sys.modules["numpy"].random.set_state(states["numpy"])

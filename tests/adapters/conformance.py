@@ -1,7 +1,8 @@
 """The table of layer families. A new adapter adds a case and inherits the whole suite."""
 
+import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -11,6 +12,7 @@ from compressm.adapters.lti import METHODS as LTI_METHODS
 from compressm.adapters.mamba1 import MambaAdapter, NormedMambaAdapter
 from compressm.adapters.mamba2 import Mamba2Adapter
 from compressm.nn import LRU
+from tests.accelerator.device import DEVICE
 from tests.adapters import mambas
 
 
@@ -136,6 +138,16 @@ def pad_mamba2(build: Callable[[int], nn.Module], model: nn.Module, extra: int) 
     return padded
 
 
+def on_device(case: Case) -> Case:
+    """The same case with model and inputs on the device under test."""
+    return replace(
+        case,
+        build=lambda states: case.build(states).to(DEVICE),
+        inputs=lambda *shape: case.inputs(*shape).to(DEVICE),
+        pad=lambda model, extra: case.pad(copy.deepcopy(model).cpu(), extra).to(DEVICE),
+    )
+
+
 def mamba_case(build: Callable[[int], nn.Module], adapter: type, tolerance: float) -> Case:
     two = adapter is Mamba2Adapter
     return Case(
@@ -163,3 +175,4 @@ if mambas.HAVE_TRANSFORMERS:
         kind = {"Mamba": MambaAdapter, "FalconMamba": NormedMambaAdapter}.get(family, Mamba2Adapter)
         kind = NormedMambaAdapter if family == "Jamba" else kind
         CASES[family] = mamba_case(partial(build_language_model, family), kind, 2e-4)
+CASES = {family: on_device(case) for family, case in CASES.items()}

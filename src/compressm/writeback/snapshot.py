@@ -22,6 +22,7 @@ from compressm.interrupts import held
 from compressm.randomness import random_states, set_random_states
 from compressm.trees import joined, named, numbered, split
 from compressm.writeback.ownership import followed
+from compressm.writeback.placement import beside_parameters
 from compressm.writeback.settings import held_configurations, set_attributes_
 from compressm.writeback.sharded import Records, reshard_
 from compressm.writeback.stale import welcome_back_
@@ -135,6 +136,8 @@ class Snapshot:
             if number is None:
                 continue
             values, present = state["values"][number], getattr(modules[path], kind).get(name)
+            if present is not None:
+                values = values.to(present.device)
             if present is not None and present.shape == values.shape:
                 self._tensors[number] = present
             elif kind == "_parameters":
@@ -142,6 +145,7 @@ class Snapshot:
                 self._tensors[number] = nn.Parameter(values.clone(), requires_grad=trainable)
             else:
                 self._tensors[number] = values.clone()
+        self._saved = {**state, "states": beside_parameters(state, self._tensors)}
         return self
 
     def state_dict(self) -> dict[str, Any]:
@@ -201,7 +205,7 @@ class Snapshot:
                 tensor.copy_(values)
             if tensor.requires_grad != trainable:
                 tensor.requires_grad_(trainable)
-            tensor.grad = None if grad is None else grad.clone()
+            tensor.grad = None if grad is None else grad.to(tensor.device, copy=True)
             welcome_back_(tensor)
         # In one go, so that what several parameters share is shared again.
         none: list[dict[Any, Any]] = [{} for _ in self._optimizers]

@@ -1,0 +1,5 @@
+"""These tests need a device of their own: `tests/test_accelerator.py` and `make gpu` name one."""
+
+from tests.accelerator.device import DEVICE
+
+collect_ignore_glob = ["test_*.py"] if DEVICE.type == "cpu" else []
