@@ -1,6 +1,7 @@
 """What users give is checked when it is given, and the message says what to give instead."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from compressm import (
 )
 from compressm.arguments import real, shown, whole
 from compressm.budgets import ParameterBudget, StepTimeBudget
-from compressm.errors import InputError
+from compressm.errors import InputError, OptimizerError
 from compressm.nn import LRU
 
 GUARD = Guard(lambda: 1.0, max_drop=1.0)
@@ -85,11 +86,20 @@ def test_what_is_no_module_is_refused(model):
         ({"schedule": [100, 200]}, r"schedule: .*got a list.*Schedule\.at"),
         ({"log": 7}, "log: expected a callable"),
         ({"log": lambda: None}, r"called as log\(event\)"),
+        ({"log": Path(__file__).parent}, "log: .* is a folder; expected a file"),
+        ({"log": str(Path(__file__).parent)}, "log: .* is a folder"),
     ],
 )
 def test_schedules_and_logs_are_checked_too(options, says):
     with pytest.raises(InputError, match=says):
         Compressor(build(), policy=FixedRank(4), **{"schedule": Schedule.at(1), **options})
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, "adamw", list(LRU(3, 8).parameters())])
+def test_what_is_no_optimizer_is_refused_in_one_line(optimizer):
+    with pytest.raises(OptimizerError, match="optimizer: expected a torch optimizer") as refused:
+        compress_(build(), optimizer, policy=FixedRank(4))
+    assert "\n" not in str(refused.value)
 
 
 def test_a_step_is_a_number():

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from compressm.errors import InputError
+
 # Layers that the line of an attempt names one by one.
 _NAMED = 4
 
@@ -163,6 +165,8 @@ class EventLog:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if self.path.is_dir():
+            raise InputError(f"log: {self.path} is a folder; expected a file for lines of JSON")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._waiting: list[str] = []
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from compressm.arguments import shown
 from compressm.errors import OptimizerError
 
 _CONTAINERS = (list, tuple, set, frozenset)
@@ -34,7 +35,8 @@ def as_optimizers(optimizer: Any) -> list[Optimizer]:
     for item in listed:
         if not hasattr(item, "param_groups") or not hasattr(item, "state"):
             raise OptimizerError(
-                f"optimizer: expected a torch optimizer, a sequence of them or None, got {item!r}"
+                "optimizer: expected a torch optimizer, a sequence of them or None, got "
+                f"{shown(item)}"
             )
     for name, item in named_owners(listed):
         if isinstance(item, torch.optim.LBFGS):
