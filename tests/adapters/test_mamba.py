@@ -223,7 +223,7 @@ def test_a_layer_that_no_batch_reaches_is_named():
         def forward(self, x):
             return self.used(x)
 
-    with pytest.raises(InputError, match=r"layer 'idle\.1': no time step has been seen"):
+    with pytest.raises(InputError, match=r"layer 'idle\.1': no token reached it"):
         compress_(Half(), policy=FixedRank(3), data=[tokens()])
 
 
