@@ -28,7 +28,7 @@ from compressm.finite import divergence, require_finite_layer
 from compressm.likeness import Likeness
 from compressm.spectrum import Spectrum
 from compressm.together import each
-from compressm.writeback.sharded import gathered, reshard_
+from compressm.writeback.sharded import gathered, is_sharded, reshard_
 
 Rank = Literal["per-layer", "uniform"]
 RANKS: tuple[Rank, ...] = ("per-layer", "uniform")
@@ -259,7 +259,9 @@ def _show(
         try:
             calibration.run(model, probes)
         except NonFiniteError as error:
-            raise NonFiniteError(divergence(calibration, model, probes) or str(error)) from error
+            # Of a sharded model no rank can run a forward pass alone.
+            where = None if is_sharded(model) else divergence(calibration, model, probes)
+            raise NonFiniteError(where or f"data: {error}") from error
         finally:
             reshard_(model)
         for one in sharing:

@@ -145,3 +145,11 @@ def test_methods_that_look_at_data_report_their_error_on_it(method):
     assert site.data_error == pytest.approx(
         float((after - before).norm() / before.norm()), rel=1e-6
     )
+
+
+@pytest.mark.parametrize("select", ["smallest", "random"])
+def test_other_selections_have_no_bound(select):
+    torch.manual_seed(0)
+    lru = LRU(3, 12, r_min=0.5, r_max=0.9)
+    (site,) = compress_(lru, policy=FixedRank(4), method="real-pairs", select=select).sites
+    assert site.bound is None

@@ -249,7 +249,13 @@ class LinearMeasurement(Measurement):
             refitted = numerics.h2_refit(system, reduction.system)
             notes = self._without_gain(reduction.system, refitted)
             reduction = replace(reduction, system=refitted, notes=(*reduction.notes, *notes))
-        return LinearDraft(self, reduction, refit_on_data=method.refit == "data")
+        return LinearDraft(
+            self,
+            reduction,
+            refit_on_data=method.refit == "data",
+            # The bound is about the largest singular values.
+            guaranteed=method.guaranteed and select == "largest",
+        )
 
     def _without_gain(self, before: StateSpace, after: StateSpace) -> tuple[str, ...]:
         full, P = self.observer.system, self.white

@@ -35,11 +35,16 @@ class LinearDraft(Draft):
     """A reduced system for one layer."""
 
     def __init__(
-        self, measurement: LinearMeasurement, reduction: Reduction, *, refit_on_data: bool
+        self,
+        measurement: LinearMeasurement,
+        reduction: Reduction,
+        *,
+        refit_on_data: bool,
+        guaranteed: bool = False,
     ) -> None:
         observer = measurement.observer
         self.observer, self.reduction, self._white = observer, reduction, measurement.white
-        self.notes = reduction.notes
+        self.notes, self._guaranteed = reduction.notes, guaranteed
         self._joint: Tensor | None = None
         gramians = measurement.gramians
         if reduction.indices is not None and observer.method.controllability == "empirical":
@@ -80,7 +85,7 @@ class LinearDraft(Draft):
             lift, project = in_real_coordinates(reduction.lift, reduction.project)
             reduction = replace(reduction, lift=lift, project=project)
         edits = self.observer.adapter.write(self.observer.module, reduction)
-        if self.observer.method.guaranteed:
+        if self._guaranteed:
             self._bound(edits)
         return edits
 
