@@ -225,8 +225,11 @@ class _Mamba1(SelectiveAdapter):
         says = {"ssm_state_size": state_dim, "d_state": state_dim}
         own: dict[str, Any] = {name: n for name, n in says.items() if hasattr(module, name)}
         own["x_proj.out_features"] = rank + 2 * state_dim
-        unused = (name for name, _ in module.named_buffers() if name.startswith(_NORMS))
-        return own | {name: torch.ones(state_dim, device="cpu") for name in unused}
+        # Norms without weights have ones in their place, which no state dict holds.
+        sizes = {"b_layernorm": state_dim, "c_layernorm": state_dim, "dt_layernorm": rank}
+        unused = [name for name, _ in module.named_buffers() if name.split(".")[0] in sizes]
+        ones = {n: torch.ones(sizes[n.split(".")[0]], device="cpu") for n in unused}
+        return own | ones
 
     def read(self, module: nn.Module) -> SelectiveLayer:
         return Mamba1Layer(module)

@@ -31,11 +31,12 @@ def bare(model: nn.Module) -> nn.Module:
 def as_here(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, V]) -> dict[str, V]:
     """What arrives, under the names that it has in the model; the rest as it is.
 
-    Names differ by what wrappers put in front ("module.", "_orig_mod."), by the names of original
-    checkpoints that `save_pretrained` gives some models, and tied weights may be there once.
+    Names differ by what wrappers ("module.", "_orig_mod.") and other modules around the model put
+    in front and by the names of original checkpoints that `save_pretrained` gives some models. Tied
+    weights may be there once.
 
     Raises:
-        CheckpointError: every name has something else in front.
+        CheckpointError: the checkpoint is of a part of the model.
     """
     found = dict(state)
     if own.keys() - found.keys():
@@ -44,7 +45,13 @@ def as_here(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, V])
         found = _reverted(model, own, found)
     found = {**_tied(model, found), **found}
     if own and not own.keys() & found.keys():
-        _refuse_prefix(own, found)
+        if front := _front(found, own):
+            found = {name.removeprefix(front): value for name, value in found.items()}
+        elif front := _front(own, found):
+            raise CheckpointError(
+                f"checkpoint: all names of the model begin with {front!r}, those of the checkpoint "
+                "do not; add it to them, or give the part of the model that the checkpoint is of"
+            )
     return found
 
 
@@ -94,18 +101,9 @@ def _tied(model: nn.Module, state: Mapping[str, V]) -> dict[str, V]:
     return found
 
 
-def _refuse_prefix(own: Iterable[str], state: Iterable[str]) -> None:
-    own, state = list(own), list(state)
-    for strip, add in ((state, own), (own, state)):
-        fronts = {name.removesuffix(add[0]) for name in strip if name.endswith("." + add[0])}
-        if len(fronts) != 1:
-            continue
-        front = fronts.pop()
-        if {front + name for name in add} <= set(strip):
-            where, act = (
-                ("checkpoint", "strip it from") if strip is state else ("model", "add it to")
-            )
-            raise CheckpointError(
-                f"checkpoint: every name in the {where} begins with {front!r}; {act} the names of "
-                "the checkpoint, or give the part of the model that it is of"
-            )
+def _front(longer: Iterable[str], shorter: Iterable[str]) -> str | None:
+    """What stands before all names of `shorter` in `longer`; None where that is not one thing."""
+    names, one = set(longer), next(iter(shorter), None)
+    fronts = {name.removesuffix(one) for name in names if one and name.endswith(f".{one}")}
+    fronts = {front for front in fronts if {front + name for name in shorter} <= names}
+    return fronts.pop() if len(fronts) == 1 else None

@@ -76,7 +76,8 @@ def _wanted(model: nn.Module, sites: Mapping[str, Site], sizes: Any) -> dict[str
     if isinstance(sizes, Mapping):
         if all(isinstance(n, int) for n in sizes.values()):
             return _of_names(sites, sizes, "sizes: ")
-        shapes = {name: found for name, value in sizes.items() if (found := _shape(value))}
+        shapes = {name: _shape(value) for name, value in sizes.items()}
+        shapes = {name: shape for name, shape in shapes.items() if shape is not None}
         return _of_shapes(model, sites, shapes)
     raise InputError(
         "sizes: expected states by layer name, events, a state dict, or the path of events.jsonl "

@@ -126,10 +126,11 @@ def _scope(owner: nn.Module, config: Any, around: Surroundings) -> nn.Module:
     chain = {id(owner), *map(id, above)}
     mine = {id(module) for module in owner.modules()} | chain
     for module in above:
-        holders = [m for m, _, _ in _holders(module, config)]
-        if not any(m is module for m in holders):
+        holders = _holders(module, config)
+        if not any(m is module for m, _, _ in holders):
             continue
-        if any(type(m) is type(owner) for m in holders if id(m) not in mine):
+        others = [m for m, _, held in holders if held is config and id(m) not in mine]
+        if any(type(m) is type(owner) for m in others):
             break
         scope = module
     return scope

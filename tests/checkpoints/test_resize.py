@@ -1,0 +1,195 @@
+"""`resize_`: sizes from everywhere, and nothing else."""
+
+import copy
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from compressm import CompressmError, Compressor, EventLog, FixedRank, Schedule, compress_, resize_
+from compressm.adapters import find_sites
+from compressm.errors import CheckpointError, InputError
+from compressm.nn import state_dims
+from tests.adapters import mambas
+from tests.adapters.conformance import CASES
+from tests.checkpoints.layers import Stacked
+from tests.loops.common import CUT, FULL, build, parameters_alive
+
+NAMES = [f"encoder.blocks.{i}.layer" for i in range(2)]
+UNEVEN = {NAMES[0]: CUT, NAMES[1]: FULL}
+
+
+def prefixed(state):
+    entries = {f"model.{name}": Entry(value.shape) for name, value in state.items()}
+    return {**entries, "step": object(), "optimizer.state.0.exp_avg": Entry(torch.Size([3]))}
+
+
+class Entry:
+    """What the metadata of a distributed checkpoint say about a tensor."""
+
+    def __init__(self, size):
+        self.size = size
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A cut model, its events and its weights, in memory and on disk."""
+    model = build()
+    compressor = Compressor(
+        model, policy=FixedRank(CUT), schedule=Schedule.at(1), log=tmp_path / "events.jsonl"
+    )
+    compressor.step()
+    save_file(model.state_dict(), tmp_path / "small.safetensors")
+    return model, compressor, tmp_path
+
+
+SOURCES = {
+    "states by name": lambda model, compressor, folder: state_dims(model),
+    "one event": lambda model, compressor, folder: compressor.events[-1],
+    "events": lambda model, compressor, folder: compressor.events,
+    "log": lambda model, compressor, folder: folder / "events.jsonl",
+    "its path as text": lambda model, compressor, folder: str(folder / "events.jsonl"),
+    "state dict": lambda model, compressor, folder: model.state_dict(),
+    "of DataParallel": lambda model, *_: nn.DataParallel(model).state_dict(),
+    "metadata of a distributed checkpoint": lambda model, *_: prefixed(model.state_dict()),
+    "file": lambda model, compressor, folder: folder / "small.safetensors",
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_an_uncut_model_gets_the_sizes_of_a_run(run, source):
+    model, fresh = run[0], build()
+    optimizer = torch.optim.AdamW(fresh.parameters())
+    fresh(torch.randn(2, 9, 1)).sum().backward()
+    optimizer.step()
+    before = fresh.encoder.blocks[0].layer.nu_log
+    resize_(fresh, SOURCES[source](*run), optimizer)
+    assert [p.shape for p in fresh.parameters()] == [p.shape for p in model.parameters()]
+    assert parameters_alive(fresh, optimizer)
+    torch.testing.assert_close(fresh.encoder.blocks[0].layer.nu_log, before[:CUT])
+    optimizer.zero_grad()
+    fresh(torch.randn(2, 9, 1)).sum().backward()
+    optimizer.step()
+    resize_(fresh, SOURCES[source](*run))  # again: there is nothing to do
+    assert parameters_alive(fresh, optimizer)
+
+
+def test_some_layers_only():
+    model = build()
+    resize_(nn.DataParallel(model), {NAMES[0]: CUT})
+    assert state_dims(model) == UNEVEN
+
+
+def test_nothing_cut_yet_is_no_error():
+    model = build()
+    resize_(model, [])
+    assert set(state_dims(model).values()) == {FULL}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ({"encoder.layer": 3}, rf"no layers 'encoder\.layer'; it has {NAMES[0]} \({FULL}\)"),
+        ({NAMES[0]: FULL + 1}, rf"has {FULL} states and was to have {FULL + 1}"),
+        ({NAMES[0]: CUT, NAMES[1]: 0}, "expected 1 to"),
+        ({NAMES[0]: CUT, NAMES[1]: True}, "expected 1 to"),
+        (7, "got int"),
+        ([3, 4], "got list"),
+        ({"a.nu_log": torch.zeros(3)}, r"has no encoder.*its names are like 'a\.nu_log'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_changes(sizes, says):
+    model = build()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CompressmError, match=says):
+        resize_(model, sizes)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_logs_of_other_models_and_unreadable_ones(run, tmp_path):
+    model, compressor, folder = run
+    with pytest.raises(InputError, match=r"events of another model: .*blocks\.2\.layer"):
+        resize_(build(depth=3), folder / "events.jsonl")
+    with pytest.raises(InputError, match=r"events\.jsonl: this model has no layers"):
+        resize_(build(depth=1), folder / "events.jsonl")
+    with pytest.raises(InputError, match="was to have"):
+        resize_(build(CUT - 1), compressor.events)
+    for text in ("{", json.dumps({"step": 1})):
+        (tmp_path / "bad.jsonl").write_text(text)
+        with pytest.raises(CheckpointError, match=r"bad\.jsonl"):
+            resize_(model, tmp_path / "bad.jsonl")
+    with pytest.raises(CheckpointError, match=r"gone\.jsonl"):
+        resize_(model, tmp_path / "gone.jsonl")
+
+
+def test_a_checkpoint_may_be_larger_because_its_weights_come_next():
+    model, full = build(CUT), build()
+    resize_(model, full.state_dict())
+    assert state_dims(model) == state_dims(full)
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+
+
+def test_a_checkpoint_of_a_part_is_refused_by_name():
+    with pytest.raises(CheckpointError, match=r"names of the model begin with '0\.'.*the part"):
+        resize_(nn.Sequential(build()), build(CUT).state_dict())
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_every_family_keeps_its_first_states(family):
+    """The shapes are those of a layer that a method has cut to the same size."""
+    case = CASES[family]
+    model, cut, inputs = case.build(12), case.build(12), case.inputs()
+    compress_(cut, policy=FixedRank(5), method="random" if "random" in case.methods else "modes-h2")
+    sites = find_sites(model)
+    resize_(model, dict.fromkeys(sites, 5))
+    assert [p.shape for p in model.parameters()] == [p.shape for p in cut.parameters()]
+    assert {site.state_dim for site in sites.values()} == {5}
+    expected = [site.adapter.attributes(site.module, 5) for site in find_sites(cut).values()]
+    for site, attributes in zip(sites.values(), expected, strict=True):
+        own = site.adapter.attributes(site.module, 5)
+        torch.testing.assert_close(own, attributes)
+    assert bool(torch.isfinite(model(inputs)).all())
+    spoiled = dict(case.build(7).state_dict())
+    name, site = next(iter(sites.items()))
+    key = f"{name}.{list(site.adapter.layout(site.module))[-1]}"
+    spoiled[key] = cut.state_dict()[key]
+    with pytest.raises(CheckpointError, match="says N="):
+        resize_(model, spoiled)
+
+
+def test_first_states_of_every_group():
+    """A layer whose other states do nothing computes the same with the first ones alone."""
+    for layer in (mambas.Mamba, mambas.Mamba2):
+        case = CASES[f"mamba_ssm.{layer.__name__}"]
+        model, inputs = case.build(4), case.inputs()
+        padded = case.pad(model, 3)
+        (name,) = find_sites(padded)
+        resize_(padded, {name: 4})
+        torch.testing.assert_close(padded(inputs), model(inputs))
+
+
+def test_families_that_do_not_say_where_their_states_are():
+    model = nn.Sequential(Stacked(4, 4))
+    resize_(model, {"0": 3})
+    assert [tuple(p.shape) for p in model.parameters()] == [(3,), (6, 4), (4, 6)]
+    with torch.device("meta"):
+        model = nn.Sequential(Stacked(4, 4))
+    with pytest.raises(InputError, match="not known where stacked layers have their states"):
+        resize_(model, {"0": 3})
+
+
+@pytest.mark.skipif(not mambas.HAVE_TRANSFORMERS, reason="needs transformers")
+def test_the_sizes_of_a_saved_folder(tmp_path):
+    model = mambas.language_model("Jamba", FULL, layers=3)
+    names = list(find_sites(model))
+    resize_(model, {name: CUT + i for i, name in enumerate(names)})
+    model.save_pretrained(tmp_path)
+    fresh = mambas.language_model("Jamba", FULL, layers=3)
+    resize_(fresh, tmp_path)
+    assert [s.state_dim for s in find_sites(fresh).values()] == [CUT + i for i in range(len(names))]
+
+
+def test_an_event_log_is_read_as_it_was_written(run):
+    assert EventLog.read(run[2] / "events.jsonl") == run[1].events
