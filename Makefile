@@ -10,7 +10,7 @@ export COMPRESSM_DATA ?= $(abspath ../shared/data)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs tables bench clean
+.PHONY: help install demo test lint format docs tables bench gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,11 @@ tables: $(STAMP) ## write the README's tables anew from the results
 bench: $(STAMP) ## speed of the operators on this machine
 	$(BIN)/python -m compressm bench ops
 	$(BIN)/python -m compressm bench mamba
+
+# The machine's own Python, if it has PyTorch: PYTHON=python3 needs no network and no .venv.
+gpu: ## tests, comparisons and timings on a CUDA device
+	@test "$(origin PYTHON)" != file || $(MAKE) --no-print-directory install
+	@PYTHONPATH=src:. $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py
 
 clean: ## remove everything that is made
 	rm -rf $(VENV) build dist site runs .pytest_cache .mypy_cache .ruff_cache

@@ -114,7 +114,9 @@ def test_on_a_gpu_the_kernels_of_mamba_ssm_are_called(monkeypatch):
     cuda, find = torch.device("cuda"), gpu._find
     monkeypatch.setattr(gpu, "_find", lambda _, where: find(cuda, where))
 
-    problem = scan_problem(1, 4, 5, 2)
+    selective_scan(**scan_problem(1, 4, 5, 2))
+    assert not calls  # float64, which the package does not have
+    problem = scan_problem(1, 4, 5, 2, dtype=torch.float32)
     start = problem.pop("initial_state")
     assert selective_scan(**problem, return_last_state=True) is problem["u"]
     assert calls.pop() == (
@@ -123,7 +125,7 @@ def test_on_a_gpu_the_kernels_of_mamba_ssm_are_called(monkeypatch):
     )
     selective_scan(**problem, initial_state=start)
     assert not calls
-    heads = ssd_problem(1, 5, 2, 3, 1, 4)
+    heads = ssd_problem(1, 5, 2, 3, 1, 4, dtype=torch.float32)
     assert ssd(**heads, dt_softplus=True) is heads["x"]
     name, options = calls.pop()
     assert name == "mamba_chunk_scan_combined"

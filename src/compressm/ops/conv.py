@@ -159,7 +159,7 @@ def causal_conv1d(
         )
     if bias is not None and bias.shape != x.shape[1:2]:
         raise InputError(f"bias: got shape {tuple(bias.shape)}, expected ({x.shape[1]},)")
-    fused = gpu.causal_conv(x.device)
+    fused = gpu.causal_conv(x.device, x.dtype)
     if fused is not None:
         return fused(x, weight, bias, activation="silu" if silu else None)  # type: ignore[no-any-return]
     dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)

@@ -1,4 +1,7 @@
-"""CUDA kernels of `mamba_ssm` and `causal_conv1d`, where installed and the tensors on a GPU."""
+"""CUDA kernels of `mamba_ssm` and `causal_conv1d`, where installed and the tensors on a GPU.
+
+They compute in float32 at most, so float64 tensors stay with our own operators.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +29,29 @@ def _find(device: torch.device, where: tuple[str, str]) -> Callable[..., Any] | 
     return function
 
 
-def selective_scan(device: torch.device) -> Callable[..., Any] | None:
-    """`selective_scan_fn` for tensors on `device`, or None: use our own."""
-    return _find(device, _SCAN)
+def selective_scan(
+    device: torch.device, dtype: torch.dtype = torch.float32
+) -> Callable[..., Any] | None:
+    """`selective_scan_fn` for tensors of `dtype` on `device`, or None: use our own."""
+    return None if dtype == torch.float64 else _find(device, _SCAN)
 
 
-def chunk_scan(device: torch.device) -> Callable[..., Any] | None:
-    """`mamba_chunk_scan_combined` for tensors on `device`, or None."""
-    return _find(device, _CHUNK_SCAN)
+def chunk_scan(
+    device: torch.device, dtype: torch.dtype = torch.float32
+) -> Callable[..., Any] | None:
+    """`mamba_chunk_scan_combined` for tensors of `dtype` on `device`, or None."""
+    return None if dtype == torch.float64 else _find(device, _CHUNK_SCAN)
 
 
-def state_update(device: torch.device) -> Callable[..., Any] | None:
-    """`selective_state_update` for tensors on `device`, or None."""
-    return _find(device, _UPDATE)
+def state_update(
+    device: torch.device, dtype: torch.dtype = torch.float32
+) -> Callable[..., Any] | None:
+    """`selective_state_update` for tensors of `dtype` on `device`, or None."""
+    return None if dtype == torch.float64 else _find(device, _UPDATE)
 
 
-def causal_conv(device: torch.device) -> Callable[..., Any] | None:
-    """`causal_conv1d_fn` for tensors on `device`, or None."""
-    return _find(device, _CONV)
+def causal_conv(
+    device: torch.device, dtype: torch.dtype = torch.float32
+) -> Callable[..., Any] | None:
+    """`causal_conv1d_fn` for tensors of `dtype` on `device`, or None."""
+    return None if dtype == torch.float64 else _find(device, _CONV)

@@ -59,7 +59,7 @@ def selective_scan(
         InputError: shapes that do not fit, or complex tensors.
     """
     _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    fused = gpu.selective_scan(u.device)
+    fused = gpu.selective_scan(u.device, u.dtype)
     if fused is not None and initial_state is None:
         options = {"delta_softplus": delta_softplus, "return_last_state": return_last_state}
         return fused(u, delta, A, B, C, D, z, delta_bias, **options)  # type: ignore[no-any-return]

@@ -67,7 +67,7 @@ def ssd(
         InputError: shapes that do not fit.
     """
     _check(x, dt, A, B, C, D, z, dt_bias, initial_states, chunk_size)
-    fused = gpu.chunk_scan(x.device)
+    fused = gpu.chunk_scan(x.device, x.dtype)
     if fused is not None:
         return fused(  # type: ignore[no-any-return]
             *(x, dt, A, B, C),

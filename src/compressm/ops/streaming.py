@@ -56,7 +56,7 @@ def selective_state_update(
             "(batch, channels), (batch, states), or with heads (batch, heads, width, states), "
             "(batch, heads, width), (batch, groups, states)"
         )
-    fused = gpu.state_update(state.device)
+    fused = gpu.state_update(state.device, x.dtype)
     if fused is not None:
         return fused(state, x, dt, A, B, C, D=D, z=z, dt_bias=dt_bias, dt_softplus=dt_softplus)  # type: ignore[no-any-return]
     if dt_bias is not None:

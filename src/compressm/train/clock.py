@@ -8,8 +8,8 @@ from collections import deque
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
+from compressm.accelerators import synchronize
 from compressm.integrations.lightning import CompressionCallback
 
 # The median of so many steps stands for the speed of a model size.
@@ -56,8 +56,7 @@ class StepClock(pl.Callback):
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if module.device.type == "cuda":
-            torch.cuda.synchronize(module.device)
+        synchronize([module.device])
         elapsed = time.perf_counter() - self._started
         self.seconds += elapsed
         self._window.append(elapsed)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from compressm import accelerators
 from compressm.data import Task
 from compressm.errors import CheckpointError, CompressmError
 from compressm.train.build import build_model, cross_entropy, figures_of, logits_of
@@ -31,6 +32,7 @@ class SequenceModule(pl.LightningModule):
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
         self._rng_state: Tensor | None = None
+        self._rng_states: dict[str, list[Tensor]] = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross entropy of the batch; its average over `log_interval` steps is logged."""
@@ -119,6 +121,7 @@ class SequenceModule(pl.LightningModule):
         """Random numbers (dropout) belong to the state of a run as much as the weights do."""
         checkpoint["compressm"] = {
             "rng": torch.get_rng_state(),
+            "accelerators": accelerators.random_states(),
             "loss_sum": torch.as_tensor(self._loss_sum, device="cpu"),
             "loss_count": self._loss_count,
         }
@@ -126,11 +129,12 @@ class SequenceModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random state until training starts; setting up draws from it."""
         state = checkpoint["compressm"]
-        self._rng_state = state["rng"]
+        self._rng_state, self._rng_states = state["rng"], state.get("accelerators", {})
         self._loss_sum, self._loss_count = state["loss_sum"].to(self.device), state["loss_count"]
 
     def on_train_start(self) -> None:
         """Continue the random numbers of a resumed run."""
         if self._rng_state is not None:
             torch.set_rng_state(self._rng_state)
+            accelerators.set_random_states(self._rng_states)
             self._rng_state = None
