@@ -1,10 +1,12 @@
 """Who trains a parameter: given optimizers, those inside them, those alive elsewhere."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
-from compressm import Compressor, FixedRank, Schedule, compress_
+from compressm import Compressor, FixedRank, Guard, Schedule, compress_
 from compressm.errors import OptimizerError
 from compressm.nn import LRU
 from compressm.writeback.ownership import (
@@ -100,7 +102,9 @@ def test_an_optimizer_by_parts_and_a_dict_of_optimizers():
     several = Several(readout=one, inputs=two)
     names = [name for name, _ in named_owners([several])]
     assert names == ["Several", "Several.parts['readout'] (Adam)", "Several.parts['inputs'] (Adam)"]
-    assert as_optimizers({layer.C_re: one, layer.B_re: two}) == [one, two]
+    by_parameter = {layer.C_re: one, layer.B_re: two}
+    assert as_optimizers(by_parameter) == [by_parameter]
+    assert named_owners([by_parameter]) == [("Adam", one), ("Adam", two)]
 
 
 def test_moments_of_an_optimizer_inside_follow():
@@ -188,3 +192,116 @@ def test_so_does_the_first_step_after_a_load(loaded):
     with pytest.raises(OptimizerError, match="C_im"):
         compressor.step()
     assert not compressor.finished
+
+
+def backward(layer):
+    torch.manual_seed(3)
+    layer(torch.randn(4, 12, 4)).square().mean().backward()
+
+
+def hung_by_torch(layer):
+    with warnings.catch_warnings():  # importing it uses what torch has deprecated
+        warnings.simplefilter("ignore")
+        from torch.distributed.optim import _apply_optimizer_in_backward
+    _apply_optimizer_in_backward(torch.optim.AdamW, layer.parameters(), {"lr": 1e-2})
+
+
+def hung_by_hand(layer):
+    """As PyTorch's tutorial on the optimizer step in the backward pass does it."""
+    optimizers = {p: torch.optim.AdamW([p], lr=1e-2) for p in layer.parameters()}
+
+    def hook(parameter):
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    for p in layer.parameters():
+        p.register_post_accumulate_grad_hook(hook)
+    return optimizers
+
+
+@pytest.mark.parametrize("hang", [hung_by_torch, hung_by_hand])
+@pytest.mark.filterwarnings("ignore:hooks registered on")
+def test_optimizers_that_step_in_the_backward_pass_go_on_as_one_would(hang):
+    def run(method, make, step):
+        torch.manual_seed(0)
+        layer = LRU(4, 16)
+        optimizer = make(layer)
+        for states in (16, 8, 4):
+            if states < 16:
+                compress_(layer, optimizer, policy=FixedRank(states), method=method)
+            for _ in range(3):
+                backward(layer)
+                step(optimizer)
+        return layer
+
+    def plain(optimizer):
+        optimizer.step()
+        optimizer.zero_grad()
+
+    expected = run("modes-h2", lambda layer: torch.optim.AdamW(layer.parameters(), 1e-2), plain)
+    layer = run("modes-h2", hang, lambda _: None)
+    assert layer.state_dim == 4
+    for p, q in zip(layer.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(p, q)
+        assert p.grad is None
+
+
+@pytest.mark.parametrize("hang", [hung_by_torch, hung_by_hand])
+@pytest.mark.filterwarnings("ignore:hooks registered on")
+def test_and_a_rollback_leaves_them_as_they_were(hang):
+    def run(guarded):
+        torch.manual_seed(0)
+        layer = LRU(4, 16)
+        optimizers = hang(layer)
+        backward(layer)
+        if guarded:
+            guard = Guard(lambda: float(layer.state_dim), max_drop=0, max_attempts=1)
+            event = compress_(layer, optimizers, policy=FixedRank(8), guard=guard)
+            assert event.kind == "rejected"
+        for _ in range(2):
+            backward(layer)
+        return [p.detach() for p in layer.parameters()]
+
+    assert all(map(torch.equal, run(True), run(False)))
+
+
+class Slow(torch.optim.SGD):
+    """The shape of an early Lookahead: slow weights in lists outside the state."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, lr=lr)
+        self.order = [p for group in self.param_groups for p in group["params"]]
+        self.index = {p: i for i, p in enumerate(self.order)}
+
+
+def test_lists_and_dicts_of_parameters_follow():
+    layer = LRU(4, 16)
+    optimizer = Slow(layer.parameters(), lr=1e-3)
+    order, index = optimizer.order, optimizer.index
+    compress_(layer, optimizer, policy=FixedRank(8))
+    assert optimizer.order is order
+    assert [id(p) for p in order] == [id(p) for p in optimizer.param_groups[0]["params"]]
+    assert [id(p) for p in index] == [id(p) for p in order]
+
+
+def flat(optimizer):
+    return torch.zeros(sum(p.numel() for p in optimizer.order))
+
+
+def slow_weights(optimizer):
+    return [[p.detach().clone() for p in optimizer.order]]
+
+
+@pytest.mark.parametrize("keep", [flat, slow_weights])
+@pytest.mark.parametrize("place", ["attribute", "entry"])
+def test_tensors_of_the_parameters_sizes_outside_the_state_are_refused(keep, place):
+    layer = LRU(4, 16)
+    optimizer = Slow(layer.parameters(), lr=1e-3)
+    optimizer.harmless = [torch.zeros(100), torch.tensor(1.0)]
+    if place == "attribute":
+        optimizer.kept = keep(optimizer)
+    else:
+        optimizer.state["kept"]["all"] = keep(optimizer)
+    with pytest.raises(OptimizerError, match=r"Slow\.(kept|state\['kept'\]) keeps a tensor"):
+        compress_(layer, optimizer, policy=FixedRank(8))
+    assert layer.state_dim == 16

@@ -32,6 +32,7 @@ from compressm.writeback import (
     Snapshot,
     Standing,
     as_optimizers,
+    in_backward,
     prepared,
     require_finite,
     require_held,
@@ -39,6 +40,7 @@ from compressm.writeback import (
     undisturbed,
 )
 from compressm.writeback.ownership import followed
+from compressm.writeback.partition import parts
 from compressm.writeback.sharded import reshard_, stored_as
 
 
@@ -229,7 +231,9 @@ class Cutter:
     def _require_identical(self, when: str) -> None:
         """Replicas must be the same; each rank's shards of a sharded model are its own."""
         if self.ranks.size > 1 and not self.team.is_sharded:
-            states = (state for o in followed(self.optimizers) for state in o.state.values())
+            owners = followed(self.optimizers)
+            apart = parts(owners)  # of each rank, those of its own parameters
+            states = (s for o in owners if id(o) not in apart for s in o.state.values())
             moments = (t for state in states for t in tensors_in(state))
             self.ranks.require_identical(itertools.chain(self.model.parameters(), moments), when)
 
@@ -305,7 +309,7 @@ def make_cutter(
     folder = None if guard is None or guard.snapshot_folder is None else guard.snapshot_folder
     return Cutter(
         team=team,
-        optimizers=as_optimizers(optimizer),
+        optimizers=[*as_optimizers(optimizer), *in_backward(team.model)],
         method=method,
         calibration=calibration_of(data, forward, loss),
         transport=transport,

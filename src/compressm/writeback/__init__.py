@@ -9,7 +9,12 @@ from compressm.writeback.commit import (
 )
 from compressm.writeback.finite import require_finite
 from compressm.writeback.materialise import materialise_, on_meta
-from compressm.writeback.ownership import as_optimizers, require_followed, require_held
+from compressm.writeback.ownership import (
+    as_optimizers,
+    in_backward,
+    require_followed,
+    require_held,
+)
 from compressm.writeback.resize import Replacement, adopt_, replace_
 from compressm.writeback.settings import Settings, set_attributes_
 from compressm.writeback.snapshot import Snapshot
@@ -29,6 +34,7 @@ __all__ = [
     "adopt_",
     "as_optimizers",
     "commit_",
+    "in_backward",
     "materialise_",
     "on_meta",
     "prepared",

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +22,8 @@ from compressm.errors import InputError
 from compressm.interrupts import held
 from compressm.writeback.carry import Averages, carry_marks, successor, warn_of_hooks
 from compressm.writeback.ownership import followed, held_by, require_followed
+from compressm.writeback.partition import gathered, parts
+from compressm.writeback.references import point_, require_nothing_outside
 from compressm.writeback.settings import Settings
 from compressm.writeback.sharded import Storage, is_shard, like, reshard_, whole
 from compressm.writeback.stale import watch_replaced_
@@ -86,11 +89,14 @@ def prepared(
         raise InputError(f"transport: expected 'project' or 'reset', got {transport!r}")
     reshard_(model)
     require_owned(model, edits, optimizers)
-    optimizers = followed(optimizers)
-    carriers = [Carrier(optimizer) for optimizer in optimizers]
+    owners = followed(optimizers)
+    carriers = [Carrier(owner) for owner in owners]
+    partitions = parts(owners)
     storages: list[Storage] = []
     changes = [
-        change for edit in edits for change in _prepare(model, edit, carriers, transport, storages)
+        change
+        for edit in edits
+        for change in _prepare(model, edit, carriers, partitions, transport, storages)
     ]
     replaced = {id(change.old): change.new for change in changes}
     modules = list(model.modules())
@@ -134,9 +140,7 @@ def _apply(
             for name, parameter in module._parameters.items():
                 if parameter is not None and id(parameter) in replaced:
                     module._parameters[name] = replaced[id(parameter)]
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["params"] = [replaced.get(id(p), p) for p in group["params"]]
+        point_(optimizers, replaced)
         for storage in storages:
             storage.put_()
         for change in changes:
@@ -151,6 +155,7 @@ def _prepare(
     model: nn.Module,
     edit: Edit,
     carriers: Sequence[Carrier],
+    partitions: Mapping[int, Any],
     transport: str,
     storages: list[Storage],
 ) -> list[Change]:
@@ -170,14 +175,21 @@ def _prepare(
         for change, grad in zip(driven, like(rule.first(whole(grads)), grads) or (), strict=False):
             change.new.grad = grad
     for carrier in carriers:
-        held = held_by(carrier.owner)
-        mine = [change for change in changes if id(change.old) in held]
+        its = held_by(carrier.owner)
+        mine = [change for change in changes if id(change.old) in its]
+        states: list[dict[str, Any]] = [carrier.owner.state.get(c.old) or {} for c in mine]
         # A change of basis mixes the parameters of its group, so it needs the state of them all.
+        zero = partitions.get(id(carrier.owner))
+        if zero is not None and not rule.separate and transport == "project":
+            whole_group = held_by(zero)
+            mine = [change for change in changes if id(change.old) in whole_group]
+            states = gathered(zero, [change.old for change in mine])
         follows = rule if rule.separate or len(mine) == len(changes) else Reset()
-        moved = carrier.carried(follows if transport == "project" else None, mine)
+        moved = carrier.carried(follows if transport == "project" else None, mine, states)
         for change, state in zip(mine, moved, strict=True):
-            change.owners.append(carrier.owner)
-            change.states.append(state)
+            if id(change.old) in its:
+                change.owners.append(carrier.owner)
+                change.states.append(state)
     return changes
 
 
@@ -198,6 +210,7 @@ def require_owned(model: nn.Module, edits: Sequence[Edit], optimizers: Sequence[
                 )
             named[id(old)] = (name, old)
     require_followed(named.values(), optimizers)
+    require_nothing_outside(named.values(), optimizers)
 
 
 def _name(model: nn.Module, parameter: nn.Parameter, default: str) -> str:

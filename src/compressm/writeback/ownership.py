@@ -16,23 +16,24 @@ from torch.optim import Optimizer
 
 from compressm.arguments import shown
 from compressm.errors import OptimizerError
+from compressm.writeback.partition import require_known
 
 _CONTAINERS = (list, tuple, set, frozenset)
 
 
 def as_optimizers(optimizer: Any) -> list[Optimizer]:
-    """What users give (one, several, a dict of them, or None) as a list.
+    """What users give (one, several, dicts of them, or None) as a list; dicts stay dicts.
 
     Raises:
-        OptimizerError: not an optimizer, or one whose state is not kept per parameter (LBFGS).
+        OptimizerError: not an optimizer, or one that cannot follow: it keeps no state for each
+            parameter (LBFGS), or steps inside hooks of a wrapper.
     """
     if optimizer is None:
         return []
-    if isinstance(optimizer, Mapping):
-        optimizer = optimizer.values()
     several = isinstance(optimizer, Iterable) and not hasattr(optimizer, "param_groups")
-    listed: list[Optimizer] = list(optimizer) if several else [optimizer]
-    for item in listed:
+    whole = not several or isinstance(optimizer, Mapping)
+    listed: list[Any] = [optimizer] if whole else list(optimizer)
+    for item in (part for each in listed for part in _members(each)):
         if not hasattr(item, "param_groups") or not hasattr(item, "state"):
             raise OptimizerError(
                 "optimizer: expected a torch optimizer, a sequence of them or None, got "
@@ -44,7 +45,17 @@ def as_optimizers(optimizer: Any) -> list[Optimizer]:
                 f"optimizer: {name} keeps one flat history of all parameters, which cannot follow "
                 "a change of shape; cut between two runs of it, with a new LBFGS for each"
             )
+    require_known(item for _, item in named_owners(listed))
     return listed
+
+
+def _members(given: Any) -> Iterable[Any]:
+    return given.values() if isinstance(given, Mapping) else [given]
+
+
+def in_backward(model: nn.Module) -> list[Optimizer]:
+    """Optimizers that step in the backward pass, as torch hangs them on parameters."""
+    return [o for p in model.parameters() for o in getattr(p, "_in_backward_optimizers", ())]
 
 
 def followed(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
@@ -61,7 +72,8 @@ def named_owners(optimizers: Iterable[Optimizer]) -> list[tuple[str, Optimizer]]
     found: list[tuple[str, Optimizer]] = []
     seen: set[int] = set()
     for optimizer in optimizers:
-        found += _inside(optimizer, type(optimizer).__name__, seen)
+        path = "" if isinstance(optimizer, dict) else type(optimizer).__name__
+        found += _inside(optimizer, path, seen)
     return [
         (name, owner)
         for i, (name, owner) in enumerate(found)
@@ -76,22 +88,23 @@ def _inside(node: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Optimiz
     if isinstance(node, dict):
         seen.add(id(node))
         for key, value in node.items():
-            shown = f"{path}[{key!r}]" if isinstance(key, (str, int)) else path
+            named = path and isinstance(key, (str, int))
+            shown = f"{path}[{key!r}]" if named else path
             yield from _inside(value, shown, seen)
     elif isinstance(node, _CONTAINERS):
         seen.add(id(node))
         for i, value in enumerate(node):
             yield from _inside(value, f"{path}[{i}]", seen)
-    elif _steps(node):
+    elif steps(node):
         seen.add(id(node))
         kind = type(node).__name__
-        yield (path if path == kind else f"{path} ({kind})"), node
+        yield (kind if path in ("", kind) else f"{path} ({kind})"), node
         for key, value in vars(node).items():
             if key not in ("state", "param_groups", "defaults"):
                 yield from _inside(value, f"{path}.{key}", seen)
 
 
-def _steps(node: Any) -> bool:
+def steps(node: Any) -> bool:
     """Whether it is an optimizer, or something that is used like one."""
     kind = type(node)
     if issubclass(kind, Optimizer):

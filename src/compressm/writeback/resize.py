@@ -19,6 +19,7 @@ from compressm.bits import tensors_in
 from compressm.steady import steady
 from compressm.writeback.carry import carry_marks, successor, warn_of_hooks
 from compressm.writeback.ownership import followed, live_optimizers
+from compressm.writeback.references import point_
 from compressm.writeback.sharded import Storage, is_shard, reshard_
 from compressm.writeback.surroundings import Surroundings
 from compressm.writeback.wrapper import renew_, require_renewable
@@ -104,10 +105,9 @@ def _put_(
         for name, parameter in module._parameters.items():
             if id(parameter) in new:
                 module._parameters[name] = new[id(parameter)][1]
-    for optimizer in followed([*optimizers, *live_optimizers()]):
-        for group in optimizer.param_groups:
-            if any(id(p) in new for p in group["params"]):
-                group["params"] = [new[id(p)][1] if id(p) in new else p for p in group["params"]]
+    everybody = [*optimizers, *live_optimizers()]
+    point_(everybody, {number: parameter for number, (_, parameter) in new.items()})
+    for optimizer in followed(everybody):
         for old, parameter in new.values():
             state = optimizer.state.pop(old, None)
             if state and _fits(state, old.shape, parameter.shape):

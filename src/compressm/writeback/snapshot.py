@@ -23,6 +23,7 @@ from compressm.randomness import random_states, set_random_states
 from compressm.trees import joined, named, numbered, split
 from compressm.writeback.ownership import followed
 from compressm.writeback.placement import beside_parameters
+from compressm.writeback.references import point_
 from compressm.writeback.settings import held_configurations, set_attributes_
 from compressm.writeback.sharded import Records, reshard_
 from compressm.writeback.stale import welcome_back_
@@ -59,7 +60,7 @@ class Snapshot:
     ) -> None:
         reshard_(model)
         self._records = Records(model)
-        optimizers = followed(optimizers)
+        self._roots, optimizers = list(optimizers), followed(optimizers)
         self._model, self._optimizers = model, optimizers
         self._companions = list(companions)
         # A cut gives the model configurations of its own; undoing it gives back the shared ones.
@@ -127,7 +128,8 @@ class Snapshot:
         Parameters that have kept their shape stay the objects they are.
         """
         self = cls.__new__(cls)
-        self._model, self._optimizers = model, followed(optimizers)
+        self._roots, self._optimizers = list(optimizers), followed(optimizers)
+        self._model = model
         self._companions, self._file, self._saved = list(companions), None, state
         self._records, self._configs = Records(model), []
         modules = dict(model.named_modules())
@@ -192,8 +194,18 @@ class Snapshot:
         reshard_(self._model)
         self._records.put_back()
         modules = dict(self._model.named_modules())
-        for path, kind, name, number in saved["slots"]:
-            getattr(modules[path], kind)[name] = None if number is None else tensors[number]
+        # First, while the slots say what is in the place of what, also when this is done again.
+        slots = [(getattr(modules[path], kind), *rest) for path, kind, *rest in saved["slots"]]
+        point_(
+            self._roots,
+            {
+                id(place[name]): tensors[number]
+                for place, name, number in slots
+                if number is not None and isinstance(place.get(name), nn.Parameter)
+            },
+        )
+        for place, name, number in slots:
+            place[name] = None if number is None else tensors[number]
         for path, training in saved["training"].items():
             modules[path].training = training
         for module, attribute, config in self._configs:
@@ -214,8 +226,10 @@ class Snapshot:
             for group, members, options in zip(
                 optimizer.param_groups, saved["members"][i], saved["groups"][i], strict=True
             ):
+                listed = group["params"]
+                listed[:] = [tensors[n] for n in members]
                 group.clear()
-                group.update(params=[tensors[n] for n in members], **copy.deepcopy(options))
+                group.update(params=listed, **copy.deepcopy(options))
             optimizer.state.clear()
             for number, state in states[i].items():
                 optimizer.state[tensors[number]] = state

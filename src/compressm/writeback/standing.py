@@ -6,6 +6,7 @@ where, without any values, takes back all of it, wherever it was when something 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from operator import is_
 from typing import Any
@@ -16,6 +17,8 @@ from torch.optim import Optimizer
 
 from compressm.randomness import random_states, set_random_states
 from compressm.writeback.ownership import followed
+from compressm.writeback.partition import is_partitioned, repartition_
+from compressm.writeback.references import containers
 from compressm.writeback.settings import held_configurations
 from compressm.writeback.sharded import Records, reshard_
 from compressm.writeback.stale import welcome_back_
@@ -63,13 +66,13 @@ class Standing:
         generators: Sequence[torch.Generator] = (),
         attributes: Iterable[str] = (),
     ) -> None:
-        self._model, optimizers = model, followed(optimizers)
+        self._model, roots, optimizers = model, list(optimizers), followed(optimizers)
         # Modules around the model may share its configuration, and get the new one as well.
         modules = {id(m): m for m, _, _ in held_configurations(model, list(attributes))}
         modules |= {id(m): m for m in model.modules()}
         self._attributes = Attributes([*modules.values(), *optimizers])
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        self._groups = [(group, dict(group)) for group in groups]
+        self._kept = [(container, container.copy()) for container in containers(roots)]
+        self._owners = optimizers
         self._records = Records(model)
         self._generators = [(generator, generator.get_state()) for generator in generators]
         self._random, self._threads = random_states(), torch.get_num_threads()
@@ -81,8 +84,11 @@ class Standing:
         self._attributes.put_back()
         for parameter in self._model.parameters():
             welcome_back_(parameter)
-        for group, saved in self._groups:
-            _refill(group, saved)
+        for container, saved in self._kept:
+            _refill(container, saved)
+        for owner in self._owners:
+            if is_partitioned(owner):
+                repartition_(owner)
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         for generator, state in self._generators:
@@ -102,7 +108,7 @@ def _refill(container: Any, content: Any) -> None:
     if unchanged:
         return
     container.clear()
-    if isinstance(container, list):
+    if isinstance(container, (list, deque)):
         container.extend(content)
     else:
         container.update(content)

@@ -63,7 +63,10 @@ class Carrier:
         self._shared = shared_tensors(owner)
 
     def carried(
-        self, rule: Transport | None, changes: Sequence[Change]
+        self,
+        rule: Transport | None,
+        changes: Sequence[Change],
+        states: Sequence[dict[str, Any]],
     ) -> list[dict[str, Any] | None]:
         """The new state of the parameters of one edit (None: no entry).
 
@@ -73,11 +76,11 @@ class Carrier:
         Args:
             rule: of the edit; None where everything starts anew.
             changes: those parameters of the edit that the optimizer holds.
+            states: theirs; empty where there is none.
 
         Raises:
             OptimizerError: a state has to start anew, and only building the optimizer makes one.
         """
-        states: list[dict[str, Any]] = [self.owner.state.get(c.old) or {} for c in changes]
         found = [self._found(rule, c, s) for c, s in zip(changes, states, strict=True)]
         moved: list[dict[Path, Tensor] | None]
         if rule is None:
