@@ -20,6 +20,7 @@ from compressm.adapters.selective.corrections import CORRECTIONS
 from compressm.data import available, known_options
 from compressm.ranks import POLICIES, Policy
 from compressm.train import BlocksConfig, bundled_recipes, load_recipe
+from compressm.writeback.optimizer_state import TABLE, Kind
 
 ROOT = Path(__file__).parents[1]
 _STATES = {"infinite": "white noise", "empirical": "real inputs"}
@@ -109,6 +110,31 @@ def policy_table() -> str:
         settings = ", ".join(f"`{f.name}`{_default(f)}" for f in own)
         rows.append([f"`{cls.__name__}`", names.get(cls, "–"), settings, _summary(cls)])
     return table(["class", "name in recipes", "settings", "rule"], rows)
+
+
+_KINDS = {
+    Kind.GRADIENT: "an estimate of gradients",
+    Kind.SQUARE: "an estimate of their squares",
+    Kind.MAGNITUDE: "an estimate of their size",
+    Kind.WEIGHT: "a copy of the weights",
+    Kind.STEP: "a size of steps, entry by entry",
+    Kind.UNKNOWN: "unknown, of the parameter's shape",
+}
+
+
+def optimizer_state_table() -> str:
+    """What optimizers keep under which key, and what a cut does to it."""
+    rows = []
+    for kind, text in _KINDS.items():
+        keys = [f"`{e.key}`{_whose(e.only)}" for e in TABLE if e.kind is kind]
+        if kind is Kind.WEIGHT:
+            keys.append("and any key under which the numbers lie close to the weights")
+        rows.append([text, ", ".join(keys) or "any other key", kind.value])
+    return table(["what it is", "keys", "after a cut it"], rows)
+
+
+def _whose(classes: Sequence[str]) -> str:
+    return f" ({', '.join(classes)})" if classes else ""
 
 
 def data_table() -> str:
@@ -214,5 +240,6 @@ LISTINGS: dict[str, Callable[[], str]] = {
     "selective-methods": selective_method_table,
     "policies": policy_table,
     "data": data_table,
+    "optimizer-state": optimizer_state_table,
     "recipes": recipe_table,
 }

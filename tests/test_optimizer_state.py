@@ -2,9 +2,10 @@
 
 import copy
 import warnings
-from collections import namedtuple
+from collections import deque, namedtuple
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -183,6 +184,8 @@ FOREIGN = {
     "kronecker lists": lambda p: {"GG": [torch.eye(n) for n in p.shape], "exp_avg": p * 0},
     "dict in dict": lambda p: {"a": {"b": {"c": torch.ones(p.numel())}}},
     "tuple": lambda p: {"pair": Pair(torch.zeros(p.shape[0]), None)},
+    "queue": lambda p: {"grads": deque([torch.zeros_like(p)], maxlen=3)},
+    "array": lambda p: {"rows": [np.zeros(p.shape[0])]},
     "dataclass": lambda p: {"factors": Factors(torch.zeros(p.shape[0]))},
     "object": lambda p: {"projector": Projector(p)},
     "8-bit blocks": lambda p: {"state1": p.to(torch.uint8), "absmax1": torch.ones(2)},
@@ -285,11 +288,12 @@ def test_what_is_near_the_weights_is_a_copy_and_nothing_else_is():
 
 
 def test_replacing_tensors_leaves_the_old_state_alone():
-    state = {"a": [torch.ones(2), {"b": torch.zeros(2)}], "c": 1}
+    state = {"a": deque([torch.ones(2), {"b": torch.zeros(2)}], maxlen=2), "c": 1}
     saved = copy.deepcopy(state)
     new = replaced(state, {("a", 1, "b"): torch.full((3,), 2.0)})
     assert [leaf.path for leaf in leaves(new)] == [("a", 0), ("a", 1, "b")]
     assert new["a"][1]["b"].shape == (3,)
+    assert new["a"].maxlen == 2
     torch.testing.assert_close(state, saved)
 
 

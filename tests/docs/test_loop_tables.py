@@ -1,6 +1,8 @@
 import loop_tables
+import listings
 import pytest
 
+from compressm.writeback.optimizer_state import TABLE, Kind
 from tests.docs.test_tables import rows_of
 
 
@@ -66,3 +68,11 @@ def test_transport(results):
         ["AdamW", "`published`", "0.5000", "0.7500", "-0.2500 ± 0.1250", "-0.5000", "4 of 4"]
     ]
     assert "over the 200 steps after a cut to 16 states at step 150" in made
+
+
+def test_optimizer_state_is_listed_by_kind_with_every_key_once():
+    rows = rows_of(listings.optimizer_state_table())[2:]
+    assert [row[2] for row in rows] == [kind.value for kind in Kind]
+    for entry in TABLE:
+        assert [entry.kind.value] == [row[2] for row in rows if f"`{entry.key}`" in row[1]]
+    assert "`prev` (Rprop)" in rows[0][1]

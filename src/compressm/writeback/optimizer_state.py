@@ -10,7 +10,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import (
+    Iterator,
+    Mapping,
+    MutableMapping,
+    MutableSequence,
+    Sequence,
+    Set,
+)
 from enum import Enum
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -25,13 +32,12 @@ class Kind(Enum):
 
     GRADIENT = "follows as gradients do"
     SQUARE = "follows as squares of gradients do"
-    MAGNITUDE = "follows as the root of such squares"
-    WEIGHT = "gets the correction that the parameter gets; after a change of basis its new value"
-    STEP = "is indexed when existing states are kept as they are, else starts anew"
-    UNKNOWN = (
-        "is indexed when existing states are kept with their values, else starts anew with one "
-        "warning that names it"
+    MAGNITUDE = "follows as roots of such squares do"
+    WEIGHT = (
+        "gets the correction that the parameter gets; after a change of basis it is the new value"
     )
+    STEP = "is indexed where existing states are kept, else starts anew"
+    UNKNOWN = "is indexed where existing states keep their values too, else starts anew"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +73,9 @@ TABLE = (
     Entry("exp_avg_slow", Kind.GRADIENT, "AdEMAMix"),
     Entry("exp_avg_diff", Kind.GRADIENT, "Adan"),
     Entry("neg_pre_grad", Kind.GRADIENT, "Adan"),
+    Entry("previous_grad", Kind.GRADIENT, "Adan, diffGrad"),
+    Entry("last_grad", Kind.GRADIENT, "MARS"),
+    Entry("grok_exp_avg", Kind.GRADIENT, "GrokFast"),
     Entry("moment1", Kind.GRADIENT, "Muon as published"),
     Entry("grad_avg", Kind.GRADIENT, "RMSprop, centred"),
     Entry("momentum", Kind.GRADIENT, "third parties' SGD"),
@@ -140,8 +149,8 @@ def leaves(
     """All tensors in a state at any depth, and shapes written down as such."""
     if isinstance(state, Tensor):
         yield Leaf(path, state)
-    elif isinstance(state, torch.Size):
-        yield Leaf(path, None)
+    elif isinstance(state, torch.Size) or (hasattr(state, "shape") and hasattr(state, "dtype")):
+        yield Leaf(path, None)  # arrays of other libraries, too
     elif id(state) not in above:
         for step, value in _parts(state):
             yield from leaves(value, (*path, step), above | {id(state)})
@@ -156,11 +165,14 @@ def replaced(state: Any, news: Mapping[tuple[Any, ...], Tensor], path: tuple[Any
     parts = {step: replaced(value, news, (*path, step)) for step, value in _parts(state)}
     if isinstance(state, tuple) and hasattr(state, "_fields"):
         return type(state)(*parts.values())
-    if isinstance(state, (list, tuple, set, frozenset)):
-        return type(state)(parts.values())
+    if isinstance(state, (tuple, Set)):
+        return type(state)(parts.values())  # type: ignore[call-arg]
     other = copy.copy(state)
-    if isinstance(other, dict):
+    if isinstance(other, MutableMapping):
         other.update(parts)
+    elif isinstance(other, MutableSequence):  # a deque keeps its length
+        other.clear()
+        other.extend(parts.values())
     else:
         for name, value in parts.items():
             object.__setattr__(other, name, value)  # also of a frozen dataclass
@@ -169,9 +181,11 @@ def replaced(state: Any, news: Mapping[tuple[Any, ...], Tensor], path: tuple[Any
 
 def _parts(node: Any) -> list[tuple[Any, Any]]:
     """What a container holds, by key, position or field; other objects are looked into as well."""
-    if isinstance(node, dict):
+    if isinstance(node, Mapping):
         return list(node.items())
-    if isinstance(node, (list, tuple, set, frozenset)):
+    if isinstance(node, (str, bytes, range)):
+        return []
+    if isinstance(node, (Sequence, Set)):
         return list(enumerate(node))
     if isinstance(node, (type, FunctionType, MethodType, ModuleType, Optimizer)):
         return []

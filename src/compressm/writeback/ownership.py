@@ -6,6 +6,7 @@ A parameter that is replaced trains on only if everything that steps the old one
 from __future__ import annotations
 
 import gc
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import compress
 from typing import Any
@@ -18,7 +19,7 @@ from compressm.arguments import shown
 from compressm.errors import OptimizerError
 from compressm.writeback.partition import require_known
 
-_CONTAINERS = (list, tuple, set, frozenset)
+_CONTAINERS = (list, deque, tuple, set, frozenset)
 
 
 def as_optimizers(optimizer: Any) -> list[Optimizer]:

@@ -7,6 +7,7 @@ backward pass has a dict of optimizers by parameter. All of it is pointed to the
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -53,14 +54,15 @@ def _pointed(node: Any, new: Mapping[int, Tensor], seen: set[int]) -> Any:
         ):
             node.clear()
             node.update(items)
-    elif isinstance(node, (list, tuple, set, frozenset)):
+    elif isinstance(node, (list, deque, tuple, set, frozenset)):
         seen.add(id(node))
         values = [_pointed(value, new, seen) for value in node]
         if any(value is not old for value, old in zip(values, node, strict=True)):
-            if not isinstance(node, list):
+            if not isinstance(node, (list, deque)):
                 named = hasattr(node, "_fields")
                 return type(node)(*values) if named else type(node)(values)
-            node[:] = values
+            node.clear()
+            node.extend(values)
     elif steps(node):
         seen.add(id(node))
         for name, value in list(vars(node).items()):
@@ -138,7 +140,7 @@ def _tensors(node: Any, seen: set[int]) -> Iterator[Tensor]:
     """In containers; optimizers inside are owners of their own."""
     if isinstance(node, Tensor):
         yield node
-    elif isinstance(node, (dict, list, tuple)) and id(node) not in seen:
+    elif isinstance(node, (dict, list, deque, tuple)) and id(node) not in seen:
         seen.add(id(node))
         for value in node.values() if isinstance(node, dict) else node:
             yield from _tensors(value, seen)
