@@ -1,5 +1,5 @@
-import loop_tables
 import listings
+import loop_tables
 import pytest
 
 from compressm.writeback.optimizer_state import TABLE, Kind
