@@ -123,18 +123,18 @@ _KINDS = {
 
 
 def optimizer_state_table() -> str:
-    """What optimizers keep under which key, and what a cut does to it."""
-    rows = []
-    for kind, text in _KINDS.items():
-        keys = [f"`{e.key}`{_whose(e.only)}" for e in TABLE if e.kind is kind]
-        if kind is Kind.WEIGHT:
-            keys.append("and any key under which the numbers lie close to the weights")
-        rows.append([text, ", ".join(keys) or "any other key", kind.value])
-    return table(["what it is", "keys", "after a cut it"], rows)
+    """What the tensors beside a parameter can be, and what a cut does to each kind."""
+    return table(["what it is", "after a cut it"], ([_KINDS[k], k.value] for k in Kind))
+
+
+def optimizer_key_table() -> str:
+    """Which keys say what."""
+    rows = [[f"`{e.key}`{_whose(e.only)}", e.optimizers, _KINDS[e.kind]] for e in TABLE]
+    return table(["key", "written by", "what it is"], rows)
 
 
 def _whose(classes: Sequence[str]) -> str:
-    return f" ({', '.join(classes)})" if classes else ""
+    return f" of {' and '.join(classes)} only" if classes else ""
 
 
 def data_table() -> str:
@@ -241,5 +241,6 @@ LISTINGS: dict[str, Callable[[], str]] = {
     "policies": policy_table,
     "data": data_table,
     "optimizer-state": optimizer_state_table,
+    "optimizer-keys": optimizer_key_table,
     "recipes": recipe_table,
 }

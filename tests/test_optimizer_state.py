@@ -353,7 +353,7 @@ def test_a_snapshot_puts_back_state_of_any_shape_and_key(on_disk, tmp_path):
     shared = torch.zeros(3)
     optimizer.state["global"] = {"steps": [3], "buffer": shared}
     optimizer.state[elsewhere]["buffer"] = shared
-    held, old = dict(optimizer.state), net.weight
+    held, old, optimizer.steps_taken = dict(optimizer.state), net.weight, 3
     expected = copy.deepcopy(list(held.values()))
     snapshot = Snapshot(net, [optimizer], folder=tmp_path if on_disk else None)
     commit_(net, selects(net), [optimizer])
@@ -361,6 +361,7 @@ def test_a_snapshot_puts_back_state_of_any_shape_and_key(on_disk, tmp_path):
     optimizer.state["global"]["steps"].append(4)
     optimizer.state[elsewhere]["buffer"] += 1
     optimizer.state["more"] = {}
+    optimizer.steps_taken = 7
     for _ in range(2):  # it can be restored again
         snapshot.restore()
         assert net.weight is old
@@ -368,5 +369,6 @@ def test_a_snapshot_puts_back_state_of_any_shape_and_key(on_disk, tmp_path):
         now = [optimizer.state[key] for key in held]
         torch.testing.assert_close(now, expected, rtol=0, atol=0)
         assert optimizer.state[elsewhere]["buffer"] is optimizer.state["global"]["buffer"]
+        assert optimizer.steps_taken == 3
         optimizer.state["global"]["steps"].append(5)
     snapshot.close()

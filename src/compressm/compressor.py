@@ -88,7 +88,8 @@ def compress_(
 
     Args:
         model: changed in place: its layers get new, smaller parameters.
-        optimizer: one, several or None; their groups and states follow the parameters.
+        optimizer: one, several, a dict of them by parameter, or None; their groups and states
+            follow the parameters, and so do those of optimizers inside them.
         policy: how many states each layer keeps.
         rank: "uniform" takes the largest of these for all layers that one configuration speaks for,
             so that `config.state_size` is right and `from_pretrained` works without us.

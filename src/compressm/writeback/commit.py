@@ -69,11 +69,11 @@ def prepared(
 ) -> Callable[[], None]:
     """Do all that can fail of applying the edits; what is returned applies them.
 
-    Optimizers inside the given ones follow too, each with its own state. Every edited parameter
-    is replaced by a **new** `nn.Parameter` (an old autograd graph stays
-    valid), in all modules that share it and in all parameter groups that hold it. Optimizer state
-    follows by the edit's transport; where no rule holds, or with `transport="reset"`, the state of
-    that parameter starts anew, its own step count included, so that bias correction stays right.
+    Every edited parameter is replaced by a **new** `nn.Parameter` (an old autograd graph stays
+    valid), in all modules that share it and wherever optimizers hold it, those inside the given
+    ones too. Their states follow by the edit's transport and by what they are (`optimizer_state`);
+    where no rule holds, or with `transport="reset"`, the state of that parameter starts anew, its
+    own step count included, so that bias correction stays right.
     Accumulated gradients follow as first moments do. Groups, schedules and all other state stay.
     Compiled code of the process is dropped: it was made for the old sizes, and after eight
     recompilations of one function `torch.compile` would go on in eager mode without an error.
@@ -81,8 +81,8 @@ def prepared(
     one edit at a time.
 
     Raises:
-        OptimizerError: an edited trainable parameter is in none of the given optimizers, or another
-            live optimizer holds an edited one.
+        OptimizerError: an edited trainable parameter is in none of the given optimizers, another
+            live optimizer holds an edited one, or one of them keeps what cannot follow.
         InputError: two edits change the same parameter (it is shared by two layers).
     """
     if transport not in TRANSPORTS:
@@ -175,7 +175,7 @@ def _prepare(
         for change, grad in zip(driven, like(rule.first(whole(grads)), grads) or (), strict=False):
             change.new.grad = grad
     for carrier in carriers:
-        its = held_by(carrier.owner)
+        its = held_by(carrier.owner) | {id(key) for key in carrier.owner.state}
         mine = [change for change in changes if id(change.old) in its]
         states: list[dict[str, Any]] = [carrier.owner.state.get(c.old) or {} for c in mine]
         # A change of basis mixes the parameters of its group, so it needs the state of them all.

@@ -149,7 +149,7 @@ def leaves(
     """All tensors in a state at any depth, and shapes written down as such."""
     if isinstance(state, Tensor):
         yield Leaf(path, state)
-    elif isinstance(state, torch.Size) or (hasattr(state, "shape") and hasattr(state, "dtype")):
+    elif isinstance(state, torch.Size) or (hasattr(state, "dtype") and bool(state.shape)):
         yield Leaf(path, None)  # arrays of other libraries, too
     elif id(state) not in above:
         for step, value in _parts(state):

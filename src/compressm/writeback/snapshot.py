@@ -29,6 +29,8 @@ from compressm.writeback.sharded import Records, reshard_
 from compressm.writeback.stale import welcome_back_
 
 T = TypeVar("T")
+# Attributes of an optimizer that are its own memory, such as steps since the last synchronisation.
+_COUNTED = (bool, int, float)
 
 
 class Snapshot:
@@ -94,6 +96,10 @@ class Snapshot:
             "states": [
                 {index[id(key)]: state for key, state in kept.items() if id(key) in index}
                 for kept in states
+            ],
+            "counters": [
+                {name: value for name, value in vars(o).items() if type(value) in _COUNTED}
+                for o in optimizers
             ],
             "others": [
                 {key: state for key, state in kept.items() if id(key) not in index}
@@ -234,6 +240,7 @@ class Snapshot:
             for number, state in states[i].items():
                 optimizer.state[tensors[number]] = state
             optimizer.state.update(others[i])
+            vars(optimizer).update(saved.get("counters", none)[i])
         with ExitStack() as last:  # all of them, in order, also when one fails
             last.callback(set_random_states, saved["random"])
             pairs = [*zip(self._companions, saved["companions"], strict=True)]

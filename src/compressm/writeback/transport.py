@@ -94,14 +94,15 @@ class Carrier:
             whole_group = [kinds for kinds in found if kinds is not None]
             complete = len(whole_group) == len(changes)
             moved = _moved(rule, changes, whole_group) if complete else [None] * len(changes)
-        return [
-            None
-            if not state
-            else self._anew(change, state)
-            if news is None
-            else replaced(state, {**news, **_references(change, state)})
-            for change, state, news in zip(changes, states, moved, strict=True)
-        ]
+        out: list[dict[str, Any] | None] = []
+        for change, state, news in zip(changes, states, moved, strict=True):
+            if not state:
+                out.append(None)
+            elif news is None:
+                out.append(self._anew(change, state))
+            else:
+                out.append(replaced(state, {**news, **_references(change, state)}))
+        return out
 
     def _found(self, rule: Transport | None, change: Change, state: dict[str, Any]) -> Kinds | None:
         """What lies in one parameter's state; None where some of it cannot follow."""
