@@ -77,16 +77,14 @@ def test_in_a_loop_the_step_is_named():
         compressor.step()
 
 
-def test_a_gradient_that_the_cut_would_carry():
+def test_an_infinite_gradient_of_a_skipped_step_is_no_reason_to_stop():
     net = Net()
     optimizer = trained(net)
     spoil(net.lru.B_re.grad, INF)
-    before = copy.deepcopy((net.state_dict(), optimizer.state_dict()))
-    with pytest.raises(NonFiniteError, match=r"the gradient of lru.B_re holds .*zero_grad"):
-        compress_(net, optimizer, policy=FixedRank(4))
-    assert same((net.state_dict(), optimizer.state_dict()), before)
-    optimizer.zero_grad()
     assert compress_(net, optimizer, policy=FixedRank(4)).kind == "cut"
+    # Whoever goes on with it, a scaler say, still sees that the step is to be skipped.
+    assert not bool(torch.isfinite(net.lru.B_re.grad).all())
+    assert all(bool(torch.isfinite(p).all()) for p in net.parameters())
 
 
 @pytest.mark.parametrize("entry", ["exp_avg", "exp_avg_sq"])

@@ -1,4 +1,8 @@
-"""What a cut would carry over must be numbers: gradients, and the state of optimizers."""
+"""What a cut would carry over for good must be numbers: the state of optimizers.
+
+Gradients may be infinite: a gradient scaler leaves them where it skips a step, and they end with
+the next `zero_grad`.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +37,6 @@ def require_finite(
     for edit in edits:
         for key, old in zip(edit.names, edit.olds, strict=True):
             name = names.get(id(old), key)
-            if old.grad is not None and not _is_finite(old.grad):
-                raise NonFiniteError(
-                    f"the gradient of {name} holds NaN or infinity; call optimizer.zero_grad() "
-                    "before the cut (a gradient scaler leaves one where it skips a step), or go "
-                    "back to a checkpoint from before the training diverged"
-                )
             for optimizer, owner in owners:
                 state = owner.state.get(old)
                 for entry, value in state.items() if isinstance(state, dict) else ():
