@@ -179,9 +179,10 @@ class Cutter:
                 self.optimizers,
                 self.companions,
                 attributes=self._sizes(),
-                folder=self.snapshot_folder,
             )
-            self.snapshots.append(snapshot)
+            self.snapshots.append(snapshot)  # first, so that whatever happens its file is removed
+            if self.snapshot_folder is not None:
+                snapshot.move_to(self.snapshot_folder)
         return snapshot
 
     def close_snapshots(self, but: Snapshot | None = None) -> None:

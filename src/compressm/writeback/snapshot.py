@@ -111,15 +111,20 @@ class Snapshot:
         self._file: Path | None = None
         self._saved: dict[str, Any] | None = saved
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = folder / f"{uuid.uuid4().hex}.snapshot"
-            # Whatever is no tensor stays here: no pickle is written, and none is ever read.
-            self._saved, tensors = split(saved)
-            try:
-                write_tensors(self._file, named(tensors), {})
-            except BaseException:
-                self.close()
-                raise
+            self.move_to(folder)
+
+    def move_to(self, folder: Path) -> None:
+        """Keep the copies in a file there, which `close` removes, and not in memory."""
+        folder.mkdir(parents=True, exist_ok=True)
+        # Whatever is no tensor stays here: no pickle is written, and none is ever read.
+        kept, tensors = split(self._saved)
+        self._file = folder / f"{uuid.uuid4().hex}.snapshot"
+        try:
+            write_tensors(self._file, named(tensors), {})
+        except BaseException:
+            self.close()
+            raise
+        self._saved = kept
 
     @classmethod
     def from_state_dict(
