@@ -5,11 +5,12 @@ A text asks for a table with two comments, and what stands between them is repla
     <!-- table: ablation test -->
     <!-- /table -->
 
-MkDocs does that when it builds (`hooks` in mkdocs.yml). GitHub shows the README as it is, so
+The tables stand in the files, so that somebody who reads them as they are sees them:
 
-    python docs/tables.py README.md
+    make tables
 
-writes its tables into the file; a test keeps them up to date.
+writes them anew, and a test finds a stale one. MkDocs does the same when it builds (`hooks` in
+mkdocs.yml), for pages that are being written.
 """
 
 from __future__ import annotations
