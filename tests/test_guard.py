@@ -406,6 +406,44 @@ def test_averages_may_be_swapped_in_for_the_metric():
     assert event.kind == "cut"
 
 
+class Switching(torch.optim.SGD):
+    """Has weights to evaluate with beside those to train with, as schedule-free optimizers have."""
+
+    def step(self, closure=None):
+        starts = [(p, p.detach().clone()) for p in self.param_groups[0]["params"]]
+        super().step(closure)
+        for p, start in starts:
+            self.state[p].setdefault("z", start)
+
+    @torch.no_grad()
+    def eval(self):
+        for p, state in self.state.items():
+            p.lerp_(state["z"], 1 - 1 / 0.9)
+
+    @torch.no_grad()
+    def train(self):
+        for p, state in self.state.items():
+            p.lerp_(state["z"], 1 - 0.9)
+
+
+@pytest.mark.parametrize("back", [True, False])
+@pytest.mark.parametrize("recovery", [0, 3])
+def test_weights_that_an_optimizer_switches_for_the_metric_are_the_same_bits_after_it(
+    back, recovery
+):
+    def metric(loop):
+        loop.optimizer.eval()  # there and back is not exact
+        if back:
+            loop.optimizer.train()
+        return 1.0
+
+    loops = []
+    for one in (metric, lambda _: 1.0):
+        loops.append(Loop(Switching, metric=one, recovery_steps=recovery))
+        assert loops[-1].run(10)[-1].kind == ("accepted" if recovery else "cut")
+    exactly(*loops)
+
+
 ACCURACIES = {1: 0.104, 5: 0.1}
 LOSSES = {1: 2.302, 5: 2.29}
 

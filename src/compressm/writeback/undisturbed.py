@@ -35,7 +35,9 @@ def undisturbed(
     Put back from copies: random number generators, training and `requires_grad` flags, which
     tensor is where, buffers, gradients, options of parameter groups, and companions. Parameters
     and optimizer states would be a copy of the whole training, so they are only summed up: a
-    metric may swap averaged weights in and out again, but not train.
+    metric may swap averaged weights in and out again, but not train. Parameters of an optimizer
+    with `eval()` and `train()` (schedule-free) are copied too: these move them there and back, to
+    within rounding.
 
     Args:
         models: the live model, in its wrapper if it has one, and averaged copies.
@@ -87,6 +89,13 @@ class _Outlook:
             (o, [(group, list(group["params"]), options_of(group)) for group in o.param_groups])
             for o in followed(optimizers)
         ]
+        self._switched = [
+            (p, p.detach().clone())
+            for o in followed(optimizers)
+            if _switches(o)
+            for group in o.param_groups
+            for p in group["params"]
+        ]
         self._companions = [(c, copy.deepcopy(c.state_dict())) for c in companions]
         self._optimizers = optimizers
 
@@ -106,9 +115,9 @@ class _Outlook:
                 place.update(tensors)
         for module, training in self._flags:
             module.training = training
-        for buffer, values in self._buffers:
-            if not same_bits(buffer, values):
-                buffer.copy_(values)
+        for tensor, values in (*self._buffers, *self._switched):
+            if not same_bits(tensor, values):
+                tensor.copy_(values)
         for parameter, trainable, grad, kept in self._grads:
             if parameter.requires_grad != trainable:
                 parameter.requires_grad_(trainable)
@@ -127,6 +136,11 @@ class _Outlook:
             if not same(companion.state_dict(), state):
                 companion.load_state_dict(state)
         set_random_states(self._random)
+
+
+def _switches(optimizer: Optimizer) -> bool:
+    """Whether it moves the weights between those for training and those for evaluation."""
+    return all(callable(getattr(optimizer, name, None)) for name in ("train", "eval"))
 
 
 def _require_same(before: dict[str, Tensor], now: dict[str, Tensor]) -> None:
