@@ -44,8 +44,8 @@ def fingerprint(roots, folder=None):
         )
         if not (".grad" in path or ".state[" in path):
             found[f"{path} itself"] = id(value), value._version
-        for name in (*vars(value), *_HOOKS):
-            walk(f"{path}.{name}", getattr(value, name, None))
+        for name in (*vars(value), *(hooks for hooks in _HOOKS if getattr(value, hooks))):
+            walk(f"{path}.{name}", getattr(value, name))
         if value.is_leaf:
             walk(f"{path}.grad", value.grad)
 

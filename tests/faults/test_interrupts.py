@@ -24,7 +24,7 @@ def places_of(act):
     new = [place for place in lines_of(act) if place not in _reached]
     _reached.update(new)
     careful = [place for place in new if is_careful(place)]
-    return sampled(careful, 24) + sampled([p for p in new if not is_careful(p)], 20)
+    return sampled(careful, 12) + sampled([p for p in new if not is_careful(p)], 10)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,7 +24,7 @@ def test_memory_runs_out_at_any_operation(name, tmp_path):
         counted.act()
     scene = fresh()
     before = scene.fingerprint()
-    for number in sampled(range(1, operations.count + 1), 14 if name == "guarded" else 6):
+    for number in sampled(range(1, operations.count + 1), 9 if name == "guarded" else 4):
         error = torch.OutOfMemoryError("no memory left") if number % 2 else MemoryError()
         with pytest.raises(type(error)), Operations(number, error):
             scene.act()

@@ -229,7 +229,7 @@ class Orders(RuleBasedStateMachine):
 
 TestOrders = Orders.TestCase
 TestOrders.settings = settings(
-    max_examples=8,
+    max_examples=6,
     phases=[Phase.generate],  # shrinking takes minutes, and the orders are short
     stateful_step_count=12,
     deadline=None,
