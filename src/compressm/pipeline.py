@@ -209,7 +209,8 @@ def observe(
     """Read every compressible layer of a model, whole where it is sharded, one at a time.
 
     Raises:
-        InputError: no compressible layer, an unknown method, or data that it needs is missing.
+        InputError: no compressible layer or one on the meta device, an unknown method, or data that
+            it needs is missing.
         NonFiniteError: a parameter or buffer of a layer holds NaN or infinity.
         UnstableSystemError: a layer has an eigenvalue on or outside the unit circle.
     """
@@ -217,6 +218,12 @@ def observe(
     reshard_(model)
     with ranks.agreement("looking for layers"):
         sites = find_sites(model)
+        for name, site in sites.items():
+            if any(p.is_meta for p in site.module.parameters()):
+                raise InputError(
+                    f"model: layer {name!r} is on the meta device, so it has no values; load its "
+                    "weights first (compressm.load_compressed fills such a model)"
+                )
     observers = {}
     for name, site in sites.items():
         with ranks.agreement(f"reading {name}"), gathered(site.module):

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from compressm import FixedRank, compress_, load_compressed
-from compressm.errors import CheckpointError
-from compressm.nn import SequenceClassifier, state_dims
+from compressm.errors import CheckpointError, InputError
+from compressm.nn import LRU, SequenceClassifier, state_dims
 from tests.checkpoints.layers import Stacked
 
 
@@ -51,6 +51,15 @@ def test_layers_of_third_parties_are_resized():
         (lambda s: s.update(extra=torch.ones(1)), "extra unexpected"),
         (lambda s: s.update({"head.bias": torch.ones(7)}), r"head\.bias \(3,\) ≠ \(7,\)"),
         (lambda s: s.update({"encoder.blocks.0.layer.D": torch.ones(2, 2)}), "shape"),
+        (
+            lambda s: s.update({"head.bias": [1.0, 2.0, 3.0]}),
+            r"'head\.bias' is no tensor but a list",
+        ),
+        (
+            lambda s: s.update({"head.bias": torch.ones(3, device="meta")}),
+            "meta device, so it has no",
+        ),
+        (lambda s: s.update(model={}), r"no tensor but a dict.*such as checkpoint\['model'\]"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_changes(compressed, spoil, says):
@@ -71,3 +80,40 @@ def test_unreadable_files_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(CheckpointError, match=r"cut\.safetensors"):
         load_compressed(build(), path)
+
+
+@pytest.mark.parametrize("model", [None, torch.nn.Linear(2, 2)])
+def test_what_has_no_layers_is_refused(model):
+    with pytest.raises(InputError, match=r"^model: "):
+        load_compressed(model, {})
+
+
+def test_a_source_that_is_none():
+    with pytest.raises(InputError, match="source: expected a Mapping or a str or a Path, got 3"):
+        load_compressed(build(), 3)
+
+
+class Counting(torch.nn.Module):
+    """Stores more than tensors."""
+
+    def __init__(self, states):
+        super().__init__()
+        self.layer = LRU(3, states)
+        self.seen = 0
+
+    def get_extra_state(self):
+        return {"seen": self.seen}
+
+    def set_extra_state(self, state):
+        self.seen = state["seen"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_modules_store_beside_tensors_arrives(device):
+    small = Counting(2)
+    small.seen = 5
+    with torch.device(device):
+        fresh = Counting(4)
+    load_compressed(fresh, small.state_dict())
+    assert fresh.seen == 5
+    assert fresh.layer.state_dim == 2

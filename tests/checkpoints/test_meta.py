@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from compressm import FixedRank, compress_, load_compressed, resize_
+from compressm import FixedRank, compress_, load_compressed, measure, resize_
 from compressm.adapters import find_sites
-from compressm.errors import CheckpointError
+from compressm.errors import CheckpointError, InputError
 from compressm.nn import LRU, state_dims
 from tests.adapters import mambas
 from tests.loops.common import CUT, build
@@ -82,3 +82,11 @@ def test_buffers_that_no_checkpoint_holds_are_named():
     with pytest.raises(CheckpointError, match=r"on the meta device.*buffers table; build"):
         load_compressed(model, nn.Sequential(LRU(3, 5)).state_dict())
     assert model[0].state_dim == 8
+
+
+@pytest.mark.parametrize("use", [measure, lambda model: compress_(model, policy=FixedRank(CUT))])
+def test_what_has_no_values_is_not_measured(use):
+    with pytest.raises(
+        InputError, match=r"layer 'encoder\.blocks\.0\.layer' is on the meta device"
+    ):
+        use(on_meta(build))

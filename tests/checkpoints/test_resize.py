@@ -3,6 +3,7 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -47,6 +48,7 @@ def run(tmp_path):
 
 SOURCES = {
     "states by name": lambda model, compressor, folder: state_dims(model),
+    "of NumPy": lambda model, *_: {k: np.int64(n) for k, n in state_dims(model).items()},
     "one event": lambda model, compressor, folder: compressor.events[-1],
     "events": lambda model, compressor, folder: compressor.events,
     "log": lambda model, compressor, folder: folder / "events.jsonl",
@@ -94,7 +96,10 @@ def test_nothing_cut_yet_is_no_error():
         ({"encoder.layer": 3}, rf"no layers 'encoder\.layer'; it has {NAMES[0]} \({FULL}\)"),
         ({NAMES[0]: FULL + 1}, rf"has {FULL} states and was to have {FULL + 1}"),
         ({NAMES[0]: CUT, NAMES[1]: 0}, "expected 1 to"),
-        ({NAMES[0]: CUT, NAMES[1]: True}, "expected 1 to"),
+        ({NAMES[0]: CUT, NAMES[1]: True}, rf"layer '{NAMES[1]}': expected an integer, got True"),
+        ({NAMES[0]: CUT, NAMES[1]: 2.0}, rf"layer '{NAMES[1]}': expected an integer, got 2\.0"),
+        ({NAMES[0]: torch.tensor(CUT)}, "expected an integer, got a tensor"),
+        ({"events": [], "step": 3}, r"no layers 'events', 'step'; it has"),
         (7, "got int"),
         ([3, 4], "got list"),
         ({"a.nu_log": torch.zeros(3)}, r"has no encoder.*its names are like 'a\.nu_log'"),

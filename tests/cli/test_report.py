@@ -48,6 +48,8 @@ def test_bad_runs(refuses, tmp_path):
     run = write_run(tmp_path / "run", CUTS)
     refuses("not the folder of a run", "report", tmp_path)
     refuses("twice", "report", run, run)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    refuses("no run folder", "report", tmp_path / "loop")
     (run / "events.jsonl").write_text("{}\n")
     refuses("events.jsonl is damaged", "report", run)
 

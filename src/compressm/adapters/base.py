@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from compressm.adapters.layout import Layout
 from compressm.adapters.plain import require_plain
 from compressm.adapters.structure import Tensors, require_known
+from compressm.arguments import instance
 from compressm.calibration import Given, Probe
 from compressm.edits import Edit
 from compressm.errors import InputError
@@ -248,9 +249,10 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
     """All compressible layers by module path ("" is the model itself), each module once.
 
     Raises:
-        InputError: the model has none (the message lists the layer types that were seen), or one
-            whose parameters are computed from others, or not those that its family knows.
+        InputError: it is no module, has no such layer (the message lists the types that were seen),
+            or one whose parameters are computed from others, or not those that its family knows.
     """
+    instance("model", model, nn.Module)
     sites = sites_in(model)
     if not sites:
         seen = sorted({type(module).__name__ for module in model.modules()})

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm.adapters import find_sites
+from compressm.arguments import instance
 from compressm.checkpoints.fit import blank, fit_, settle_
 from compressm.checkpoints.meta import require_loadable
 from compressm.checkpoints.names import as_here, bare
-from compressm.checkpoints.read import read_weights
+from compressm.checkpoints.read import read_weights, require_weights
 from compressm.checkpoints.shapes import arriving
 from compressm.errors import CheckpointError
 from compressm.writeback import Surroundings, as_optimizers, materialise_, on_meta
@@ -39,14 +40,18 @@ def load_compressed(
             follow as well.
 
     Raises:
-        CheckpointError: the file is missing, unreadable or changed, a key is missing or unexpected,
-            a shape outside the compressible layers differs, parameters of one layer speak of
-            different sizes, or a model on the meta device has buffers that no checkpoint holds.
-            The model is left as it was.
+        CheckpointError: the file is missing, unreadable or changed, an entry is no tensor or has no
+            values, a key is missing or unexpected, a shape outside the compressible layers differs,
+            parameters of one layer speak of different sizes, or a model on the meta device has
+            buffers that no checkpoint holds. The model is left as it was.
+        InputError: the model has no compressible layer, or one whose parts were replaced (LoRA, …).
     """
     model = bare(model)
+    sites = find_sites(model)
+    instance("source", source, Mapping, str, Path, hint="for example the model's state_dict()")
     own = model.state_dict()
     given = source if isinstance(source, Mapping) else read_weights(source)
+    require_weights(given)
     state = as_here(model, own, given)
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unexpected:
@@ -54,7 +59,6 @@ def load_compressed(
             f"checkpoint: {_listed(missing)} missing, {_listed(unexpected)} unexpected; build the "
             "model with the depth and options of the checkpoint"
         )
-    sites = find_sites(model)
     shapes = arriving(sites, state)
     resized = {
         f"{name}.{parameter}" if name else parameter: shape
@@ -64,7 +68,7 @@ def load_compressed(
     wrong = [
         f"{key} {tuple(own[key].shape)} ≠ {tuple(value.shape)}"
         for key, value in state.items()
-        if resized.get(key, own[key].shape) != value.shape
+        if isinstance(own[key], Tensor) and resized.get(key, own[key].shape) != value.shape
     ]
     if wrong:
         raise CheckpointError(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm.adapters import Site, find_sites
+from compressm.arguments import whole
 from compressm.checkpoints.fit import fit_
 from compressm.checkpoints.names import as_here, bare
 from compressm.checkpoints.read import read_sizes
@@ -74,10 +75,10 @@ def _wanted(model: nn.Module, sites: Mapping[str, Site], sizes: Any) -> dict[str
     if isinstance(sizes, Sequence) and all(isinstance(event, Event) for event in sizes):
         return _of_events(sites, sizes, "sizes: ")
     if isinstance(sizes, Mapping):
-        if all(isinstance(n, int) for n in sizes.values()):
-            return _of_names(sites, sizes, "sizes: ")
         shapes = {name: _shape(value) for name, value in sizes.items()}
         shapes = {name: shape for name, shape in shapes.items() if shape is not None}
+        if sizes.keys() & sites.keys() or not shapes:
+            return _of_names(sites, sizes, "sizes: ")
         return _of_shapes(model, sites, shapes)
     raise InputError(
         "sizes: expected states by layer name, events, a state dict, or the path of events.jsonl "
@@ -85,21 +86,22 @@ def _wanted(model: nn.Module, sites: Mapping[str, Site], sizes: Any) -> dict[str
     )
 
 
-def _of_names(sites: Mapping[str, Site], sizes: Mapping[str, int], what: str) -> dict[str, int]:
-    unknown = sorted(sizes.keys() - sites.keys())
+def _of_names(sites: Mapping[str, Site], sizes: Mapping[str, Any], what: str) -> dict[str, int]:
+    unknown = sorted(sizes.keys() - sites.keys(), key=str)
     has = ", ".join(f"{name or '(model)'} ({site.state_dim})" for name, site in sites.items())
     if unknown:
         raise InputError(
-            f"{what}this model has no layers {', '.join(map(repr, unknown))}; it has {has}"
+            f"{what}this model has no layers {', '.join(map(repr, unknown[:4]))}; it has {has}"
         )
-    for name, states in sizes.items():
+    wanted = {name: whole(f"{what}layer {name!r}", states) for name, states in sizes.items()}
+    for name, states in wanted.items():
         now = sites[name].state_dim
-        if isinstance(states, bool) or not 1 <= states <= now:
+        if not 1 <= states <= now:
             raise InputError(
                 f"{what}layer {name!r} has {now} states and was to have {states}; expected 1 to "
                 f"{now}. Build the model at the size that it had before it was cut"
             )
-    return {name: states for name, states in sizes.items() if states != sites[name].state_dim}
+    return {name: states for name, states in wanted.items() if states != sites[name].state_dim}
 
 
 def _of_events(sites: Mapping[str, Site], events: Sequence[Event], what: str) -> dict[str, int]:

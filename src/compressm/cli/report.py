@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -34,10 +35,11 @@ def report(
     """
     from compressm.report import compare, read_run, write_report
 
-    if len({run.resolve() for run in runs}) < len(runs):
+    places = [Path(os.path.realpath(run)) for run in runs]  # Path.resolve raises on link loops
+    if len(set(places)) < len(runs):
         raise ConfigError("the same run is given twice")
     folder = out or (runs[0] / "report" if len(runs) == 1 else Path("report"))
-    names = [run.resolve().name for run in runs]
+    names = [place.name for place in places]
     # Folders of the same name in different places are told apart by their paths.
     labels = names if len(set(names)) == len(names) else [str(run) for run in runs]
     records = [read_run(run, label) for run, label in zip(runs, labels, strict=True)]
