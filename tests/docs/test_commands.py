@@ -28,7 +28,8 @@ def _of(program):
 @_of("make")
 def test_make_targets_exist(entry):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
-    assert set(entry[2:]) <= set(targets)
+    asked = {word for word in entry[2:] if "=" not in word}  # without settings of variables
+    assert asked <= set(targets)
 
 
 @_of("pip")
