@@ -106,10 +106,23 @@ class RankGroup(Ranks):
         self._exchange(None, doing)
 
     def _exchange(self, error: Exception | None, doing: str) -> None:
-        """Tell all ranks of this one's error (or none); raise if another has one and we do not."""
+        """Tell all ranks of this one's error (or none); raise if another has one and we do not.
+
+        Raises:
+            DistributedError: also where a rank does not come before the time is over.
+        """
         failed = torch.tensor([int(error is not None)], device="cpu")
         flags = [torch.empty_like(failed) for _ in range(self.size)]
-        dist.all_gather(flags, failed, group=self._group)
+        try:
+            dist.all_gather(flags, failed, group=self._group)
+        except RuntimeError as lost:  # every other exchange comes after this one
+            if error is not None:
+                return
+            raise DistributedError(
+                f"while {doing}, not all ranks came ({str(lost).splitlines()[0]}); all of them "
+                "must call compressm alike, at the same steps, also where one has more data than "
+                "another. The process group is of no further use: resume from a checkpoint"
+            ) from lost
         if not any(int(flag) for flag in flags):
             return
         mine = None if error is None else (type(error).__name__, str(error))

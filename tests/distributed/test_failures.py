@@ -218,3 +218,22 @@ def forgets_a_parameter(rank):
         loop.compressor.step()
     assert time.perf_counter() - started < 10
     return type(caught.value).__name__, loop.states, loop.fingerprint() == whole
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rank_that_does_not_come_is_named_as_the_reason(pair, kind):
+    assert pair(waits_in_vain, kind) == [True, True]
+
+
+def waits_in_vain(rank, kind):
+    loop = Loop(kind, rank)
+    loop.run(4)
+
+    def late(*_, **__):
+        raise RuntimeError("Timed out waiting 9000ms for recv operation")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compressm.distributed.dist.all_gather", late)
+        with pytest.raises(DistributedError, match=r"not all ranks came \(Timed out"):
+            loop.step()
+    return loop.states == [FULL, FULL]

@@ -135,6 +135,28 @@ def shards_again(rank):
     torch.testing.assert_close(loop.model(inputs), expected)
 
 
+def test_compressed_weights_load_whole_and_as_shards_on_either_side(pair):
+    pair(loads_everywhere)
+
+
+def loads_everywhere(rank):
+    loop = Loop("fsdp", rank)
+    loop.run(6)
+    inputs, _ = batch_of(0)
+    expected = loop.model(inputs)
+    sources = {"whole": loop.weights(), "shards": loop.model.state_dict()}
+    for source, state in sources.items():
+        for sharded in (True, False):
+            if source == "whole" and not sharded:
+                continue  # as above
+            model = shard(build()) if sharded else build()
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            load_compressed(model, state)
+            held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            assert held == {id(p) for p in model.parameters()}
+            torch.testing.assert_close(model(inputs), expected)
+
+
 def test_unknown_internals_are_one_clear_error(pair):
     assert pair(meets_another_torch) == [True, True]
 

@@ -17,6 +17,7 @@ from compressm.checkpoints.read import read_weights, require_weights
 from compressm.checkpoints.shapes import arriving
 from compressm.errors import CheckpointError
 from compressm.writeback import Surroundings, as_optimizers, materialise_, on_meta
+from compressm.writeback.sharded import stored_like
 
 
 def load_compressed(
@@ -31,7 +32,8 @@ def load_compressed(
     parameters hold the new ones afterwards.
 
     Args:
-        model: built at any state dimension. What is on the meta device gets the device and the type
+        model: built at any state dimension; under `fully_shard` all ranks call, with whole weights
+            or with shards. What is on the meta device gets the device and the type
             of the weights that arrive; weights that are tied stay tied.
         source: a state dict, the path of a .safetensors file (no pickle is ever read), or of a
             folder that `save_pretrained` wrote. Tied weights may be there once, and wrappers may
@@ -83,7 +85,7 @@ def load_compressed(
     if on_meta(model):
         materialise_(model, state, optimizers)
         settle_(sites.values(), Surroundings([model]))
-    model.load_state_dict(state)
+    model.load_state_dict(stored_like(state, model.state_dict()))
 
 
 def _listed(items: list[str]) -> str:

@@ -9,7 +9,7 @@ internals look different.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -225,3 +225,23 @@ def like(
         else new
         for new, old in zip(moved, tensors, strict=True)
     )
+
+
+def stored_like(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Weights as a model stores its own: slices where it has shards, whole where it has not.
+
+    All ranks call. What is no tensor stays.
+    """
+    if not _fsdp_in_use():
+        return {**state}
+    from torch.distributed.tensor import DTensor
+
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        there = own[name]
+        if isinstance(there, DTensor):
+            moved = (_full(value).to(there.device),)
+            (found[name],) = like(moved, (there,)) or moved
+        else:
+            found[name] = _full(value) if isinstance(value, DTensor) else value
+    return found
