@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm.bits import tensors_in
+from compressm.errors import OptimizerError
 from compressm.steady import steady
 from compressm.writeback.carry import carry_marks, successor, warn_of_hooks
+from compressm.writeback.fresh import fresh
+from compressm.writeback.optimizer_state import copies_of_weights
 from compressm.writeback.ownership import followed, live_optimizers
 from compressm.writeback.references import point_
 from compressm.writeback.sharded import Storage, is_shard, reshard_
@@ -48,7 +51,7 @@ def replace_(
 
     Every module that shares one gets the new one, and so does every optimizer that holds it: the
     given ones, those inside them, and all others that are alive. Optimizer state stays where it has
-    the new shape already, because it was loaded before, and is dropped otherwise. Wrappers that
+    the new shape already, because it was loaded before, and starts anew otherwise. Wrappers that
     reduce gradients are renewed.
 
     Raises:
@@ -106,14 +109,33 @@ def _put_(
             if id(parameter) in new:
                 module._parameters[name] = new[id(parameter)][1]
     everybody = [*optimizers, *live_optimizers()]
+    states = [(o, _states(o, list(new.values()))) for o in followed(everybody)]
     point_(everybody, {number: parameter for number, (_, parameter) in new.items()})
-    for optimizer in followed(everybody):
-        for old, parameter in new.values():
-            state = optimizer.state.pop(old, None)
-            if state and _fits(state, old.shape, parameter.shape):
-                optimizer.state[parameter] = state
+    for optimizer, its in states:
+        for old, _ in new.values():
+            optimizer.state.pop(old, None)
+        optimizer.state.update(its)
     if new and "torch._dynamo" in sys.modules:
         torch.compiler.reset()
+
+
+def _states(
+    optimizer: Optimizer, pairs: Sequence[tuple[nn.Parameter, nn.Parameter]]
+) -> dict[Tensor, Any]:
+    """States of new parameters: those of the old ones where they fit, else fresh ones."""
+    states: dict[Tensor, Any] = {}
+    copies = None
+    for old, new in pairs:
+        state = optimizer.state.get(old)
+        if state and not _fits(state, old.shape, new.shape):
+            copies = copies_of_weights(optimizer) if copies is None else copies
+            try:
+                state = fresh(optimizer, "a parameter", old, new, state, copies)
+            except OptimizerError:  # there is no telling; its own state may be loaded next
+                state = None
+        if state:
+            states[new] = state
+    return states
 
 
 def _fits(state: Any, old: torch.Size, new: torch.Size) -> bool:

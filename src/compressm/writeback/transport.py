@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm.edits import Transport
-from compressm.errors import OptimizerError
 from compressm.writeback.carry import corrected
+from compressm.writeback.fresh import fresh
 from compressm.writeback.optimizer_state import (
     Kind,
     copies_of_weights,
@@ -99,7 +97,9 @@ class Carrier:
             if not state:
                 out.append(None)
             elif news is None:
-                out.append(self._anew(change, state))
+                out.append(
+                    fresh(self.owner, change.name, change.old, change.new, state, self._copies)
+                )
             else:
                 out.append(replaced(state, {**news, **_references(change, state)}))
         return out
@@ -125,44 +125,6 @@ class Carrier:
             else:
                 found[leaf.path] = (kind, leaf.tensor)
         return found if covered else None
-
-    def _anew(self, change: Change, state: dict[str, Any]) -> dict[str, Any] | None:
-        """State as before the first step.
-
-        No entry at all, which torch's convention makes anew at the next step, but for optimizers
-        that fill their state when they are built and never again, and for fused SGD, which cannot
-        mix parameters with and without momentum (a first step from zero momentum is the same as
-        one without).
-        """
-        owner, new = self.owner, change.new
-        if isinstance(owner, torch.optim.SGD) and state.get("momentum_buffer") is not None:
-            return {"momentum_buffer": torch.zeros_like(new)}
-        if isinstance(owner, torch.optim.Adagrad):
-            start = owner.defaults["initial_accumulator_value"]
-            return {
-                "step": torch.zeros_like(state["step"]),
-                "sum": torch.full_like(new, start, dtype=state["sum"].dtype),
-            }
-        if not _fills_state_when_built(type(owner)):
-            return None
-        news: dict[Path, Tensor] = {}
-        for leaf in leaves(state):
-            kind = kind_of(owner, leaf, change.old.shape, self._copies)
-            if leaf.tensor is change.old:
-                news[leaf.path] = new
-            elif leaf.tensor is not None and is_scalar(leaf, change.old.shape):
-                news[leaf.path] = torch.zeros_like(leaf.tensor)
-            elif leaf.tensor is None or kind is None:
-                raise OptimizerError(
-                    f"optimizer: {type(owner).__name__}.{leaf.name} cannot follow a change of "
-                    f"shape of {change.name}, and the optimizer makes its state only when it is "
-                    "built; cut before it is built, or give a new one to every part of the run"
-                )
-            else:
-                start = new.detach() if kind is Kind.WEIGHT else torch.zeros_like(new)
-                news[leaf.path] = start.to(leaf.tensor.dtype).clone()
-        counts = {key: 0 for key, value in state.items() if type(value) is int}
-        return {**replaced(state, news), **counts}
 
 
 def _references(change: Change, state: Any) -> dict[Path, Tensor]:
@@ -214,11 +176,3 @@ def _keeps_values(rule: Transport, change: Change) -> bool:
     (old,) = whole((change.old.detach(),))
     kept = rule.kept((old,))
     return kept is not None and torch.equal(kept[0], change.value.to(old))
-
-
-def _fills_state_when_built(kind: type) -> bool:
-    """Whether the constructor of a third party's optimizer writes into `state`."""
-    try:
-        return re.search(r"\.state\[", inspect.getsource(kind.__init__)) is not None  # type: ignore[misc]
-    except (OSError, TypeError):  # no source to read: torch's convention is what most follow
-        return False
