@@ -179,6 +179,26 @@ def test_the_first_step_asks_whether_the_layers_are_trained():
     assert [compressor.step() for _ in range(2)] == [None, None]  # nothing was given, nothing held
 
 
+def test_so_does_the_first_step_after_a_cut():
+    """What was collected before it and handed over after it is no longer the layer's."""
+    layer = LRU(4, 8)
+    head = nn.Linear(4, 1)
+    net = nn.Sequential(layer, head)
+    layer.requires_grad_(False)
+    collected = list(layer.parameters())
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
+    compressor = Compressor(
+        net, optimizer, policy=FixedRank(4), schedule=Schedule.at(1), method="real-pairs"
+    )
+    assert compressor.step() is not None
+    layer.requires_grad_(True)
+    optimizer.add_param_group({"params": collected})
+    with pytest.raises(OptimizerError, match=r"0\.nu_log is trainable, but no given optimizer"):
+        compressor.step()
+    optimizer.add_param_group({"params": [p for p in layer.parameters() if p is not layer.D]})
+    assert compressor.step() is None
+
+
 @pytest.mark.parametrize("loaded", ["model", "compressor"])
 def test_so_does_the_first_step_after_a_load(loaded):
     layer = LRU(4, 8)

@@ -210,7 +210,8 @@ class Compressor:
         While a guard waits for its recovery steps, further cuts wait too. The first call of a run
         evaluates the guard's metric, see `Guard`.
 
-        The first call, also the first after weights were loaded, looks into the optimizers.
+        The first call, also the first after weights were loaded or an event, looks into the
+        optimizers.
 
         A call that raises has not happened: model, optimizers and the count itself are as before
         (or, when a pending cut has been undone and the next attempt at it failed, as before that
@@ -231,7 +232,9 @@ class Compressor:
         event = self._transaction.whole(partial(self._advance, step), self, self.monitor)
         if self._told < len(self.events):
             self._tell()
-        self._wake = self._due
+        # After an event the next call looks into the optimizers: what the loop gave them meanwhile
+        # may have been collected before the cut.
+        self._wake = self._due if event is None else -_NEVER
         return event
 
     def _advance(self, step: int) -> Event | None:
