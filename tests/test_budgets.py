@@ -149,6 +149,23 @@ def test_a_metric_that_is_no_number_never_passes():
     assert compress_(model, policy=MetricBudget(metric, 100.0)).kind == "kept"
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("higher", [True, False])
+def test_infinity_is_no_gain(value, higher):
+    model = build()
+
+    def metric():
+        return 1.0 if set(state_dims(model).values()) == {FULL} else value
+
+    event = compress_(model, policy=MetricBudget(metric, 0.1, higher_is_better=higher))
+    assert event.kind == "kept"
+    broken = MetricBudget(lambda: value, 0.1, higher_is_better=higher)
+    with pytest.raises(InputError, match="evaluate: expected a finite metric before the cut"):
+        compress_(model, policy=broken)
+    with pytest.raises(InputError, match="max_drop: expected a finite number"):
+        MetricBudget(metric, value)
+
+
 def test_few_trials_give_a_safe_answer():
     model = build()
     metric = Metric(model)

@@ -1,4 +1,4 @@
-from collections import UserDict
+from collections import OrderedDict, UserDict, namedtuple
 from functools import partial
 from types import SimpleNamespace
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.utils.checkpoint
 from torch import nn
+from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 from compressm import Calibration
 from compressm.errors import InputError
@@ -273,3 +274,44 @@ def test_what_the_model_does_in_place_stays_out_of_what_was_seen():
     expected = gradients(model, x)
     model.between = lambda y: y.mul_(3.0).div_(3.0)
     torch.testing.assert_close(gradients(model, x)[1], expected[1])
+
+
+class Encoding(UserDict):
+    """As of a tokenizer: a dict with attributes."""
+
+    def __getattr__(self, name):
+        if name not in self.__dict__.get("data", ()):
+            raise AttributeError(name)
+        return self.data[name]
+
+
+Pair = namedtuple("Pair", "inputs labels")
+
+
+@pytest.mark.parametrize(
+    ("batch", "read"),
+    [
+        (Pair(torch.ones(2, 3), 1), lambda b: b.inputs),
+        ((torch.ones(2, 3), 1), lambda b: b.__add__((2,))[0]),
+        (Encoding(inputs=torch.ones(2, 3)), lambda b: b.inputs),
+        (OrderedDict(inputs=torch.ones(2, 3)), lambda b: b.popitem()[1]),
+        (
+            pack_sequence([torch.ones(2, 3)]),
+            lambda b: pad_packed_sequence(b, batch_first=True)[0][0],
+        ),
+        ({"deep": [Pair(torch.ones(2, 3), 1)]}, lambda b: b["deep"][0].inputs),
+    ],
+)
+def test_a_batch_keeps_its_type(batch, read):
+    model = Model()
+    probe = Probe(model)
+    calibration = Calibration([batch], forward=lambda m, b: m(read(b)))
+    for _ in range(2):  # and the user's own is not emptied
+        calibration.run(model, [probe])
+    assert [call[0][0].shape for call in probe.calls] == [(2, 3)] * 2
+
+
+def test_batches_without_values_are_refused():
+    model = Model()
+    with pytest.raises(InputError, match=r"data: .*meta device"):
+        Calibration([torch.ones(2, 3, device="meta")]).run(model, [Probe(model)])

@@ -143,7 +143,11 @@ def test_measure_and_compress_agree():
     assert {s.site: s.after for s in event.sites} == policy.plan(spectra)
     for site in event.sites:
         assert site.values == tuple(spectra[site.site].values.tolist())
-        assert site.energy_kept == spectra[site.site].energy(site.after)
+        most = spectra[site.site].energy(site.after)
+        if any("real directions instead of" in note for note in site.notes):
+            assert site.energy_kept < most
+        else:
+            assert site.energy_kept == most
 
 
 def snapshot(model, optimizer):

@@ -1,10 +1,14 @@
 import json
+import math
+import re
 from dataclasses import replace
 
 import pytest
+import torch
 
-from compressm import Event, EventLog, SiteChange
+from compressm import Event, EventLog, FixedRank, SiteChange, compress_
 from compressm.events import Attempt
+from compressm.nn import LRU
 
 
 def event(step=7):
@@ -79,3 +83,21 @@ def test_lines_of_earlier_versions_are_read():
     old = Event.from_json(json.dumps(raw))
     assert old == event()
     assert (old.tried, old.sites[0].method) == ((), "")
+
+
+def test_the_energy_kept_is_that_of_the_directions_that_are_kept():
+    """Real poles fill a complex state each, so half of the directions find no place."""
+    layer = LRU(3, 8)
+    with torch.no_grad():
+        layer.theta_log.fill_(math.log(2 * math.pi))
+    (site,) = compress_(layer, policy=FixedRank(4), method="real-pairs").sites
+    kept = int(re.search(r"kept (\d+) real directions", site.notes[0])[1])
+    values = torch.tensor(site.values, dtype=torch.float64)
+    assert kept < 8
+    assert site.energy_kept == pytest.approx(float(values[:kept].sum() / values.sum()))
+
+
+@pytest.mark.parametrize("select", ["smallest", "random"])
+def test_other_states_than_the_largest_have_no_share_of_energy(select):
+    (site,) = compress_(LRU(3, 8), policy=FixedRank(4), select=select).sites
+    assert (site.after, site.energy_kept) == (4, None)

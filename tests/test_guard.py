@@ -502,3 +502,30 @@ def test_one_shot_compression_has_no_start_to_compare_with():
 
     event = compress_(model, policy=FixedRank(CUT), guard=Guard(metric, max_drop=0.1))
     assert (len(calls), event.notes) == (2, ())
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_metric_that_trains_at_the_verdict_is_undone_and_asked_again(fails):
+    asked = []
+
+    def trains_once(loop):
+        asked.append(loop.states)
+        if len(asked) == 3:  # the first step, before the cut, the verdict
+            with torch.no_grad():
+                next(loop.model.parameters()).add_(1)
+            if fails:
+                raise InputError("in the midst of it")
+        return 1.0
+
+    loop = Loop(metric=trains_once, recovery_steps=3)
+    loop.run(7)
+    assert loop.compressor.pending
+    # As `Loop.step` does, with the verdict left out.
+    compressor, loop.compressor = loop.compressor, None
+    loop.step()
+    before = loop.everything()
+    with pytest.raises(InputError, match="in the midst" if fails else "it changed"):
+        compressor.step(8)
+    torch.testing.assert_close(loop.everything(), before, rtol=0, atol=0)
+    assert compressor.pending
+    assert compressor.step(8).kind == "accepted"

@@ -151,3 +151,36 @@ def test_stock_layers_are_what_they_say(family):
         "use_cache": family in ("Mamba", "Mamba2"),
     }
     assert measure(mambas.language_model(family, 8), data=[batch])
+
+
+class Halved(LRU):
+    def forward(self, u, mask=None):
+        return super().forward(u, mask)[:, ::2]
+
+
+class Named(LRU):
+    def forward(self, u, mask=None):
+        return {"output": super().forward(u, mask)}
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [(Halved, r"its output has the shape \(4, 15, 16\)"), (Named, "its output is of type dict")],
+)
+def test_outputs_of_other_lengths_and_types_are_refused(layer, says):
+    with pytest.raises(InputError, match=says):
+        measure(layer(WIDTH, 12), data=data(), method="real-pairs")
+
+
+def test_layers_that_only_a_later_batch_reaches_are_looked_at():
+    class Routed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = nn.ModuleList([LRU(WIDTH, 12), Both(WIDTH, 12)])
+
+        def forward(self, x):
+            return self.experts[int(x[0, 0, 0] > 0)](x)
+
+    first, second = -data()[0].abs(), data()[0].abs()
+    with pytest.raises(InputError, match=r"layer 'experts.1' .*differs by"):
+        measure(Routed(), data=[first, second], method="real-pairs")

@@ -161,3 +161,19 @@ def test_they_come_back_after_an_error():
 def test_many_examples_are_not_looked_through():
     data = [{"text": "a" * 5, "label": i} for i in range(300_000)]
     assert generators_in({"data": data, "g": GLOBAL}) == [GLOBAL]
+
+
+class Slots:
+    __slots__ = ("_seeds", "generator", "unset")
+
+    def __init__(self):
+        self.generator, self._seeds = np.random.default_rng(0), np.random.SeedSequence(1)
+
+
+def test_generators_in_slots_are_found_and_seeds_left_alone():
+    holder = Slots()
+    before = state(holder.generator)
+    with unmoved(holder, np.random.SeedSequence(2)):
+        holder.generator.random()
+    assert generators_in(holder) == [holder.generator]
+    assert state(holder.generator) == before

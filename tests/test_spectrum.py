@@ -18,6 +18,9 @@ def spectrum(sigma, per_state=1, **kwargs):
 def test_rank_for_energy_is_the_smallest_that_keeps_enough(sigma, tolerance):
     s = spectrum(sigma)
     rank = s.rank_for_energy(tolerance)
+    if s.total == 0:
+        assert (rank, s.energy(rank)) == (0, None)
+        return
     assert s.energy(rank) >= 1 - tolerance - 1e-9
     if rank:
         assert s.discarded(rank - 1) > tolerance * s.total
@@ -37,9 +40,9 @@ def test_two_values_for_each_complex_state():
     assert s.rank_for_energy(0.1) == 2
 
 
-def test_zero_spectrum_keeps_nothing_and_loses_nothing():
+def test_a_zero_spectrum_keeps_nothing_and_has_no_energy_to_share():
     s = spectrum([0.0, 0.0])
-    assert (s.rank_for_energy(0.1), s.energy(0), s.numerical_rank) == (0, 1.0, 0)
+    assert (s.rank_for_energy(0.1), s.energy(0), s.numerical_rank) == (0, None, 0)
 
 
 def test_values_are_sorted_and_tail_keeps_its_digits():
@@ -66,3 +69,9 @@ def test_unusable_values_are_refused(bad):
 def test_rank_out_of_range_is_refused():
     with pytest.raises(InputError, match="0 … 2"):
         spectrum([1.0, 0.5]).energy(3)
+
+
+def test_real_eigenvalues_leave_room_that_holds_no_energy():
+    pairs = Spectrum(values=torch.tensor([4.0, 3.0, 2.0, 1.0]), state_dim=2, per_state=2)
+    assert pairs.energy(1) == pairs.energy(1, 2) == pairs.energy(1, 4) == pytest.approx(0.7)
+    assert pairs.energy(1, 1) == pytest.approx(0.4)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from compressm.arguments import shown
@@ -61,13 +62,28 @@ def accepted(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The tensors of a batch where the model is, and such that autograd can save them."""
+    """The tensors of a batch where the model is, and such that autograd can save them.
+
+    What holds them is of the type that it was: `forward` and `loss` may go by its attributes.
+    """
     if isinstance(batch, Tensor):
+        if batch.is_meta and device.type != "meta":
+            raise InputError(f"data: {shown(batch)} is on the meta device, and has no values")
         return ordinary(batch).to(device)
+    if isinstance(batch, PackedSequence):  # its stub knows dtypes only
+        return PackedSequence.to(cast(Any, batch), cast(Any, device))
     if isinstance(batch, Mapping):
-        return {key: to_device(value, device) for key, value in batch.items()}
+        moved = {key: to_device(value, device) for key, value in batch.items()}
+        if type(batch) is dict or not isinstance(batch, MutableMapping):
+            return moved
+        own = copy.copy(batch)
+        own.update(moved)
+        return own
     if isinstance(batch, (tuple, list)):
-        return [to_device(item, device) for item in batch]
+        items = [to_device(item, device) for item in batch]
+        if hasattr(batch, "_make"):
+            return batch._make(items)
+        return tuple(items) if isinstance(batch, tuple) else items
     return batch
 
 

@@ -211,6 +211,8 @@ class MetricBudget(_Searched):
     def validate(self) -> None:
         super().validate()
         function("evaluate", self.evaluate)
+        if not math.isfinite(real("max_drop", self.max_drop)):
+            raise InputError(f"max_drop: expected a finite number, got {self.max_drop!r}")
         self.take("max_drop", real("max_drop", self.max_drop))
 
     def plan(
@@ -222,11 +224,14 @@ class MetricBudget(_Searched):
         sign = 1 if self.higher_is_better else -1
         with model.trial(plans[0]):  # changes nothing, and puts the random numbers back
             before = model.evaluate(self.evaluate)
+        if not math.isfinite(before):
+            raise InputError(f"evaluate: expected a finite metric before the cut, got {before!r}")
 
         def fits(plan: Mapping[str, int]) -> bool:
             with model.trial(plan):
-                # Not "drop > max_drop": a metric that is no number must not pass.
-                return sign * (before - model.evaluate(self.evaluate)) <= self.max_drop
+                after = model.evaluate(self.evaluate)
+                # What is no number does not pass, in whichever direction it is infinite.
+                return math.isfinite(after) and sign * (before - after) <= self.max_drop
 
         low, high, trials = 0, len(plans), 0
         while high - low > 1 and trials < self.max_trials:

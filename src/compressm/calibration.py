@@ -76,7 +76,7 @@ class Calibration:
     def run(self, model: nn.Module, probes: Sequence[Probe]) -> None:
         """Pass all batches through the model in evaluation mode and let the probes see them.
 
-        Parameters' `.grad`, buffers, training flags and random number generators stay as they are.
+        Training flags and random number generators stay as they are.
 
         Raises:
             InputError: a probe needs gradients and no `loss` was given, or a probed layer was

@@ -26,13 +26,15 @@ class SiteChange:
             before it was recorded.
         before: states before.
         after: states after (the same when the layer was left alone).
-        energy_kept: share of Σσ that the kept states carry; None where nothing was measured, or
-            the states do nothing (`notes` says which).
+        energy_kept: share of Σσ that the kept states carry (where existing modes are kept: that as
+            many balanced states would); None where nothing was measured, or the states do nothing
+            (`notes` says which), or where others than the largest were kept.
         bound: on the H-infinity error of the layer as it is stored, where it is guaranteed:
             2 Σ_{i>r} σ_i, and what rounding to its dtype adds.
         error: relative H2 error ||G - G_r|| / ||G|| of the cut (white-noise input), where defined.
-        data_error: relative output error of the layer on the calibration data,
-            sqrt(E||y - y_r||² / E||y||²), for methods that look at data.
+        data_error: relative error on the calibration data of what the states put out,
+            sqrt(E||y - y_r||² / E||y||²), for methods that look at data. What goes past the states
+            (D u) is not part of y, so the output of the layer changes by another share.
         values: the singular values measured before the cut, largest first.
         notes: what else a reader should know (a clamped eigenvalue, a rank that was not there).
     """

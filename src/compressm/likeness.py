@@ -39,6 +39,11 @@ class Likeness:
         self._site, self._observer = site, observer
         self._compared = False
 
+    @property
+    def compared(self) -> bool:
+        """Whether there has been a call to compare."""
+        return self._compared
+
     def saw(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, gradient: Tensor | None
     ) -> None:
@@ -46,14 +51,16 @@ class Likeness:
         if self._compared:
             return
         read = self._observer.as_read(args, kwargs, _ROWS, _STEPS)
-        own = output[0] if isinstance(output, tuple) else output
-        if read is None or not isinstance(own, Tensor):
+        own = output[0] if isinstance(output, tuple) and output else output
+        if read is None:
             self._compared = True
             return
+        if not isinstance(own, Tensor):
+            raise self._differs(f"its output is of type {type(own).__name__} and differs")
         expected, mask = read
         rows, steps = expected.shape[:2]
-        if own.ndim != expected.ndim or own.shape[2:] != expected.shape[2:]:
-            raise self._differs(f"its output has the shape {tuple(own.shape)}")
+        if own.ndim != expected.ndim or own[:rows, :steps].shape != expected.shape:
+            raise self._differs(f"its output has the shape {tuple(own.shape)} and differs")
         pair = [t.detach().cpu().double() for t in (own[:rows, :steps], expected)]
         if mask is not None:
             pair = [t[mask.cpu() > 0] for t in pair]

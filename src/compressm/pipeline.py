@@ -28,6 +28,7 @@ from compressm.finite import divergence, require_finite_layer
 from compressm.likeness import Likeness
 from compressm.spectrum import Spectrum
 from compressm.together import each
+from compressm.writeback import undisturbed
 from compressm.writeback.sharded import gathered, is_sharded, reshard_
 
 Rank = Literal["per-layer", "uniform"]
@@ -92,8 +93,11 @@ class Survey:
             checks = [Likeness(sites[name], observer) for name, observer in observers.items()]
             if probes:
                 _show(calibration, model, [*checks, *probes], ranks)
-            else:  # one batch says enough
-                _show(replace(calibration, data=[*calibration.data][:1]), model, checks, ranks)
+            else:  # no more batches than say enough
+                for batch in calibration.data:
+                    _show(replace(calibration, data=[batch]), model, checks, ranks)
+                    if ranks.broadcast(all(check.compared for check in checks)):
+                        break
         with ranks.agreement("measuring"):
             measuring = observers if ranks.first else {}
 
@@ -152,7 +156,8 @@ class Survey:
                 if self.ranks.first:
                     edits += drafts[name].edits()
         edits += self._sizes(drafts)
-        changes = tuple(self._change(name, drafts.get(name)) for name in self.sites)
+        leading = select == "largest"
+        changes = tuple(self._change(name, drafts.get(name), leading) for name in self.sites)
         edits, changes, drawn = self.ranks.broadcast(
             (edits, changes, generator.get_state()), self.model
         )
@@ -185,16 +190,18 @@ class Survey:
         """The changes of a cut that does not happen."""
         return tuple(self._change(name, None) for name in self.sites)
 
-    def _change(self, name: str, draft: Draft | None) -> SiteChange:
+    def _change(self, name: str, draft: Draft | None, leading: bool = True) -> SiteChange:
         spectrum = self.spectra[name]
         after = spectrum.state_dim if draft is None else draft.rank
+        directions = None if draft is None else draft.directions
+        known = draft is None or leading
         return SiteChange(
             site=name,
             family=self.sites[name].adapter.family,
             method=self.methods[name],
             before=spectrum.state_dim,
             after=after,
-            energy_kept=spectrum.energy(after),
+            energy_kept=spectrum.energy(after, directions) if known else None,
             bound=None if draft is None else draft.bound,
             error=None if draft is None else draft.error,
             data_error=None if draft is None else draft.data_error,
@@ -258,19 +265,25 @@ def _common(calibration: Calibration | None, ranks: Ranks) -> Calibration | None
 def _show(
     calibration: Calibration, model: nn.Module, probes: Sequence[Probe], ranks: Ranks
 ) -> None:
-    """Let the probes see this rank's batches, and pool what the ranks have seen."""
+    """Let the probes see this rank's batches, and pool what the ranks have seen.
+
+    Nothing of the model is changed by it, whatever `forward` and `loss` do.
+    """
+    if not probes:
+        return
     sharing = [probe for probe in probes if isinstance(probe, Sharing)]
     with ranks.agreement("passing calibration data through the model"):
         for one in sharing:
             one.expect(len(list(calibration.data)))
-        try:
-            calibration.run(model, probes)
-        except NonFiniteError as error:
-            # Of a sharded model no rank can run a forward pass alone.
-            where = None if is_sharded(model) else divergence(calibration, model, probes)
-            raise NonFiniteError(where or f"data: {error}") from error
-        finally:
-            reshard_(model)
+        with undisturbed([model], argument="forward, loss", grads_aside=True):
+            try:
+                calibration.run(model, probes)
+            except NonFiniteError as error:
+                # Of a sharded model no rank can run a forward pass alone.
+                where = None if is_sharded(model) else divergence(calibration, model, probes)
+                raise NonFiniteError(where or f"data: {error}") from error
+            finally:
+                reshard_(model)
         for one in sharing:
             one.done()
     if ranks.size > 1:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -60,7 +60,11 @@ def _is_generator(item: Any) -> bool:
         return not isinstance(item, random.SystemRandom)
     if isinstance(item, torch.Generator):
         return True
-    return type(item).__module__.startswith("numpy.random")
+    # By class, for those of seeds (`SeedSequence`) have nothing to put back; without an import.
+    numpy = sys.modules.get("numpy.random")
+    return numpy is not None and isinstance(
+        item, (numpy.Generator, numpy.RandomState, numpy.BitGenerator)
+    )
 
 
 def _parts(item: Any) -> Iterable[Any]:
@@ -74,7 +78,16 @@ def _parts(item: Any) -> Iterable[Any]:
         return (item.__self__, item.__func__)
     if isinstance(item, FunctionType):
         return _used_by(item)
-    return getattr(item, "__dict__", {}).values()
+    return [*getattr(item, "__dict__", {}).values(), *_in_slots(item)]
+
+
+def _in_slots(item: Any) -> Iterator[Any]:
+    for cls in type(item).__mro__:
+        slots = vars(cls).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            member = vars(cls).get(name)
+            if isinstance(member, MemberDescriptorType) and hasattr(item, name):
+                yield getattr(item, name)
 
 
 def _used_by(function: FunctionType) -> Iterator[Any]:

@@ -89,14 +89,20 @@ class Spectrum:
             raise InputError(f"rank: expected 0 … {self.state_dim}, got {rank}")
         return float(self._tail[min(rank * self.per_state, len(self.values))])
 
-    def energy(self, rank: int) -> float | None:
+    def energy(self, rank: int, directions: int | None = None) -> float | None:
         """Share of Σσ that the leading `rank` states keep, in [0, 1].
+
+        A real eigenvalue fills a complex state alone, so the states may hold fewer `directions`,
+        the leading singular values, than there is room for.
 
         None where there is no share: nothing was measured, or the states do nothing at all.
         """
         if self.unseen or self.total == 0:
             return None
-        return 1.0 - self.discarded(rank) / self.total
+        discarded = self.discarded(rank)
+        if directions is not None:
+            discarded = max(discarded, float(self._tail[directions]))
+        return 1.0 - discarded / self.total
 
     @property
     def notes(self) -> tuple[str, ...]:

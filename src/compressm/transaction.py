@@ -146,6 +146,7 @@ class Transaction:
         if trial.refused is not None:  # undone by an earlier call; the run may have gone on since
             after, trial.snapshot = trial.refused, self._fallback.secure()
             return self._retry(self._cutter.survey(), step, started, after)
+        self._fallback.secure()  # as in `start`; the trial's snapshot is of before the cut
         after = self._evaluate()
         if self._accepts(after):
             return self._close("accepted", step, started, after)

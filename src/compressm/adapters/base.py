@@ -42,6 +42,7 @@ class Draft(ABC):
         bound: guaranteed H-infinity error of the layer as it will be written, where there is one.
         error: relative H2 error ||G - G_r|| / ||G||, known after `finish`, where it is defined.
         data_error: relative output error on the calibration data, for methods that recorded it.
+        directions: leading singular values that are kept; None: all that the states can hold.
         notes: what a reader of the event should know.
     """
 
@@ -49,6 +50,7 @@ class Draft(ABC):
     bound: float | None = None
     error: float | None = None
     data_error: float | None = None
+    directions: int | None = None
     notes: tuple[str, ...] = ()
 
     @abstractmethod

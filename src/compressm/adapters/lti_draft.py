@@ -45,6 +45,7 @@ class LinearDraft(Draft):
         observer = measurement.observer
         self.observer, self.reduction, self._white = observer, reduction, measurement.white
         self.notes, self._guaranteed = reduction.notes, guaranteed
+        self.directions = reduction.order
         self._joint: Tensor | None = None
         gramians = measurement.gramians
         if reduction.indices is not None and observer.method.controllability == "empirical":

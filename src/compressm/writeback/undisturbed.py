@@ -29,6 +29,8 @@ def undisturbed(
     companions: Sequence[Companion] = (),
     *,
     may_train: bool = False,
+    argument: str = "evaluate",
+    grads_aside: bool = False,
 ) -> Iterator[None]:
     """All that a `Snapshot` covers is afterwards as it was, also where the body raises.
 
@@ -43,18 +45,20 @@ def undisturbed(
         models: the live model, in its wrapper if it has one, and averaged copies.
         optimizers, companions: as of the snapshot.
         may_train: do not look at parameters and optimizer states; a snapshot puts them back.
+        argument: how the error calls the user's code.
+        grads_aside: the body sees no gradients, so that none has to be copied.
 
     Raises:
         InputError: parameters or optimizer states have other values afterwards.
     """
-    before = _Outlook(models, optimizers, companions)
+    before = _Outlook(models, optimizers, companions, grads_aside)
     sums = {} if may_train else before.summed_up()
     try:
         yield
     finally:
         before.put_back()
     if not may_train:
-        _require_same(sums, before.summed_up())
+        _require_same(sums, before.summed_up(), argument)
 
 
 class _Outlook:
@@ -65,6 +69,7 @@ class _Outlook:
         models: Sequence[nn.Module],
         optimizers: Sequence[Optimizer],
         companions: Sequence[Companion],
+        grads_aside: bool,
     ) -> None:
         self._random = random_states()
         modules = [module for model in models for module in model.modules()]
@@ -82,7 +87,9 @@ class _Outlook:
         own = {id(p) for p in self._parameters.values()}
         self._buffers = [(t, t.detach().clone()) for t in held.values() if id(t) not in own]
         self._grads = [
-            (p, p.requires_grad, p.grad, None if p.grad is None else p.grad.detach().clone())
+            (p, p.requires_grad, p.grad, p.grad.detach().clone() if p.grad is not None else None)
+            if not grads_aside
+            else (p, p.requires_grad, p.grad, None)
             for p in self._parameters.values()
         ]
         self._groups = [
@@ -98,6 +105,9 @@ class _Outlook:
         ]
         self._companions = [(c, copy.deepcopy(c.state_dict())) for c in companions]
         self._optimizers = optimizers
+        if grads_aside:
+            for parameter in self._parameters.values():
+                parameter.grad = None
 
     def summed_up(self) -> dict[str, Tensor]:
         """A checksum of each parameter, and of each optimizer's state."""
@@ -143,12 +153,12 @@ def _switches(optimizer: Optimizer) -> bool:
     return all(callable(getattr(optimizer, name, None)) for name in ("train", "eval"))
 
 
-def _require_same(before: dict[str, Tensor], now: dict[str, Tensor]) -> None:
+def _require_same(before: dict[str, Tensor], now: dict[str, Tensor], argument: str) -> None:
     changed = [name for name, total in before.items() if not torch.equal(now[name], total)]
     if changed:
         more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         raise InputError(
-            f"evaluate: it changed {', '.join(changed[:_NAMED])}{more}; a metric must leave "
+            f"{argument}: it changed {', '.join(changed[:_NAMED])}{more}; it must leave "
             "parameters and optimizer states as they are: train a copy.deepcopy(model) in it"
         )
 
