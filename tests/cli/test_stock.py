@@ -80,6 +80,10 @@ def test_what_does_not_fit_together_is_refused(refuses, call, saved, texts, tiny
     out = tmp_path / "small"
     refuses("--texts", "inspect", saved, "--data")
     refuses("no folder of save_pretrained", "inspect", tiny_run, "--texts", texts)
+    refuses("leave --texts out", "compress", tiny_run, "-o", out, "--rank", "5", "--texts", texts)
+    nowhere = tmp_path / "nowhere"
+    refuses("there is no run folder", "inspect", nowhere, "--texts", texts)
+    refuses("there is no run folder", "compress", nowhere, "-o", out, "-r", "5", "--texts", texts)
     refuses("names no data set", "compress", saved, "-o", out, "--rank", "5", "--evaluate")
     refuses("cannot be read", "inspect", saved, "--texts", tmp_path / "missing.txt")
     refuses("add --texts", "inspect", saved, "--method", "diagonal")

@@ -74,6 +74,7 @@ def compress(
     policy = _policy(tolerance, rank, min_rank, multiple_of)
     from compressm.adapters import check_method
     from compressm.cli import _models, _stock
+    from compressm.train.model_files import find_model_file
 
     check_method(method)
     _models.require_data_dir(data_dir)
@@ -83,7 +84,8 @@ def compress(
         _compress_stock(model, out, policy, method, texts, force)
         return
     if texts is not None:
-        raise ConfigError(f"--texts: {model} is no folder of save_pretrained; it has data")
+        find_model_file(model)  # says so if there is nothing
+        raise ConfigError(f"--texts: {model} is no folder of save_pretrained; leave --texts out")
     _require_target(out, force)
 
     from compressm import compress_

@@ -77,6 +77,7 @@ def inspect(
     from compressm import measure
     from compressm.adapters import check_method, find_sites
     from compressm.cli import _models, _stock
+    from compressm.train.model_files import find_model_file
 
     check_method(method)
     _models.require_data_dir(data_dir)
@@ -84,6 +85,7 @@ def inspect(
     if stock and (data or data_dir is not None):
         raise ConfigError(f"--data: {model} names no data set; give --texts a text file")
     if texts is not None and not stock:
+        find_model_file(model)  # says so if there is nothing
         raise ConfigError(f"--texts: {model} is no folder of save_pretrained; give --data")
     if stock:
         network, calibration = _stock.Stock.open(model).prepare(method, texts)
