@@ -212,7 +212,7 @@ def test_a_run_that_cannot_start_leaves_nothing_behind(finished, tmp_path):
     with pytest.raises(InputError, match="batch_size"):
         train(tiny("trainer.batch_size=71"), folder)
     with pytest.raises(InputError, match="method"):
-        train(tiny("compress.method=magic"), folder)
+        train(tiny("compress.method=greedy-fit"), folder)
     with pytest.raises(InputError, match="r_mni"):
         train(tiny("model.layer_options={r_mni: 0.5}"), folder)
     assert not folder.exists()
