@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import re
@@ -9,6 +10,8 @@ import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from parts import PARTS
 
 import compressm
 from compressm.adapters import registered
@@ -211,6 +214,18 @@ def family_table() -> str:
     return table(["family", "what a cut does", "layers"], rows)
 
 
+def part_table() -> str:
+    """The parts of the package, what they are for, and what of ours they may import."""
+    package, rows = Path(compressm.__file__).parent, []
+    for name, allowed in PARTS.items():
+        folder = package / name
+        file = folder / "__init__.py" if folder.is_dir() else package / f"{name}.py"
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        first = " ".join(text.split("\n\n")[0].split())
+        rows.append([f"`{name}`", first, ", ".join(f"`{one}`" for one in sorted(allowed)) or "–"])
+    return table(["part", "what it is", "imports of ours"], rows)
+
+
 def _comment(path: Path) -> str:
     """The comment that a recipe begins with."""
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -236,6 +251,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 LISTINGS: dict[str, Callable[[], str]] = {
     "extras": extras_table,
     "families": family_table,
+    "parts": part_table,
     "methods": method_table,
     "selective-methods": selective_method_table,
     "policies": policy_table,
