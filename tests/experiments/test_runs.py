@@ -97,9 +97,10 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, monkeypat
 def test_what_is_done_is_not_done_again_and_an_overridden_run_is_another(tmp_path):
     arms = {"scratch": {"kind": "scratch", "kept": 3}}
     store = Results(tmp_path / "results", "tiny")
+    before = set(multiprocessing.active_children())
     first = run_all(runs_of(arms), store, processes=2, work=tmp_path / "work")
     assert [outcome.error for outcome in first] == [None]
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= before
     assert run_all(runs_of(arms), store, work=tmp_path / "work") == []
     others = runs_of(arms, overrides=["trainer.steps=4"])
     assert store.finished(others[0]) is None

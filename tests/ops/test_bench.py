@@ -18,7 +18,7 @@ def test_table_and_json(tmp_path, monkeypatch, quick, states):
     monkeypatch.setattr(_bench_ops, "SETTINGS", (TINY,))
     monkeypatch.setattr(_timing, "load", lambda: 99.0)
     console = Console(file=io.StringIO(), width=120)
-    path = tmp_path / "new" / "ops.json"
+    path = tmp_path / "ops.json"
     result = bench_ops(path, quick=quick, console=console)
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
     rows = result["timings"]

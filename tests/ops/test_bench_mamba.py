@@ -30,7 +30,7 @@ TINY = Setting(
 def test_table_and_json(tmp_path, monkeypatch):
     monkeypatch.setattr(_bench_mamba, "SETTING", TINY)
     console = Console(file=io.StringIO(), width=120)
-    path = tmp_path / "new" / "mamba_ops.json"
+    path = tmp_path / "mamba_ops.json"
     result = bench_mamba(path, console=console)
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
     rows = {(t["what"], t["code"], t["states"]): t for t in result["timings"]}

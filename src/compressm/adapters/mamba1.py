@@ -225,8 +225,10 @@ class _Mamba1(SelectiveAdapter):
         says = {"ssm_state_size": state_dim, "d_state": state_dim}
         own: dict[str, Any] = {name: n for name, n in says.items() if hasattr(module, name)}
         own["x_proj.out_features"] = rank + 2 * state_dim
-        # Norms without weights have ones in their place, which no state dict holds.
-        sizes = {"b_layernorm": state_dim, "c_layernorm": state_dim, "dt_layernorm": rank}
+        # Norms without weights have ones in their place, which no state dict holds; FalconMamba
+        # makes those of the step sizes, which it never reads, as long as the channels are many.
+        channels = module.get_parameter("A_log").shape[0]
+        sizes = {"b_layernorm": state_dim, "c_layernorm": state_dim, "dt_layernorm": channels}
         unused = [name for name, _ in module.named_buffers() if name.split(".")[0] in sizes]
         ones = {n: torch.ones(sizes[n.split(".")[0]], device="cpu") for n in unused}
         return own | ones
