@@ -25,9 +25,9 @@ import torch
 from torch import nn
 
 import compressm
-from compressm.adapters.lti import DEFAULT_METHOD, METHODS
 from compressm.cli._bench_ops import SETTINGS, model_call
 from compressm.cli._timing import machine_facts
+from compressm.families.lti.adapter import DEFAULT_METHOD, METHODS
 from compressm.nn import LRU, SequenceClassifier
 
 RESULTS = Path(__file__).parent / "results"

@@ -29,13 +29,13 @@ import torch
 from torch import Tensor, nn
 
 from compressm import FixedFraction, compress_, ops
-from compressm.accelerators import synchronize
 from compressm.nn import SequenceClassifier
 from compressm.ops import gpu
+from compressm.runtime.accelerators import synchronize
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "gpu.json"
-SUITES = ("tests/accelerator", "tests/adapters/test_conformance.py")
+SUITES = ("tests/accelerator", "tests/families/test_conformance.py")
 # Largest difference from the other implementation, relative to its largest value.
 TOLERANCE = 5e-3
 Arguments = Mapping[str, Tensor]

@@ -14,14 +14,14 @@ from typing import Any
 from parts import PARTS
 
 import compressm
-from compressm.adapters import registered
-from compressm.adapters.lti import DEFAULT_METHOD, METHODS, Method
-from compressm.adapters.mamba1 import MambaAdapter, NormedMambaAdapter
-from compressm.adapters.mamba2 import Mamba2Adapter
-from compressm.adapters.selective import METHODS as SELECTIVE
-from compressm.adapters.selective.corrections import CORRECTIONS
 from compressm.data import available, known_options
-from compressm.ranks import POLICIES, Policy
+from compressm.families import registered
+from compressm.families.lti.adapter import DEFAULT_METHOD, METHODS, Method
+from compressm.families.matrix_state import METHODS as SELECTIVE
+from compressm.families.matrix_state.corrections import CORRECTIONS
+from compressm.families.matrix_state.mamba1 import MambaAdapter, NormedMambaAdapter
+from compressm.families.matrix_state.mamba2 import Mamba2Adapter
+from compressm.policies.base import POLICIES, Policy
 from compressm.train import BlocksConfig, bundled_recipes, load_recipe
 from compressm.writeback.optimizer_state import TABLE, Kind
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from compressm.adapters.lti import DEFAULT_METHOD, METHODS
-from compressm.adapters.selective import METHODS as SELECTIVE
 from compressm.experiments import Results, grouped, spread
+from compressm.families.lti.adapter import DEFAULT_METHOD, METHODS
+from compressm.families.matrix_state import METHODS as SELECTIVE
 
 Json = dict[str, Any]
 Result = Mapping[str, Any]

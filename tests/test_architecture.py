@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
-from parts import PARTS
+from parts import NEVER, PARTS
 
 PACKAGE = Path(__file__).parents[1] / "src" / "compressm"
 
 HEAVY = ("lightning", "datasets", "plotly", "typer", "rich", "transformers", "sklearn", "scipy")
 
 
-def _imports(path: Path) -> set[str]:
-    """First-level parts of compressm that a file imports, wherever in the file."""
-    parts = set()
+def _imported(path: Path) -> set[str]:
+    """All of compressm that a file imports, by dotted name, wherever in the file."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -25,7 +25,15 @@ def _imports(path: Path) -> set[str]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        parts |= {name.split(".")[1] for name in names if name.startswith("compressm.")}
+        found |= {
+            name.removeprefix("compressm.") for name in names if name.startswith("compressm.")
+        }
+    return found
+
+
+def _imports(path: Path) -> set[str]:
+    """First-level parts of compressm that a file imports."""
+    parts = {name.split(".")[0] for name in _imported(path)}
     return {part for part in parts if any(path.exists() for path in _files(part))}
 
 
@@ -41,6 +49,20 @@ def test_imports_point_one_way(part):
     for path in files:
         extra = _imports(path) - PARTS[part] - {part, "errors", "arguments"}
         assert not extra, f"{path.relative_to(PACKAGE)} imports {sorted(extra)}"
+
+
+@pytest.mark.parametrize(("one", "other"), NEVER)
+def test_rooms_that_do_not_know_another(one, other):
+    files = sorted((PACKAGE / one.replace(".", "/")).rglob("*.py"))
+    assert files
+    for path in files:
+        extra = {name for name in _imported(path) if f"{name}.".startswith(f"{other}.")}
+        assert not extra, f"{path.relative_to(PACKAGE)} imports {sorted(extra)}"
+
+
+def test_every_part_is_listed():
+    here = {path.stem for path in PACKAGE.glob("*") if path.suffix == ".py" or path.is_dir()}
+    assert here - {"__init__", "__main__", "__pycache__", "recipes", "py"} == set(PARTS)
 
 
 def test_only_writeback_assigns_parameters():

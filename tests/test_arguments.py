@@ -21,9 +21,9 @@ from compressm import (
     measure,
 )
 from compressm.arguments import real, shown, whole
-from compressm.budgets import ParameterBudget, StepTimeBudget
 from compressm.errors import InputError, OptimizerError
 from compressm.nn import LRU
+from compressm.policies.budgets import ParameterBudget, StepTimeBudget
 
 GUARD = Guard(lambda: 1.0, max_drop=1.0)
 

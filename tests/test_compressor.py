@@ -20,7 +20,7 @@ from compressm import (
 )
 from compressm.errors import InputError, OptimizerError, UnstableSystemError
 from compressm.nn import LRU, SequenceClassifier, state_dims
-from tests.adapters import mambas
+from tests.families import mambas
 
 
 def build(depth=2, states=16):

@@ -5,24 +5,24 @@ report = compressm.compress_(model, optimizer, policy=compressm.EnergyTolerance(
 compressor = compressm.Compressor(model, optimizer, policy=…, schedule=…)
 """
 
-from compressm.adapters import register_adapter
-from compressm.budgets import (
+from compressm.calibration import Calibration
+from compressm.checkpoints import load_compressed, resize_
+from compressm.compressor import Compressor, compress_, measure
+from compressm.engine.guard import Guard
+from compressm.engine.monitor import Monitor
+from compressm.engine.schedule import Schedule, WhenSettled
+from compressm.errors import CompressmError
+from compressm.events import Event, EventLog, SiteChange
+from compressm.families import register_adapter
+from compressm.integrations.cpu import accelerate_cpu
+from compressm.policies.base import EnergyTolerance, FixedFraction, FixedRank, GlobalEnergy, Policy
+from compressm.policies.budgets import (
     GlobalThreshold,
     MetricBudget,
     ParameterBudget,
     StateBytesBudget,
     StepTimeBudget,
 )
-from compressm.calibration import Calibration
-from compressm.checkpoints import load_compressed, resize_
-from compressm.compressor import Compressor, compress_, measure
-from compressm.errors import CompressmError
-from compressm.events import Event, EventLog, SiteChange
-from compressm.guard import Guard
-from compressm.integrations.cpu import accelerate_cpu
-from compressm.monitor import Monitor
-from compressm.ranks import EnergyTolerance, FixedFraction, FixedRank, GlobalEnergy, Policy
-from compressm.schedule import Schedule, WhenSettled
 from compressm.spectrum import Spectrum
 
 __version__ = "0.1.0"

@@ -11,22 +11,22 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from compressm.adapters.base import Select
 from compressm.arguments import function, instance, whole
 from compressm.calibration import Calibration, Forward, Loss, calibration_of, given_by
 from compressm.checkpoints import watch_loads
-from compressm.cutting import make_cutter
+from compressm.distributed.topology import Team
+from compressm.engine.cut import make_cutter
+from compressm.engine.guard import Guard
+from compressm.engine.guarded_cut import Transaction
+from compressm.engine.monitor import Monitor
+from compressm.engine.schedule import Schedule, WhenSettled
+from compressm.engine.survey import Rank, Survey, observe
 from compressm.errors import InputError, NonFiniteError
 from compressm.events import Event, EventLog
-from compressm.guard import Guard
-from compressm.monitor import Monitor
-from compressm.pipeline import Rank, Survey, observe
-from compressm.ranks import Policy
-from compressm.schedule import Schedule, WhenSettled
+from compressm.families.base import Select
+from compressm.policies.base import Policy
+from compressm.runtime.steady import steady
 from compressm.spectrum import Spectrum
-from compressm.steady import steady
-from compressm.team import Team
-from compressm.transaction import Transaction
 from compressm.writeback import Averages
 
 _NEVER = float("inf")

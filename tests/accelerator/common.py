@@ -5,7 +5,7 @@ from torch import nn
 
 from compressm.nn import SequenceClassifier
 from tests.accelerator.device import DEVICE
-from tests.adapters import mambas
+from tests.families import mambas
 
 FULL, CUT = 16, 6
 

@@ -1,4 +1,4 @@
-"""These tests need a device of their own: `tests/test_accelerator.py` and `make gpu` name one."""
+"""Tests with a device of their own: `runtime/test_accelerators.py` and `make gpu` name one."""
 
 from tests.accelerator.device import DEVICE
 

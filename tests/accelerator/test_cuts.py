@@ -201,7 +201,7 @@ def test_numerics_take_tensors_of_the_device_and_answer_on_the_cpu():
 
 
 def test_checksums_do_not_depend_on_the_device():
-    from compressm.bits import checksum, same_bits
+    from compressm.storage.bits import checksum, same_bits
 
     x = torch.randn(5, 3, dtype=torch.complex64)
     assert torch.equal(checksum([x]), checksum([x.to(DEVICE)]))

@@ -7,7 +7,7 @@ import torch
 
 from compressm import Calibration, Compressor, FixedRank, Guard, MetricBudget, Schedule, compress_
 from compressm.nn import state_dims
-from compressm.trees import load_tree, save_tree
+from compressm.storage.state_trees import load_tree, save_tree
 from tests.accelerator.common import BUILDS, CUT, FULL, batches, lru, same, squared, train
 from tests.accelerator.device import DEVICE, device_module
 

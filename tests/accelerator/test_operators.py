@@ -22,7 +22,7 @@ from compressm.ops.reference import (
     ssd_reference,
 )
 from tests.accelerator.device import DEVICE
-from tests.adapters import mambas
+from tests.families import mambas
 from tests.ops.selective import assert_close, scan_problem, ssd_problem
 from tests.ops.test_inner import problem as inner_problem
 from tests.ops.test_inner import reference as inner_reference

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from compressm import Compressor, FixedFraction, Schedule, load_compressed
 from compressm.nn import state_dims
-from compressm.trees import from_text, load_tree, save_tree, to_text
+from compressm.storage.state_trees import from_text, load_tree, save_tree, to_text
 from tests.accelerator.common import FULL, batches, lru, same, train
 from tests.accelerator.device import DEVICE, device_module
 

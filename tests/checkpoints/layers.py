@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from compressm import register_adapter
-from compressm.adapters.lti import LinearAdapter
 from compressm.edits import Edit, Reset
+from compressm.families.lti.adapter import LinearAdapter
 from compressm.numerics import StateSpace
 from compressm.spectrum import StateCost
 

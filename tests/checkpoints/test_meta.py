@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from compressm import FixedRank, compress_, load_compressed, measure, resize_
-from compressm.adapters import find_sites
 from compressm.errors import CheckpointError, InputError
+from compressm.families import find_sites
 from compressm.nn import LRU, state_dims
-from tests.adapters import mambas
+from tests.families import mambas
 from tests.loops.common import CUT, build
 
 

@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from compressm import CompressmError, Compressor, EventLog, FixedRank, Schedule, compress_, resize_
-from compressm.adapters import find_sites
 from compressm.errors import CheckpointError, InputError
+from compressm.families import find_sites
 from compressm.nn import state_dims
-from tests.adapters import mambas
-from tests.adapters.conformance import CASES
 from tests.checkpoints.layers import Stacked
+from tests.families import mambas
+from tests.families.conformance import CASES
 from tests.loops.common import CUT, FULL, build, parameters_alive
 
 NAMES = [f"encoder.blocks.{i}.layer" for i in range(2)]

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from compressm import Compressor, FixedRank, Guard, Schedule
-from compressm.bits import tensors_in
 from compressm.errors import CheckpointError
 from compressm.nn import LRU, state_dims
+from compressm.storage.bits import tensors_in
 from tests.checkpoints.layers import Stacked
 from tests.loops.common import CUT, FULL, build, parameters_alive, train_step
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compressm import Policy, compress_
-from tests.adapters import mambas
+from tests.families import mambas
 
 transformers = pytest.importorskip("transformers")
 

@@ -12,8 +12,8 @@ import torch
 
 from compressm.cli import build_app, main
 from compressm.errors import MissingExtraError
+from compressm.storage.state_trees import save_tree
 from compressm.train import RunFolder, load_recipe
-from compressm.trees import save_tree
 
 TINY = [
     "trainer.steps=20",

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from compressm import Guard
-from compressm.distributed import RankGroup
+from compressm.distributed.ranks import RankGroup
 from compressm.errors import DistributedError
 from tests.distributed.loops import CUT, FULL, Loop
 

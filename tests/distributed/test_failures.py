@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from compressm import Calibration, FixedRank, Guard, MetricBudget, Schedule
-from compressm.adapters.lti import LinearMeasurement
 from compressm.errors import (
     DistributedError,
     InputError,
@@ -14,6 +13,7 @@ from compressm.errors import (
     RankError,
     UnstableSystemError,
 )
+from compressm.families.lti.adapter import LinearMeasurement
 from compressm.writeback import prepared
 from tests.distributed.loops import CUT, FULL, Loop, calibration, module_of
 
@@ -110,7 +110,7 @@ def _preparation(rank, patch):
         raise MemoryError("full")
 
     if rank == 1:
-        patch.setattr("compressm.cutting.prepared", runs_out_of_memory)
+        patch.setattr("compressm.engine.cut.prepared", runs_out_of_memory)
     return {}
 
 
@@ -233,7 +233,7 @@ def waits_in_vain(rank, kind):
         raise RuntimeError("Timed out waiting 9000ms for recv operation")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compressm.distributed.dist.all_gather", late)
+        patch.setattr("compressm.distributed.ranks.dist.all_gather", late)
         with pytest.raises(DistributedError, match=r"not all ranks came \(Timed out"):
             loop.step()
     return loop.states == [FULL, FULL]

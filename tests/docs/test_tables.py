@@ -4,7 +4,7 @@ import listings
 import pytest
 import tables
 
-from compressm.adapters.lti import METHODS
+from compressm.families.lti.adapter import METHODS
 from tests.docs.pages import PAGES, name
 
 

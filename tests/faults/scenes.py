@@ -31,7 +31,7 @@ class OnTokens(nn.Module):
     """A language model of transformers that takes tokens and returns logits of the last."""
 
     def __init__(self, family):
-        from tests.adapters.mambas import language_model
+        from tests.families.mambas import language_model
 
         super().__init__()
         self.inner = language_model(family, FULL)

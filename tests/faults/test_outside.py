@@ -6,9 +6,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from compressm import files
 from compressm.errors import CompressmError
-from compressm.ranks import Policy
+from compressm.policies.base import Policy
+from compressm.storage import files
 from tests.faults.cases import CASES, unharmed
 from tests.faults.disks import ENOSPC
 from tests.faults.fingerprint import differences

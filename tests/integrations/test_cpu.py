@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 import compressm
 from compressm.errors import InputError
 from compressm.integrations import mamba_calls
-from tests.adapters.mambas import FAMILIES, HAVE_TRANSFORMERS, language_model
+from tests.families.mambas import FAMILIES, HAVE_TRANSFORMERS, language_model
 
 if not HAVE_TRANSFORMERS:
     pytest.skip("transformers is not installed", allow_module_level=True)

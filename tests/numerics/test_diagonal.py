@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compressm.numerics import diagonalise
-from compressm.numerics.diagonal import (
+from compressm.numerics.lti.diagonal import (
     clamp_poles,
     fold_readout,
     split_real,

@@ -7,7 +7,7 @@ import torch
 
 from compressm.errors import InputError
 from compressm.numerics import StateMoments, StateSpace, adjoint, gramians
-from compressm.numerics import empirical as empirical_module
+from compressm.numerics.lti import empirical as empirical_module
 from tests.numerics.systems import (
     C128,
     F64,

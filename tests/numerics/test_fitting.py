@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from compressm.errors import InputError
-from compressm.numerics.fitting import fit_rows
+from compressm.numerics.matrix_state.fitting import fit_rows
 
 
 def draw(*shape, seed=0):

@@ -13,7 +13,7 @@ from scipy.linalg import solve_discrete_lyapunov
 
 from compressm.errors import InputError, UnstableSystemError
 from compressm.numerics import Gramians, StateSpace, adjoint, cross_gramian, gramians, stack
-from compressm.numerics.cauchy import disc_defect, geometric_sum
+from compressm.numerics.lti.cauchy import disc_defect, geometric_sum
 from tests.numerics.systems import (
     C128,
     F64,

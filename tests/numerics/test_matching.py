@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from compressm.errors import InputError, RankError
-from compressm.numerics.matching import (
+from compressm.numerics.matrix_state.matching import (
     greedy_terms,
     ranked_terms,
     residual_energy,

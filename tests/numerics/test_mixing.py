@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from compressm.errors import InputError
-from compressm.numerics.averaged import AveragedDynamics
-from compressm.numerics.mixing import (
+from compressm.numerics.matrix_state.averaged import AveragedDynamics
+from compressm.numerics.matrix_state.mixing import (
     MOST_UNKNOWNS,
     MixMoments,
     OutputMoments,

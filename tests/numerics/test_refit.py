@@ -24,7 +24,7 @@ from compressm.numerics import (
     refit_output,
     stack,
 )
-from compressm.numerics.refit import psd_solve
+from compressm.numerics.lti.refit import psd_solve
 from tests.numerics.systems import (
     C128,
     F64,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compressm.errors import InputError, RankError
 from compressm.numerics import StateSpace, gramians, greedy_modes, h2_error, mode_reduction
-from compressm.numerics.diagonal import unfold_readout
+from compressm.numerics.lti.diagonal import unfold_readout
 from tests.numerics.systems import C128, F64, complex_diagonal, dense, generator, lru, relative
 
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from compressm.errors import InputError
-from compressm.numerics.contributions import ContributionMoments
-from compressm.numerics.selective import (
+from compressm.numerics.matrix_state.contributions import ContributionMoments
+from compressm.numerics.matrix_state.selective import (
     SelectiveSignals,
     selective_output,
     selective_reference,

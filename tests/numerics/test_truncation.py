@@ -23,7 +23,7 @@ from compressm.numerics import (
     truncation_bound,
     with_system,
 )
-from compressm.numerics.diagonal import split_real, stack_state, unfold_readout
+from compressm.numerics.lti.diagonal import split_real, stack_state, unfold_readout
 from tests.numerics.systems import (
     C128,
     F64,

@@ -20,7 +20,7 @@ from compressm.train.run import resume, train
 # Where a death could do harm: cuts, and everything that writes.
 _CAREFUL = {
     "commit.py",
-    "cutting.py",
+    "cut.py",
     "events.py",
     "files.py",
     "folder.py",
@@ -28,8 +28,8 @@ _CAREFUL = {
     "model_files.py",
     "moments.py",
     "snapshot.py",
-    "transaction.py",
-    "trees.py",
+    "guarded_cut.py",
+    "state_trees.py",
 }
 _PACKAGE = str(Path(compressm.__file__).parent)
 

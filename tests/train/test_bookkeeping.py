@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from compressm.errors import CheckpointError
+from compressm.storage.state_trees import save_tree
 from compressm.train.callbacks import BestModel
 from compressm.train.clock import StepClock
 from compressm.train.folder import RunFolder
 from compressm.train.logger import JsonlLogger
-from compressm.trees import save_tree
 
 
 def figures(accuracy, loss=1.0):

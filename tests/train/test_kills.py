@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from compressm.files import PARTIAL
+from compressm.storage.files import PARTIAL
 from tests.train.kills import Fate, Runs
 
 OVERRIDES = [

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm.adapters import Site, sites_in
-from compressm.adapters.configs import config_entries
 from compressm.edits import holder_of
+from compressm.families import Site, sites_in
+from compressm.families.host_config import config_entries
 from compressm.writeback import Replacement, Settings, Surroundings, replace_
 
 

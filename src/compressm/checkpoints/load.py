@@ -8,16 +8,16 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm.adapters import find_sites
 from compressm.arguments import instance
 from compressm.checkpoints.fit import blank, fit_, settle_
 from compressm.checkpoints.meta import require_loadable
 from compressm.checkpoints.names import as_here, bare
 from compressm.checkpoints.read import read_weights, require_weights
 from compressm.checkpoints.shapes import arriving
+from compressm.distributed.fsdp import stored_like
 from compressm.errors import CheckpointError
+from compressm.families import find_sites
 from compressm.writeback import Surroundings, as_optimizers, materialise_, on_meta
-from compressm.writeback.sharded import stored_like
 
 
 def load_compressed(

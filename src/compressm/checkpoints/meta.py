@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from compressm.adapters import Site
 from compressm.errors import CheckpointError
+from compressm.families import Site
 
 
 def require_loadable(model: nn.Module, sites: Mapping[str, Site]) -> None:

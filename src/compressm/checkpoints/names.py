@@ -9,8 +9,8 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from compressm.distributed.unwrapped import uncompiled
 from compressm.errors import CheckpointError
-from compressm.writeback import uncompiled
 
 V = TypeVar("V")
 # What wrappers put into names: `torch.compile` anywhere, the others in front.

@@ -9,16 +9,16 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm.adapters import Site, find_sites
 from compressm.arguments import whole
 from compressm.checkpoints.fit import fit_
 from compressm.checkpoints.names import as_here, bare
 from compressm.checkpoints.read import read_sizes
 from compressm.checkpoints.shapes import arriving
+from compressm.distributed.fsdp import gathered
 from compressm.errors import CheckpointError, InputError
 from compressm.events import Event, EventLog
+from compressm.families import Site, find_sites
 from compressm.writeback import as_optimizers
-from compressm.writeback.sharded import gathered
 
 Sizes = Mapping[str, int] | Mapping[str, Any] | Event | Sequence[Event] | str | Path
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from compressm.adapters import Layout, Site
 from compressm.errors import CheckpointError
+from compressm.families import Layout, Site
 
 # Shape of each parameter, by its name in the layer.
 Shapes = Mapping[str, torch.Size]

@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from compressm.adapters import sites_in
 from compressm.checkpoints.fit import blank, fit_, settle_
 from compressm.checkpoints.shapes import arriving
 from compressm.edits import holder_of
+from compressm.families import sites_in
 from compressm.nn.loading import on_load, watch
 from compressm.writeback import Surroundings, adopt_
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressm import __version__
 from compressm.errors import CompressmError, MissingExtraError
-from compressm.files import reason
+from compressm.storage.files import reason
 
 if TYPE_CHECKING:
     from typer import Typer

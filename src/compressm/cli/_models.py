@@ -10,8 +10,8 @@ from torch import nn
 
 from compressm.calibration import Calibration, Given
 from compressm.data import DataSplits, Loaders, load, loaders
+from compressm.engine.survey import observe
 from compressm.errors import ConfigError, InputError
-from compressm.pipeline import observe
 from compressm.train.build import evaluate, loss_of
 from compressm.train.config import RunConfig
 from compressm.train.stream import calibration_batches

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compressm.calibration import Calibration
 from compressm.errors import ConfigError, DataError
-from compressm.files import reason
+from compressm.storage.files import reason
 
 # As many tokens as a layer looks at.
 _BATCHES, _ROWS, _LENGTH = 8, 4, 256

@@ -12,8 +12,8 @@ from compressm.checkpoints import load_compressed
 from compressm.cli import _passages
 from compressm.cli._models import require_method
 from compressm.errors import CheckpointError, ConfigError, InputError, MissingExtraError
-from compressm.files import read_tensors, reason, write_folder
-from compressm.outputs import require_folder
+from compressm.storage.files import read_tensors, reason, write_folder
+from compressm.storage.outputs import require_folder
 
 _CONFIG = "config.json"
 

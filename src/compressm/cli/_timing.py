@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from compressm.files import write_text
 from compressm.ops import linear
+from compressm.storage.files import write_text
 
 Call = Callable[[], object]
 

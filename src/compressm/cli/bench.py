@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from compressm.errors import ConfigError
-from compressm.files import make_folder
-from compressm.outputs import require_file, require_folder
+from compressm.storage.files import make_folder
+from compressm.storage.outputs import require_file, require_folder
 
 
 def register(app: typer.Typer) -> None:

@@ -9,8 +9,8 @@ import typer
 
 from compressm.cli import _text
 from compressm.errors import ConfigError, DataError, MissingExtraError
-from compressm.outputs import require_file
 from compressm.report.names import short_names
+from compressm.storage.outputs import require_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from compressm.calibration import Calibration
     from compressm.cli._models import RunData
     from compressm.events import Event
-    from compressm.ranks import Policy
+    from compressm.policies.base import Policy
     from compressm.train.config import RunConfig
 
 
@@ -72,8 +72,8 @@ def compress(
         compressm compress saved-mamba -o small-mamba --rank 16 --texts novel.txt
     """
     policy = _policy(tolerance, rank, min_rank, multiple_of)
-    from compressm.adapters import check_method
     from compressm.cli import _models, _stock
+    from compressm.families import check_method
     from compressm.train.model_files import find_model_file
 
     check_method(method)
@@ -167,7 +167,7 @@ _NOTE = (
 
 
 def _policy(tolerance: float | None, rank: int | None, min_rank: int, multiple_of: int) -> Policy:
-    from compressm.ranks import EnergyTolerance, FixedRank
+    from compressm.policies.base import EnergyTolerance, FixedRank
 
     if tolerance is not None and rank is None:
         return EnergyTolerance(tolerance, min_rank=min_rank, multiple_of=multiple_of)

@@ -12,7 +12,7 @@ import typer
 
 from compressm.cli import _text
 from compressm.errors import ConfigError
-from compressm.outputs import require_folder
+from compressm.storage.outputs import require_folder
 
 if TYPE_CHECKING:
     from compressm.report import RunRecord

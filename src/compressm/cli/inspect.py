@@ -75,8 +75,8 @@ def inspect(
         compressm inspect saved-mamba --texts novel.txt
     """
     from compressm import measure
-    from compressm.adapters import check_method, find_sites
     from compressm.cli import _models, _stock
+    from compressm.families import check_method, find_sites
     from compressm.train.model_files import find_model_file
 
     check_method(method)
@@ -138,7 +138,7 @@ def _run(
 
 def _plans(spectra: Mapping[str, Spectrum]) -> dict[float, dict[str, int]]:
     """For each tolerance what `compressm compress --tolerance` would keep."""
-    from compressm.ranks import EnergyTolerance
+    from compressm.policies.base import EnergyTolerance
 
     return {t: EnergyTolerance(t).plan(spectra) for t in TOLERANCES}
 

@@ -10,7 +10,7 @@ import typer
 
 from compressm.cli import _text
 from compressm.errors import ConfigError
-from compressm.outputs import require_folder
+from compressm.storage.outputs import require_folder
 
 
 def register(app: typer.Typer) -> None:

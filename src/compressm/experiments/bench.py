@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from compressm.calibration import Calibration
 from compressm.compressor import Compressor
 from compressm.data import load, loaders
+from compressm.storage.state_trees import load_tree, save_tree
 from compressm.train import RunConfig, build_model, loss_of
 from compressm.train.build import evaluate
 from compressm.train.optim import build_optimizer, build_scheduler
 from compressm.train.stream import calibration_batches
-from compressm.trees import load_tree, save_tree
 
 Figures = dict[str, Any]
 Action = Callable[["Live"], None]

@@ -9,7 +9,7 @@ from typing import Any
 
 from compressm.errors import DataError
 from compressm.experiments.definition import Run
-from compressm.files import write_text
+from compressm.storage.files import write_text
 
 Result = dict[str, Any]
 

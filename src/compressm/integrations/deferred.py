@@ -15,13 +15,14 @@ from torch.optim import Optimizer
 
 from compressm.calibration import calibration_of
 from compressm.compressor import Compressor
+from compressm.distributed.ddp import find_owner
+from compressm.engine.guard import Guard
 from compressm.errors import InputError
 from compressm.events import Event
-from compressm.guard import Companion, Guard
 from compressm.integrations.keywords import require_keywords
 from compressm.writeback import as_optimizers
+from compressm.writeback.companions import Companion
 from compressm.writeback.ownership import followed, live_optimizers
-from compressm.writeback.wrapper import find_owner
 
 
 class DeferredCompressor:

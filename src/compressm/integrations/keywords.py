@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compressm.compressor import Compressor, require_plan
-from compressm.cutting import require_options
+from compressm.engine.cut import require_options
 from compressm.errors import InputError
 
 # What the trainer gives, not the user.

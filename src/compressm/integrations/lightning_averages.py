@@ -10,8 +10,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from compressm.adapters.base import adapter_for
 from compressm.errors import InputError
+from compressm.families.base import adapter_for
 
 # Lightning 2.5 has the first only.
 _CLASSES = tuple(

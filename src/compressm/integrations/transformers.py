@@ -11,7 +11,7 @@ from compressm.errors import CheckpointError, MissingExtraError
 from compressm.events import Event
 from compressm.integrations.deferred import DeferredCompressor, wrapper_of
 from compressm.integrations.scalars import scalars
-from compressm.trees import from_text, load_tree, save_tree, to_text
+from compressm.storage.state_trees import from_text, load_tree, save_tree, to_text
 
 try:
     from transformers import TrainerCallback

@@ -3,22 +3,22 @@
 Everything is computed in float64 / complex128 on the CPU, whatever comes in.
 """
 
-from compressm.numerics.cauchy import disc_defect
-from compressm.numerics.compose import adjoint, difference, stack
-from compressm.numerics.diagonal import Diagonalisation, diagonalise
-from compressm.numerics.empirical import StateMoments
-from compressm.numerics.gramians import Gramians, cross_gramian, gramians
-from compressm.numerics.hankel import (
+from compressm.numerics.lti.cauchy import disc_defect
+from compressm.numerics.lti.compose import adjoint, difference, stack
+from compressm.numerics.lti.diagonal import Diagonalisation, diagonalise
+from compressm.numerics.lti.empirical import StateMoments
+from compressm.numerics.lti.gramians import Gramians, cross_gramian, gramians
+from compressm.numerics.lti.hankel import (
     Balancing,
     balance,
     hankel_singular_values,
     psd_factor,
     truncation_bound,
 )
-from compressm.numerics.norms import h2_error, h2_norm, hinf_error, hinf_norm
-from compressm.numerics.padding import padded, with_idle_parts_driven
-from compressm.numerics.perturbation import HankelMatrix, hankel_matrix, weyl_bound
-from compressm.numerics.refit import (
+from compressm.numerics.lti.norms import h2_error, h2_norm, hinf_error, hinf_norm
+from compressm.numerics.lti.padding import padded, with_idle_parts_driven
+from compressm.numerics.lti.perturbation import HankelMatrix, hankel_matrix, weyl_bound
+from compressm.numerics.lti.refit import (
     DATA_RIDGE,
     data_refit,
     h2_refit,
@@ -28,11 +28,11 @@ from compressm.numerics.refit import (
     refit_output,
     split_joint,
 )
-from compressm.numerics.rounding import mode_distance, rounding_error, width
-from compressm.numerics.selection import ModeOrder, greedy_modes, mode_reduction
-from compressm.numerics.simulation import simulated
-from compressm.numerics.system import StateSpace
-from compressm.numerics.truncation import Reduction, balanced_truncation, with_system
+from compressm.numerics.lti.rounding import mode_distance, rounding_error, width
+from compressm.numerics.lti.selection import ModeOrder, greedy_modes, mode_reduction
+from compressm.numerics.lti.simulation import simulated
+from compressm.numerics.lti.system import StateSpace
+from compressm.numerics.lti.truncation import Reduction, balanced_truncation, with_system
 
 __all__ = [
     "DATA_RIDGE",

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-from compressm.files import write_text
 from compressm.report.comparison import CAPTION, COLUMNS, Row
+from compressm.storage.files import write_text
 
 _STYLE = """
 body { font-family: Helvetica, Arial, sans-serif; color: #1f2328; max-width: 1000px;

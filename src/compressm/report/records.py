@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from compressm.errors import CheckpointError
 from compressm.events import Event
-from compressm.files import read_text
+from compressm.storage.files import read_text
 
 T = TypeVar("T")
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressm.errors import MissingExtraError
-from compressm.files import make_folder
-from compressm.outputs import require_folder
 from compressm.report.comparison import compare
 from compressm.report.records import RunRecord
 from compressm.report.theme import DARK, LIGHT
+from compressm.storage.files import make_folder
+from compressm.storage.outputs import require_folder
 
 _TRAINING = (
     "Above the state dimension of every layer, below the accuracy on the validation part; dotted "

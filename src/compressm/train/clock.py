@@ -9,8 +9,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from compressm.accelerators import synchronize
 from compressm.integrations.lightning import CompressionCallback
+from compressm.runtime.accelerators import synchronize
 
 # The median of so many steps stands for the speed of a model size.
 WINDOW = 1000

@@ -8,12 +8,12 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from compressm.adapters import check_method
 from compressm.data import DataConfig
 from compressm.data.options import check_at_least
+from compressm.engine.schedule import Schedule
 from compressm.errors import ConfigError, InputError
-from compressm.ranks import Policy
-from compressm.schedule import Schedule
+from compressm.families import check_method
+from compressm.policies.base import Policy
 from compressm.train.checks import check_above, check_share, check_types
 from compressm.train.models import ModelConfig
 from compressm.train.policies import build_policy

@@ -14,12 +14,12 @@ from typing import Any
 import yaml
 
 from compressm.errors import CheckpointError, ConfigError
-from compressm.files import PARTIAL, make_folder, read_text, write_text
-from compressm.outputs import require_folder
+from compressm.storage.files import PARTIAL, make_folder, read_text, write_text
+from compressm.storage.outputs import require_folder
+from compressm.storage.state_trees import load_tree
 from compressm.train.config import RunConfig
 from compressm.train.lock import locked
 from compressm.train.parse import build_config, read_yaml
-from compressm.trees import load_tree
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from compressm.files import append_line
 from compressm.integrations.scalars import PREFIX
+from compressm.storage.files import append_line
 
 
 class JsonlLogger(Logger):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm import accelerators
 from compressm.data import Task
 from compressm.errors import CheckpointError, CompressmError
+from compressm.runtime import accelerators
 from compressm.train.build import build_model, cross_entropy, figures_of, logits_of
 from compressm.train.config import RunConfig
 from compressm.train.optim import build_optimizer, build_scheduler

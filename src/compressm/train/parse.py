@@ -14,7 +14,7 @@ import yaml
 
 from compressm.data.options import check_type, did_you_mean
 from compressm.errors import ConfigError
-from compressm.files import reason
+from compressm.storage.files import reason
 from compressm.train.config import RunConfig
 from compressm.train.models import ModelConfig, kind_of
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from compressm.data.options import check_type, did_you_mean
 from compressm.errors import ConfigError, InputError
-from compressm.ranks import POLICIES, Policy
+from compressm.policies.base import POLICIES, Policy
 
 
 def build_policy(settings: Mapping[str, Any]) -> Policy:

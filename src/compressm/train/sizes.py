@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from compressm.adapters import adapter_for
+from compressm.families import adapter_for
 from compressm.nn import state_dims
 
 

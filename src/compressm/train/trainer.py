@@ -14,10 +14,10 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from compressm.storage.state_trees import load_tree, save_tree
 from compressm.train.config import RunConfig
 from compressm.train.folder import RunFolder
 from compressm.train.logger import JsonlLogger
-from compressm.trees import load_tree, save_tree
 
 _PRECISION: dict[str, Literal["32-true", "bf16-mixed", "64-true"]] = {
     "32": "32-true",

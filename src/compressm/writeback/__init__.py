@@ -1,6 +1,6 @@
 """The only place that changes models and optimizers."""
 
-from compressm.writeback.carry import Averages, uncompiled
+from compressm.writeback.carry import Averages
 from compressm.writeback.commit import (
     TRANSPORTS,
     commit_,
@@ -44,6 +44,5 @@ __all__ = [
     "require_held",
     "require_owned",
     "set_attributes_",
-    "uncompiled",
     "undisturbed",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressm.distributed.unwrapped import uncompiled
 from compressm.edits import Edit, Transport
 from compressm.errors import InputError
 
@@ -150,13 +151,3 @@ def corrected(rule: Transport, copy: Tensor, old: Tensor, value: Tensor) -> Tens
 def _bare(copy: nn.Module) -> nn.Module:
     inner = copy.module if isinstance(copy, torch.optim.swa_utils.AveragedModel) else copy
     return uncompiled(inner)
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The module that `torch.compile` or Lightning Fabric wraps, or the model itself.
-
-    Under Fabric's DDP that is the `DistributedDataParallel`.
-    """
-    fabric = type(model).__name__ == "_FabricModule"  # importing Fabric takes seconds
-    inner = getattr(model, "_forward_module" if fabric else "_orig_mod", None)
-    return uncompiled(inner) if isinstance(inner, nn.Module) else model

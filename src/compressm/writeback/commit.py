@@ -17,15 +17,15 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from compressm.distributed.fsdp import Storage, is_shard, like, reshard_, whole
 from compressm.edits import Edit, Reset
 from compressm.errors import InputError
-from compressm.interrupts import held
+from compressm.runtime.interrupts import held
 from compressm.writeback.carry import Averages, carry_marks, successor, warn_of_hooks
 from compressm.writeback.ownership import followed, held_by, require_followed
 from compressm.writeback.partition import gathered, parts
 from compressm.writeback.references import point_, require_nothing_outside
 from compressm.writeback.settings import Settings
-from compressm.writeback.sharded import Storage, is_shard, like, reshard_, whole
 from compressm.writeback.stale import watch_replaced_
 from compressm.writeback.standing import Standing
 from compressm.writeback.transport import Carrier, Change

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm.bits import tensors_in
 from compressm.edits import Edit
 from compressm.errors import NonFiniteError
+from compressm.storage.bits import tensors_in
 from compressm.writeback.ownership import named_owners
 
 

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm.bits import tensors_in
+from compressm.distributed.ddp import renew_, require_renewable
+from compressm.distributed.fsdp import Storage, is_shard, reshard_
 from compressm.errors import OptimizerError
-from compressm.steady import steady
+from compressm.runtime.steady import steady
+from compressm.storage.bits import tensors_in
 from compressm.writeback.carry import carry_marks, successor, warn_of_hooks
 from compressm.writeback.fresh import fresh
 from compressm.writeback.optimizer_state import copies_of_weights
 from compressm.writeback.ownership import followed, live_optimizers
 from compressm.writeback.references import point_
-from compressm.writeback.sharded import Storage, is_shard, reshard_
 from compressm.writeback.surroundings import Surroundings
-from compressm.writeback.wrapper import renew_, require_renewable
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from compressm.bits import same_bits
 from compressm.edits import holder_of
+from compressm.storage.bits import same_bits
 from compressm.writeback.surroundings import Surroundings
 
 # Configurations in configurations (text in multimodal, …) are not deeper than this.

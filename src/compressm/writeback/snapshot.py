@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm.bits import same_bits, tensors_in
+from compressm.distributed.fsdp import Records, reshard_
 from compressm.edits import holder_of
-from compressm.files import read_tensors, write_tensors
-from compressm.guard import Companion
-from compressm.interrupts import held
-from compressm.randomness import random_states, set_random_states
-from compressm.trees import joined, named, numbered, split
+from compressm.runtime.interrupts import held
+from compressm.runtime.randomness import random_states, set_random_states
+from compressm.storage.bits import same_bits, tensors_in
+from compressm.storage.files import read_tensors, write_tensors
+from compressm.storage.state_trees import joined, named, numbered, split
+from compressm.writeback.companions import Companion
 from compressm.writeback.ownership import followed
 from compressm.writeback.placement import beside_parameters
 from compressm.writeback.references import point_
 from compressm.writeback.settings import held_configurations, set_attributes_
-from compressm.writeback.sharded import Records, reshard_
 from compressm.writeback.stale import welcome_back_
 
 T = TypeVar("T")

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from compressm.randomness import random_states, set_random_states
+from compressm.distributed.fsdp import Records, reshard_
+from compressm.runtime.randomness import random_states, set_random_states
 from compressm.writeback.ownership import followed
 from compressm.writeback.partition import is_partitioned, repartition_
 from compressm.writeback.references import containers
 from compressm.writeback.settings import held_configurations
-from compressm.writeback.sharded import Records, reshard_
 from compressm.writeback.stale import welcome_back_
 
 _CONTAINERS = (dict, list, set)

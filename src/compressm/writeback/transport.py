@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from compressm.distributed.fsdp import like, whole
 from compressm.edits import Transport
 from compressm.writeback.carry import corrected
 from compressm.writeback.fresh import fresh
@@ -22,7 +23,6 @@ from compressm.writeback.optimizer_state import (
     replaced,
     shared_tensors,
 )
-from compressm.writeback.sharded import like, whole
 
 Path = tuple[Any, ...]
 Kinds = dict[Path, tuple[Kind, Tensor]]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm.bits import checksum, same, same_bits, tensors_in
 from compressm.errors import InputError
-from compressm.guard import Companion
-from compressm.randomness import random_states, set_random_states
+from compressm.runtime.randomness import random_states, set_random_states
+from compressm.storage.bits import checksum, same, same_bits, tensors_in
+from compressm.writeback.companions import Companion
 from compressm.writeback.ownership import followed, named_owners
 from compressm.writeback.snapshot import options_of
 

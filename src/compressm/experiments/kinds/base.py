@@ -11,8 +11,8 @@ from typing import Any, ClassVar, TypeVar
 
 from compressm.errors import ConfigError
 from compressm.experiments.bench import Bench, Figures, Live
+from compressm.storage.state_trees import load_tree, save_tree
 from compressm.train.checks import check_types
-from compressm.trees import load_tree, save_tree
 
 KINDS: dict[str, type[Kind]] = {}
 K = TypeVar("K", bound="type[Kind]")

@@ -10,14 +10,14 @@ from unittest import mock
 
 from compressm.compressor import Compressor, compress_
 from compressm.data.options import check_at_least
+from compressm.engine.guard import Guard
+from compressm.engine.schedule import Schedule
 from compressm.errors import ConfigError
 from compressm.events import Event
 from compressm.experiments.bench import Bench, Figures, Live
 from compressm.experiments.kinds.base import Kind, Place, register_kind
-from compressm.guard import Guard
-from compressm.numerics import fitting
-from compressm.ranks import FixedRank, Policy
-from compressm.schedule import Schedule
+from compressm.numerics.matrix_state import fitting
+from compressm.policies.base import FixedRank, Policy
 from compressm.train.policies import build_policy
 
 

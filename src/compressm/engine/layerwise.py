@@ -1,0 +1,44 @@
+"""The layers of a model at the same time, each with linear algebra on one thread.
+
+Factorisations of a few hundred states gain little from a second thread of their own, and lose much
+when another process wants it: their threads wait for each other thousands of times. Whole layers
+on threads of their own share nothing and wait once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from compressm.runtime.steady import steady
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """[work(item) for item in items], on as many threads as torch has been given.
+
+    A single item is worked on with all of torch's threads, here. The first error is raised, when
+    all have ended.
+    """
+    threads = torch.get_num_threads()
+    workers = min(threads, len(items))
+    if workers < 2:
+        return [work(item) for item in items]
+    learns = torch.is_grad_enabled()
+
+    def run(item: T) -> R:
+        # Most settings belong to a thread, and a new one has the defaults.
+        with steady(), torch.set_grad_enabled(learns):
+            return work(item)
+
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(run, items))
+    finally:
+        torch.set_num_threads(threads)

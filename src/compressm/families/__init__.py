@@ -1,0 +1,37 @@
+"""One file for each layer family; importing this package registers them all."""
+
+from compressm.families.base import (
+    Adapter,
+    Draft,
+    Measurement,
+    Observer,
+    Select,
+    Site,
+    adapter_for,
+    check_method,
+    find_sites,
+    register_adapter,
+    registered,
+    sites_in,
+)
+from compressm.families.layout import Layout, StateAxis
+from compressm.families.lti import lru as lru
+from compressm.families.matrix_state import mamba1 as mamba1
+from compressm.families.matrix_state import mamba2 as mamba2
+
+__all__ = [
+    "Adapter",
+    "Draft",
+    "Layout",
+    "Measurement",
+    "Observer",
+    "Select",
+    "Site",
+    "StateAxis",
+    "adapter_for",
+    "check_method",
+    "find_sites",
+    "register_adapter",
+    "registered",
+    "sites_in",
+]

@@ -1,0 +1,67 @@
+"""The states of a linear layer on real data: what its methods with data look at.
+
+B batch, L length, H width, N states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from compressm import numerics
+from compressm.calibration.evidence import Evidence
+from compressm.numerics import StateMoments, StateSpace
+
+# Time steps recorded of each batch: enough for moments of some thousand states, and their cost
+# (samples x states²) stays below that of the batch itself.
+_SAMPLES_PER_BATCH = 4096
+
+# (u, mask) of one call of a layer, see `LinearAdapter.inputs`.
+Inputs = Callable[[Sequence[Any], Mapping[str, Any]], tuple[Tensor, Tensor | None]]
+
+
+class DrivenStates:
+    """A probe that sums up the states of a system driven by a layer's real inputs."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        module: nn.Module,
+        system: StateSpace,
+        *,
+        needs_gradient: bool = False,
+    ) -> None:
+        self.module = module
+        self.needs_gradient = needs_gradient
+        self._inputs = inputs
+        self.evidence = Evidence(needs_gradient=needs_gradient)
+        self.states = StateMoments(system, max_samples=_SAMPLES_PER_BATCH)
+        self.adjoint: StateMoments | None = None
+        if needs_gradient:
+            dual = numerics.adjoint(system)
+            self.adjoint = StateMoments(dual, max_samples=_SAMPLES_PER_BATCH)
+
+    def saw(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, gradient: Tensor | None
+    ) -> None:
+        """Add one call of the layer."""
+        u, mask = self._inputs(args, kwargs)
+        mask = None if mask is None else mask.detach()
+        self.evidence.add(u.detach(), mask, gradient)
+        self.states.update(u.detach(), mask)
+        if self.adjoint is not None and gradient is not None:
+            self.adjoint.update(gradient.flip(1), None if mask is None else mask.flip(1))
+
+    @property
+    def missing(self) -> str | None:
+        """Why nothing can be concluded from the states; None where something can."""
+        return self.evidence.missing or (None if self.states.count else "all its tokens are masked")
+
+    def pool(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Add up what several ranks saw."""
+        self.evidence.pool(total)
+        self.states.pool(total)
+        if self.adjoint is not None:
+            self.adjoint.pool(total)

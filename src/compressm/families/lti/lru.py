@@ -1,0 +1,158 @@
+"""LRU layers: shared diagonal dynamics, dense input and output matrices, real output.
+
+N states, r kept states, H width. The layer stores λ = exp(-exp(ν) + i exp(θ)), a normalisation γ
+and B, C with x_k = λ x_{k-1} + γ B u_k, y_k = Re(C x_k) + D u_k (Orvieto et al. 2023,
+arXiv 2303.06349, section 3.3), so a reduced system must be diagonal, stable, and fit into that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from compressm.edits import Edit, Project, Reset, Select
+from compressm.families.base import register_adapter
+from compressm.families.layout import Layout, StateAxis
+from compressm.families.lti.adapter import LinearAdapter
+from compressm.families.structure import Tensors
+from compressm.nn import LRU
+from compressm.numerics import Reduction, StateSpace, disc_defect, width
+from compressm.spectrum import StateCost
+
+# A phase below this share of the width 1 - |λ| of its resonance changes nothing: the response is
+# that of a real pole to ten digits.
+_NO_PHASE = 1e-10
+# A full turn stands for phase zero while what the dtype makes of it stays below this share of the
+# width; nearer to the circle it would be another resonance.
+_FULL_TURN = 1e-3
+# exp(-exp(ν)) of a float32 layer is 0 or 1 beyond these, and the logarithms would be infinite.
+_NU_LOG_RANGE = (-30.0, 4.0)
+
+
+@final
+@register_adapter(LRU)
+class LRUAdapter(LinearAdapter):
+    """Any balanced basis or selection of modes fits an LRU after diagonalisation."""
+
+    family = "LRU"
+    tensors = Tensors(
+        needed=("nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D")
+    )
+
+    def state_dim(self, module: nn.Module) -> int:
+        assert isinstance(module, LRU)
+        return module.state_dim
+
+    def cost(self, module: nn.Module) -> StateCost:
+        assert isinstance(module, LRU)
+        # ν, θ, γ, and the real and imaginary parts of a row of B and a column of C.
+        return StateCost(
+            parameters=3 + 4 * module.width, state_bytes=2 * module.nu_log.element_size()
+        )
+
+    def layout(self, module: nn.Module) -> Layout:
+        rows = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im")
+        return dict.fromkeys(rows, StateAxis(0)) | dict.fromkeys(("C_re", "C_im"), StateAxis(1))
+
+    def inputs(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor | None]:
+        given = dict(zip(("u", "mask"), args, strict=False)) | dict(kwargs)
+        return given["u"], given.get("mask")
+
+    @torch.no_grad()
+    def read(self, module: nn.Module) -> StateSpace:
+        assert isinstance(module, LRU)
+        p = {name: value.detach().cpu().double() for name, value in module.named_parameters()}
+        lam = torch.exp(torch.complex(-p["nu_log"].exp(), p["theta_log"].exp()))
+        return StateSpace(
+            A=lam,
+            B=p["gamma_log"].exp()[:, None] * torch.complex(p["B_re"], p["B_im"]),
+            C=torch.complex(p["C_re"], p["C_im"]),
+            D=p["D"],
+            real_output=True,
+        )
+
+    @torch.no_grad()
+    def write(self, module: nn.Module, reduction: Reduction) -> list[Edit]:
+        assert isinstance(module, LRU)
+        reduced, indices = reduction.system, reduction.indices
+        if indices is not None:
+            return self._write_selection(module, reduced, indices)
+        lam, B, C = reduced.A, reduced.B, reduced.C
+        gamma = disc_defect(lam).sqrt()
+        old_gamma = module.gamma_log.detach().cpu().double().exp()
+
+        # The scale of a state is free. Rows of B as long as they were keep the step sizes of
+        # adaptive optimizers meaningful; C takes up the rest.
+        full_rows = torch.cat([module.B_re, module.B_im], dim=1).detach().cpu().double().norm(dim=1)
+        rows = (B / gamma[:, None]).abs().square().sum(1).sqrt()
+        scale = torch.where(rows > 0, full_rows.square().mean().sqrt() / rows, 1.0)
+        scale = torch.where(scale > 0, scale, 1.0)
+        B = scale[:, None] * B / gamma[:, None]
+        C = C / scale
+
+        twice = torch.cat([scale, scale])
+        lift, project = reduction.lift, reduction.project
+        to_B = (
+            lift * (torch.cat([gamma, gamma]) / twice) / torch.cat([old_gamma, old_gamma])[:, None]
+        )
+        # The output reads [Re C, -Im C] on [Re x; Im x]; the signs belong to the stored C_im.
+        sign = torch.ones(project.shape[1], dtype=torch.float64, device="cpu")
+        sign[project.shape[1] // 2 :] = -1
+        sign_r = torch.ones(project.shape[0], dtype=torch.float64, device="cpu")
+        sign_r[project.shape[0] // 2 :] = -1
+        to_C = sign[:, None] * (twice[:, None] * project).mT * sign_r
+
+        poles = ("nu_log", "theta_log", "gamma_log")
+        values = (*polar_logs(lam, module.theta_log.dtype), gamma.log())
+        return [
+            Edit(module=module, names=poles, values=values, transport=Reset()),
+            Edit(
+                module=module,
+                names=("B_re", "B_im"),
+                values=(B.real, B.imag),
+                transport=Project(matrix=to_B, dim=0),
+            ),
+            Edit(
+                module=module,
+                names=("C_re", "C_im"),
+                values=(C.real, C.imag),
+                transport=Project(matrix=to_C, dim=1),
+            ),
+        ]
+
+    def _write_selection(self, module: LRU, reduced: StateSpace, indices: Tensor) -> list[Edit]:
+        rows = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im")
+        values = tuple(getattr(module, name).detach().cpu()[indices] for name in rows)
+        return [
+            Edit(module=module, names=rows, values=values, transport=Select(indices, 0)),
+            Edit(
+                module=module,
+                names=("C_re", "C_im"),
+                values=(reduced.C.real, reduced.C.imag),
+                transport=Select(indices, 1),
+            ),
+        ]
+
+
+def polar_logs(lam: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """ν = log(-log|λ|) and log θ of poles λ (N,), θ in (0, 2π], for a layer that stores `dtype`.
+
+    The logarithm keeps the relative accuracy of a phase, so a tiny one is stored as it is, however
+    narrow its resonance. Phase zero has no logarithm. It is stored as 2π, from where training can
+    move it; but exp(log 2π) is off by 2e-7 in float32, and by 0.01 in bfloat16. Where that is not
+    small beside 1 - |λ|, a phase that is stands in for zero; its gradient is then as small.
+    """
+    decay = -torch.log1p(-disc_defect(lam)) / 2
+    nu_log = decay.clamp_min(1e-300).log().clamp(*_NU_LOG_RANGE)
+    room, full = width(lam), 2 * math.pi
+    theta = lam.angle() % full
+    stored = torch.tensor(full, dtype=torch.float64, device="cpu").log().to(dtype).double().exp()
+    turn = float((stored - full).abs())
+    real = torch.where(turn <= _FULL_TURN * room, full, _NO_PHASE * room)
+    return nu_log, torch.where(theta <= _NO_PHASE * room, real, theta).log()

@@ -1,0 +1,91 @@
+"""The adapter that selective families subclass, and the methods that they know."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
+
+from torch import Tensor, nn
+
+from compressm.calibration import Given
+from compressm.errors import InputError
+from compressm.families.base import Adapter, Observer
+from compressm.families.matrix_state.layer import Method, SelectiveLayer
+from compressm.families.matrix_state.stages import SelectiveObserver
+
+METHODS: dict[str, Method] = {
+    "greedy-fit": Method(correct="fit"),
+    "greedy-refit": Method(correct="refit"),
+    "greedy-weights": Method(correct="weights"),
+    "greedy-output": Method(correct="output"),
+    "greedy-weights-scan": Method(correct="weights", weigh="scan"),
+    "greedy-weights-gradient": Method(correct="weights", weigh="gradient"),
+    "greedy": Method(order="additive"),
+    "diagonal": Method(order="diagonal", weigh="scan"),
+    "hankel": Method(order="hankel", weigh="scan"),
+    "magnitude": Method(order="magnitude"),
+    "random": Method(order="random"),
+}
+
+
+class SelectiveAdapter(Adapter):
+    """Base of the selective families.
+
+    Attributes:
+        default: what "auto" means where there is data; without, it is "magnitude".
+        lacking: methods whose result this layer cannot store, each with the reason.
+    """
+
+    default: str = "greedy-fit"
+    lacking: ClassVar[Mapping[str, str]] = {}
+
+    @abstractmethod
+    def read(self, module: nn.Module) -> SelectiveLayer:
+        """The layer as it is now."""
+
+    def inputs(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor | None]:
+        """(hidden states (B, L, width), mask (B, L) or None) of one call of the layer."""
+        given = dict(zip(("hidden_states",), args, strict=False)) | dict(kwargs)
+        hidden, mask = given.get("hidden_states", given.get("u")), given.get("attention_mask")
+        if not isinstance(hidden, Tensor) or hidden.ndim != 3:
+            raise InputError(
+                f"data: expected {self.family} layers to be called with hidden states (B, L, H), "
+                f"got {', '.join(given) or 'nothing'}"
+            )
+        # A mask of more dimensions belongs to attention layers beside this one.
+        fits = isinstance(mask, Tensor) and mask.shape == hidden.shape[:2]
+        return hidden, mask if fits else None
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """The methods of this family by name."""
+        return {name: method for name, method in METHODS.items() if name not in self.lacking}
+
+    @final
+    def observe(self, module: nn.Module, method: str, *, given: Given) -> Observer:
+        name = method
+        if method == "auto":
+            name = "magnitude" if given == "nothing" else self.default
+        if name in self.lacking:
+            raise InputError(
+                f"method: {self.family} layers cannot store the result of {name!r}: "
+                f"{self.lacking[name]}; use {self.default!r}"
+            )
+        if name not in METHODS:
+            known = ", ".join(self.methods)
+            raise InputError(f"method: {self.family} layers know {known} and auto, got {method!r}")
+        chosen = METHODS[name]
+        if chosen.needs_data and given == "nothing":
+            raise InputError(
+                f"data: method {name!r} looks at real activations; pass data=<a few batches>"
+            )
+        if chosen.weigh == "gradient" and given != "loss":
+            raise InputError(
+                f"loss: method {name!r} weights states by the gradient of the loss; "
+                "pass loss=lambda model, batch: <scalar>"
+            )
+        layer, cost = self.read(module), self.cost(module)
+        return SelectiveObserver(self.inputs, layer, chosen, cost, runs=name)

@@ -1,0 +1,63 @@
+"""The output map of a cut layer, fitted to the full one by linear least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+import torch
+from torch import Tensor
+
+from compressm.edits import Select
+from compressm.families.matrix_state.corrections.base import Correction
+from compressm.families.matrix_state.layer import Change, SelectiveLayer
+from compressm.families.matrix_state.probes import Inputs, LayerProbe, Seen
+from compressm.numerics.matrix_state.mixing import OutputMoments
+from compressm.numerics.matrix_state.selective import selective_output
+
+_NAME = "out_proj.weight"
+
+
+@final
+class OutputProbe(LayerProbe):
+    """Moments of what the output map sees, in the full layer and in the cut one."""
+
+    def __init__(self, inputs: Inputs, layer: SelectiveLayer, cut: SelectiveLayer) -> None:
+        super().__init__(inputs, layer)
+        self._cut = cut
+        self.moments = OutputMoments(layer.out_weight.shape[1])
+
+    def add(self, seen: Seen) -> None:
+        both, steps = [], seen.steps.to(seen.hidden.device)
+        for layer in (self.layer, self._cut):
+            s = layer.signals(seen.hidden, seen.mask)
+            u = layer.activations(s, selective_output(s))[:, steps]
+            both.append(u[s.mask[:, steps]])
+        self.moments.update(*both)
+
+    def pool(self, total: Callable[[Tensor], Tensor]) -> None:
+        super().pool(total)
+        self.moments.pool(total)
+
+
+@final
+class OutputFit(Correction):
+    """The output map, with weights of the contributions where the layer can store them."""
+
+    label = "weights where it can, output projection"
+    probe: OutputProbe
+
+    def watch(self, inputs: Inputs) -> OutputProbe:
+        return OutputProbe(inputs, self.layer, self.cut)
+
+    def finish(self) -> tuple[dict[str, Change], float | None]:
+        before = self.changes.get(_NAME)
+        old = self.layer.p[_NAME] if before is None else before.value
+        # Columns in front belong to something else that shares the map.
+        own = self.layer.out_weight.shape[1]
+        weight, error = self.probe.moments.solve(self.layer.p[_NAME][:, -own:], old[:, -own:])
+        self.judge(self.probe.moments.unfitted, error)
+        weight = torch.cat([old[:, :-own].to(weight), weight], 1)
+        every = torch.arange(len(old), device="cpu")
+        rule = Select(every, 0) if before is None else before.transport
+        return self.changes | {_NAME: Change(weight, rule)}, error

@@ -1,0 +1,309 @@
+"""Mamba-2 layers: one decay for each head, B_t and C_t shared by the heads of a group.
+
+`in_proj` makes the rows [z | x | B | C | dt]; x, B and C then pass a convolution for each channel
+and SiLU, so no weight can be folded into B or C. States are selected, the same number in every
+group, by taking rows of `in_proj` and channels of the convolution. What the cut changes is made up
+for in the map behind the gated norm: `out_proj` is fitted to the cut layer by least squares.
+
+D channels (heads x head dimension), N states, G groups.
+Source: Dao and Gu 2024 (arXiv 2405.21060).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compressm.errors import InputError
+from compressm.families.base import register_adapter
+from compressm.families.layout import Layout, StateAxis
+from compressm.families.matrix_state import Change, Choice, SelectiveAdapter, SelectiveLayer
+from compressm.families.matrix_state.layer import picked
+from compressm.families.structure import Tensors
+from compressm.numerics.matrix_state.selective import SelectiveSignals
+from compressm.ops import ssd
+from compressm.spectrum import StateCost
+
+
+def _groups(module: Any) -> int:
+    return int(module.n_groups if hasattr(module, "n_groups") else module.ngroups)
+
+
+def _channels(module: Any) -> int:
+    """D; `out_proj` has more columns where a gated MLP shares the layer."""
+    heads = len(module.get_parameter("A_log"))
+    return heads * int(module.head_dim if hasattr(module, "head_dim") else module.headdim)
+
+
+def _state_dim(module: nn.Module) -> int:
+    channels = _channels(module)
+    convolved = module.get_parameter("conv1d.weight").shape[0]
+    return (convolved - channels) // (2 * _groups(module))
+
+
+@final
+class Mamba2Layer(SelectiveLayer):
+    """One mixer, read once."""
+
+    weighable = False
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        if "init_states" in self.p:
+            raise InputError("model: Mamba-2 layers with learned initial states cannot be cut")
+        self.groups, self.blocks = _groups(module), len(self.p["A_log"])
+        self.state_dim = _state_dim(module)
+        self.channels = _channels(module)
+        rows = len(self.p["in_proj.weight"])
+        # Where a gated MLP shares the projection, its rows come first.
+        self.ahead = rows - self.channels - len(self.p["conv1d.weight"]) - self.blocks
+        self.act: Any = module.act
+        limit = getattr(module, "time_step_limit", None) or getattr(module, "dt_limit", None)
+        self.limit = (0.0, float("inf")) if limit is None else tuple(limit)
+
+    def resized(self, state_dim: int) -> None:
+        self.state_dim = state_dim
+
+    def decay_rates(self) -> Tensor:
+        per_head = -self.p["A_log"].to(self.dtype).exp()
+        return self._by_channel(per_head).view(self.groups, -1, 1)
+
+    def _by_channel(self, per_head: Tensor) -> Tensor:
+        return per_head.repeat_interleave(self.channels // self.blocks, -1)
+
+    def _get(self, name: str) -> Tensor | None:
+        value = self.p.get(name)
+        return None if value is None else value.to(self.dtype)
+
+    def signals(self, hidden: Tensor, mask: Tensor | None) -> SelectiveSignals:
+        counts = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask > 0
+        keep = counts[..., None].to(self.dtype)
+        inputs = hidden.to(self.dtype) * keep * getattr(self.module, "ssm_in_multiplier", 1.0)
+        weight = self.p["in_proj.weight"].to(self.dtype)
+        rows = functional.linear(inputs, weight, self._get("in_proj.bias"))
+        multiplier = getattr(self.module, "mup_vector", None)
+        if multiplier is not None:
+            rows = rows * self._multiplied(multiplier)
+        kernel = self.p["conv1d.weight"].to(self.dtype)
+        parts = [self.ahead, self.channels, len(kernel), self.blocks]
+        _, z, xBC, dt = torch.split(rows, parts, -1)
+        xBC = functional.pad(xBC.mT, (kernel.shape[-1] - 1, 0))
+        bias = self._get("conv1d.bias")
+        xBC = self.act(functional.conv1d(xBC, kernel, bias, groups=len(kernel)).mT) * keep
+        shared = self.groups * self.state_dim
+        x, B, C = torch.split(xBC, [self.channels, shared, shared], -1)
+        dt = functional.softplus(dt + self.p["dt_bias"].to(self.dtype)).clamp(*self.limit)
+        by_group = (*hidden.shape[:2], self.groups, -1)
+        return SelectiveSignals(
+            x=x.reshape(by_group),
+            dt=self._by_channel(dt).reshape(by_group),
+            A=self.decay_rates(),
+            B=B.reshape(by_group),
+            C=C.reshape(by_group),
+            gate=functional.silu(z).reshape(by_group),
+            mask=counts,
+        )
+
+    def rows(self) -> tuple[str, Tensor, Tensor]:
+        start, shared = self.ahead + 2 * self.channels, self.groups * self.state_dim
+        states = start + torch.arange(shared, device="cpu")
+        return "in_proj.weight", states, states + shared
+
+    def projected(self, hidden: Tensor, s: SelectiveSignals) -> Tensor:
+        scale = getattr(self.module, "ssm_in_multiplier", 1.0)
+        return hidden.to(self.dtype) * s.mask[..., None].to(self.dtype) * scale
+
+    def shared(self, B: Tensor, C: Tensor, inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        _, *own = self.rows()
+        at = torch.cat(own).to(inputs.device)
+        bias = self._get("in_proj.bias")
+        both = functional.linear(inputs, torch.cat([B, C]), None if bias is None else bias[at])
+        multiplier = getattr(self.module, "mup_vector", None)
+        if multiplier is not None:
+            both = both * self._multiplied(multiplier)[..., at - self.ahead]
+        kernel, bias = self.p["conv1d.weight"].to(self.dtype), self._get("conv1d.bias")
+        kernel, bias = kernel[self.channels :], None if bias is None else bias[self.channels :]
+        padded = functional.pad(both.mT, (kernel.shape[-1] - 1, 0))
+        both = self.act(functional.conv1d(padded, kernel, bias, groups=len(kernel)).mT)
+        both = (both * mask[..., None].to(self.dtype)).unflatten(-1, (2, self.groups, -1))
+        return both[:, :, 0], both[:, :, 1]
+
+    def scan(self, s: SelectiveSignals) -> Tensor:
+        batch, length = s.mask.shape
+        x, dt = (t.reshape(batch, length, self.blocks, -1) for t in (s.x, s.dt))
+        A = s.A.reshape(self.groups, -1).expand(s.x.shape[2:]).reshape(self.blocks, -1)[:, 0]
+        y = ssd(x, dt[..., 0], A, s.B, s.C)
+        assert isinstance(y, Tensor)
+        return y.reshape(s.x.shape)
+
+    def _multiplied(self, vector: Tensor) -> Tensor:
+        return sized_rows(vector, self.channels, self.blocks, self.groups * self.state_dim)
+
+    @property
+    def out_weight(self) -> Tensor:
+        W = self.p["out_proj.weight"].to(self.dtype)[:, -self.channels :]
+        norm = self._get("norm.weight")
+        return W if norm is None else W * norm
+
+    def activations(self, s: SelectiveSignals, y: Tensor) -> Tensor:
+        D = self.p["D"].to(self.dtype).flatten()
+        skip = D if len(D) == self.channels else self._by_channel(D)
+        y, gate = y.flatten(2) + skip * s.x.flatten(2), s.gate.flatten(2)
+        weight = self._get("norm.weight")
+        gated: Tensor = y * gate
+        if weight is None:
+            return gated
+        norm: Any = self.module.norm
+        size = getattr(norm, "group_size", None) or self.channels // getattr(norm, "n_groups", 1)
+        eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", 0.0))
+        first: bool = getattr(norm, "norm_before_gate", False)
+        parts = (y if first else gated).unflatten(-1, (-1, size))  # type: ignore[no-untyped-call]
+        u = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + eps)
+        u = u.flatten(-2) * weight
+        out: Tensor = u * gate if first else u
+        return out
+
+    def output(self, hidden: Tensor, s: SelectiveSignals, y: Tensor) -> Tensor:
+        out = super().output(hidden, s, y)
+        if self.ahead:  # a gated MLP shares the layer
+            weight, columns = self.p["in_proj.weight"], self.p["out_proj.weight"]
+            rows = functional.linear(hidden.to(self.dtype), weight[: self.ahead].to(self.dtype))
+            gate, value = rows.chunk(2, -1)
+            mlp = columns[:, : -self.channels].to(self.dtype)
+            out = out + functional.linear(functional.silu(gate) * value, mlp)
+        return out
+
+    def magnitudes(self) -> Tensor:
+        shared = self.groups * self.state_dim
+        start = self.ahead + 2 * self.channels
+        kernel = self.p["conv1d.weight"].flatten(1)[self.channels :]
+        rows = self.p["in_proj.weight"][start : start + 2 * shared]
+        sizes: Tensor = torch.linalg.vector_norm(rows, dim=1)
+        sizes = sizes * torch.linalg.vector_norm(kernel, dim=1)
+        return (sizes[:shared] * sizes[shared:]).view(self.groups, -1)
+
+    def changes(self, choice: Choice) -> dict[str, Change]:
+        N, G, D = self.state_dim, self.groups, self.channels
+        kept = (choice.indices + N * torch.arange(G, device="cpu")[:, None]).flatten()
+        conv = torch.cat([torch.arange(D, device="cpu"), D + kept, D + G * N + kept])
+        ahead, total = self.ahead + D, len(self.p["in_proj.weight"])
+        rows = torch.cat(
+            [
+                torch.arange(ahead, device="cpu"),
+                ahead + conv,
+                torch.arange(total - self.blocks, total, device="cpu"),
+            ]
+        )
+        picks = {"in_proj": rows, "conv1d": conv}
+        return {
+            name: picked(self.p[name], picks[name.split(".")[0]], 0)
+            for name in _SIZED
+            if name in self.p
+        }
+
+
+_BIASED = ("in_proj", "conv1d")
+_SIZED = ("in_proj.weight", "in_proj.bias", "conv1d.weight", "conv1d.bias")
+
+
+def sized_rows(vector: Tensor, channels: int, heads: int, shared: int) -> Tensor:
+    """A vector over the rows [z | x | B | C | dt], constant over B and over C, for other states.
+
+    Args:
+        vector: (..., rows) for any number of states.
+        channels: D.
+        heads: rows of dt.
+        shared: G N, the rows of B that it is to have.
+    """
+    now = (vector.shape[-1] - 2 * channels - heads) // 2
+    B, C = vector[..., 2 * channels :][..., :1], vector[..., 2 * channels + now :][..., :1]
+    wide = (*vector.shape[:-1], shared)
+    parts = [vector[..., : 2 * channels], B.expand(wide), C.expand(wide), vector[..., -heads:]]
+    return torch.cat(parts, -1)
+
+
+@final
+@register_adapter(
+    "transformers.models.mamba2.modeling_mamba2.Mamba2Mixer",
+    "transformers.models.bamba.modeling_bamba.BambaMixer",
+    "transformers.models.zamba2.modeling_zamba2.Zamba2MambaMixer",
+    "transformers.models.falcon_h1.modeling_falcon_h1.FalconH1Mixer",
+    "transformers.models.nemotron_h.modeling_nemotron_h.NemotronHMamba2Mixer",
+    "transformers.models.granitemoehybrid.modeling_granitemoehybrid.GraniteMoeHybridMambaLayer",
+    "mamba_ssm.modules.mamba2.Mamba2",
+)
+class Mamba2Adapter(SelectiveAdapter):
+    """Selection of states in every group; `out_proj` makes up for it."""
+
+    family = "Mamba-2"
+    config_keys = ("state_size", "mamba_d_state", "ssm_state_size")
+    tensors = Tensors(
+        needed=("A_log", "D", "dt_bias", "in_proj.weight", "conv1d.weight", "out_proj.weight"),
+        optional=(
+            *("in_proj.bias", "conv1d.bias", "norm.weight", "out_proj.bias"),
+            *("mup_vector", "init_states"),
+        ),
+    )
+    lacking: ClassVar = dict.fromkeys(
+        ("greedy-refit", "greedy-weights", "greedy-weights-scan"),
+        "a convolution and SiLU stand between the projection and C",
+    )
+
+    def state_dim(self, module: nn.Module) -> int:
+        return _state_dim(module)
+
+    def cost(self, module: nn.Module) -> StateCost:
+        rows, kernel = module.get_parameter("in_proj.weight"), module.get_parameter("conv1d.weight")
+        biases = sum(f"{name}.bias" in dict(module.named_parameters()) for name in _BIASED)
+        each = rows.shape[1] + kernel.shape[-1] + biases
+        channels = _channels(module)
+        # A state of every channel, and what the convolution remembers of its rows of B and C.
+        remembered = channels + 2 * _groups(module) * kernel.shape[-1]
+        return StateCost(
+            parameters=2 * _groups(module) * each,
+            state_bytes=remembered * rows.element_size(),
+        )
+
+    def parameters(self, module: nn.Module) -> tuple[str, ...]:
+        return tuple(self.layout(module))
+
+    def layout(self, module: nn.Module) -> Layout:
+        # The rows of `in_proj` that the convolution does not see lie before these and, one for
+        # each head, behind them.
+        channels, heads = _channels(module), len(module.get_parameter("A_log"))
+        convolved = module.get_parameter("conv1d.weight").shape[0]
+        before = module.get_parameter("in_proj.weight").shape[0] - convolved - heads
+        leads = {"in_proj": before + channels, "conv1d": channels}
+        return {
+            name: StateAxis(0, blocks=2 * _groups(module), lead=leads[name.split(".")[0]])
+            for name, _ in module.named_parameters()
+            if name in _SIZED
+        }
+
+    def attributes(self, module: nn.Module, state_dim: int) -> Mapping[str, Any]:
+        shared = _groups(module) * state_dim
+        heads = len(module.get_parameter("A_log"))
+        channels = _channels(module)
+        convolved = module.get_parameter("conv1d.weight").shape[0]
+        rest = module.get_parameter("in_proj.weight").shape[0] - convolved
+        wide = channels + 2 * shared
+        says = {
+            "ssm_state_size": state_dim,
+            "d_state": state_dim,
+            "conv_dim": wide,
+            "groups_time_state_size": shared,
+        }
+        own: dict[str, Any] = {name: n for name, n in says.items() if hasattr(module, name)}
+        own |= dict.fromkeys(("conv1d.in_channels", "conv1d.out_channels", "conv1d.groups"), wide)
+        own["in_proj.out_features"] = rest + wide
+        multiplier = getattr(module, "mup_vector", None)
+        if isinstance(multiplier, Tensor):
+            own["mup_vector"] = sized_rows(multiplier, channels, heads, shared)
+        return own
+
+    def read(self, module: nn.Module) -> SelectiveLayer:
+        return Mamba2Layer(module)

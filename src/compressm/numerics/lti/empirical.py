@@ -1,0 +1,158 @@
+"""Second moments of states on real data, streamed.
+
+P = E[x x^T] over the time steps of real sequences (real coordinates [Re x; Im x] for
+`real_output`). On the adjoint system, driven by time-reversed dLoss/dy, the same class gives the
+gradient-weighted observability Q = E[g g^T], g = dLoss/dx.
+
+Shapes: B batch, L length, H width, N state, n coordinates (2N or N).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from compressm.errors import InputError
+from compressm.numerics.checks import as_double, require_finite
+from compressm.numerics.lti.system import StateSpace
+from compressm.numerics.sampling import content_keys, sampled_steps
+
+# States held at a time: 2^21 complex numbers are 32 MB.
+_CHUNK = 2**21
+
+
+class StateMoments:
+    """Streams E[x x^T] of a system's states over batches of inputs.
+
+    Args:
+        system: diagonal or dense; stability is not needed, sequences are finite.
+        real: use real coordinates (2N) if the system has `real_output`; False: E[x x*], (N, N).
+        max_samples: of each batch take about this many states, as many of each sequence and evenly
+            over its time steps, see `sampling`; they stand for all of the batch. None takes all.
+        seed: of that choice.
+    """
+
+    def __init__(
+        self,
+        system: StateSpace,
+        *,
+        real: bool = True,
+        max_samples: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if max_samples is not None and max_samples < 1:
+            raise InputError(f"max_samples is {max_samples}; expected at least 1, or None")
+        self._system = system.double()
+        self._real = real and system.real_output
+        self._max_samples = max_samples
+        self._seed = seed
+        n = system.order * (2 if self._real else 1)
+        dtype = torch.float64 if self._real else self._system.A.dtype
+        self._sum = torch.zeros(n, n, dtype=dtype, device="cpu")
+        self._count = self._weight = 0.0
+
+    @property
+    def count(self) -> int:
+        """Number of states in the moment (those of masked-out time steps excluded)."""
+        return round(self._count)
+
+    @property
+    def moment(self) -> Tensor:
+        """E[x x^T], (2N, 2N) real, or E[x x*], (N, N).
+
+        Raises:
+            InputError: no time step has been seen.
+        """
+        if not self._count:
+            raise InputError("no time step has been seen: no data, or all of it masked")
+        return self._sum / self._weight
+
+    def pool(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Replace the sums over samples by their totals over several processes."""
+        self._sum = total(self._sum)
+        both = torch.tensor([self._count, self._weight], dtype=torch.float64, device="cpu")
+        self._count, self._weight = total(both).tolist()
+
+    def update(self, u: Tensor, mask: Tensor | None = None) -> StateMoments:
+        """Add a batch of input sequences; each starts from a zero state.
+
+        Args:
+            u: (B, L, H) inputs, any dtype and device.
+            mask: (B, L), true where a step counts; elsewhere the input is taken as zero and the
+                state is left out of the moment.
+
+        Returns:
+            self, so that calls can be chained.
+
+        Raises:
+            InputError: a shape does not fit, or a counted input is not finite.
+        """
+        s = self._system
+        if u.ndim != 3 or u.shape[2] != s.inputs:
+            raise InputError(f"u has shape {tuple(u.shape)}; expected (B, L, {s.inputs})")
+        u = as_double(u)
+        weight = self._counted(u, mask)
+        if mask is not None:
+            u = u.masked_fill(~weight[..., None], 0)
+        require_finite("u", u)
+        batch, length, _ = u.shape
+        steps = self._steps(u, weight)
+        samples, stand_for = float((weight & steps).sum()), float(weight.sum())
+        # What a sample of this batch counts for beside those of others.
+        gain = stand_for / samples if samples else 0.0
+        x = torch.zeros(batch, s.order, dtype=torch.promote_types(s.A.dtype, u.dtype), device="cpu")
+        chunk = max(1, min(length, _CHUNK // max(1, batch * s.order)))
+        for start in range(0, length, chunk):
+            x = self._scan(x, u[:, start : start + chunk], weight & steps, start, gain)
+        self._count += samples
+        self._weight += gain * samples
+        return self
+
+    def _counted(self, u: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            return torch.ones(u.shape[:2], dtype=torch.bool, device="cpu")
+        if tuple(mask.shape) != tuple(u.shape[:2]):
+            raise InputError(f"mask has shape {tuple(mask.shape)}; expected {tuple(u.shape[:2])}")
+        return mask.detach().to("cpu").bool()
+
+    def _steps(self, u: Tensor, weight: Tensor) -> Tensor:
+        """Which time steps of which sequence to record, (B, L) bool."""
+        batch, length = weight.shape
+        if self._max_samples is None or batch * length <= self._max_samples:
+            return torch.ones_like(weight)
+        keep = max(1, round(self._max_samples / batch))
+        return sampled_steps(content_keys(u), length, keep, seed=self._seed)
+
+    def _scan(self, x: Tensor, u: Tensor, recorded: Tensor, start: int, gain: float) -> Tensor:
+        """Run the recursion over one chunk, add its states to the sum, return the last state."""
+        s, stop = self._system, start + u.shape[1]
+        drive = _driven(u.transpose(0, 1), s.B).to(x.dtype)
+        for state in drive:
+            x = state.add_(x * s.A if s.is_diagonal else x @ s.A.mT)
+        counted = recorded[:, start:stop].mT
+        states = drive.flatten(0, 1) if bool(counted.all()) else drive[counted]
+        moment = _real_moment(states) if self._real else states.mT @ states.conj()
+        self._sum += gain * moment.to(self._sum.dtype)
+        return x
+
+
+def _driven(u: Tensor, B: Tensor) -> Tensor:
+    """u B^T, (L, B, N); for a real u two real products instead of one with complex zeros."""
+    flat = u.reshape(-1, u.shape[2])
+    if B.is_complex() and not flat.is_complex():
+        # Real and imaginary parts are strided views, for which products are slow.
+        parts = (flat @ part.mT.contiguous() for part in (B.real, B.imag))
+        return torch.complex(*parts).view(*u.shape[:2], -1)
+    dtype = torch.promote_types(flat.dtype, B.dtype)
+    return (flat.to(dtype) @ B.mT.to(dtype)).view(*u.shape[:2], -1)
+
+
+def _real_moment(x: Tensor) -> Tensor:
+    """Sum of [Re x; Im x] [Re x; Im x]^T over samples x (n, N), the mixed block only once."""
+    if not x.is_complex():
+        x = torch.complex(x, torch.zeros_like(x))
+    re, im = x.real.contiguous(), x.imag.contiguous()
+    mixed = re.mT @ im
+    return torch.cat([torch.cat([re.mT @ re, mixed], 1), torch.cat([mixed.mT, im.mT @ im], 1)])

@@ -1,0 +1,1 @@
+"""Time-varying states that can be selected: contributions, choices, and what makes up for them."""

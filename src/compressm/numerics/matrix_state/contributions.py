@@ -1,0 +1,141 @@
+"""What the states of a selective layer contribute to its output, as streamed Gram matrices.
+
+State n adds z_t[d,n] = C_t[n] h_t[d,n] to channel d of the scan, which leaves the layer through a
+gate g_t[d] and a linear map W. The Gram matrix of the contributions,
+M[n,m] = mean_t <e_t[n], e_t[m]>, is taken where `weigh` says: of the scan e = z ("scan"), after
+the gate e = g z ("gate"), of the layer's output e = W (g z) ("output"), or of the loss to first
+order, e_t[n] = sum_d dLoss/dy_t[d] z_t[d,n] ("gradient").
+
+Shapes: B batch, L length, G groups, E channels of a group, N states, K blocks of channels with a
+matrix each, H outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from compressm.errors import InputError
+from compressm.numerics.matrix_state.selective import SelectiveSignals, selective_states
+
+Weigh = Literal["scan", "gate", "output", "gradient"]
+
+
+class ContributionMoments:
+    """Streams M, and second moments of B and C, over calls of a layer.
+
+    Args:
+        blocks: K, a multiple of the groups; blocks are consecutive channels of one group.
+        states: N.
+        weigh: where contributions are compared.
+    """
+
+    def __init__(self, blocks: int, states: int, weigh: Weigh = "output") -> None:
+        self._weigh = weigh
+        self._sum = torch.zeros(blocks, states, states, dtype=torch.float64, device="cpu")
+        self._second: tuple[Tensor, Tensor] | None = None
+        self._count = 0.0
+
+    @property
+    def count(self) -> int:
+        """Time steps that the moments stand for."""
+        return round(self._count)
+
+    @property
+    def moment(self) -> Tensor:
+        """M, (K, N, N).
+
+        Raises:
+            InputError: no time step has been seen.
+        """
+        if not self._count:
+            raise InputError("no time step has been seen: no data, or all of it masked")
+        return self._sum / self._count
+
+    @property
+    def squares(self) -> Tensor:
+        """Mean squares of B_t and C_t, (2, G, N)."""
+        B, C = self._seen()
+        return torch.stack([B, C.diagonal(dim1=1, dim2=2)])
+
+    @property
+    def covariance(self) -> Tensor:
+        """Second moment E[C C'] of the rows of C, (G, N, N)."""
+        return self._seen()[1]
+
+    def _seen(self) -> tuple[Tensor, Tensor]:
+        if self._second is None or not self._count:
+            raise InputError("no time step has been seen: no data, or all of it masked")
+        B, C = self._second
+        return B / self._count, C / self._count
+
+    def pool(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Replace the sums by their totals over several processes."""
+        self._sum = total(self._sum)
+        if self._second is not None:
+            self._second = (total(self._second[0]), total(self._second[1]))
+        self._count = float(total(torch.tensor(self._count, dtype=torch.float64, device="cpu")))
+
+    def update(
+        self,
+        s: SelectiveSignals,
+        steps: Tensor | None = None,
+        *,
+        out_weight: Tensor | None = None,
+        gradient: Tensor | None = None,
+    ) -> None:
+        """Add one call.
+
+        Args:
+            s: its signals.
+            steps: (L,) bool, the time steps that are looked at; None: all.
+            out_weight: W (H, G E), for "output"; with one block per channel group its full rows
+                count, with several only the lengths of its columns.
+            gradient: (B, L, G, E), dLoss/dy of the scan, for "gradient".
+        """
+        if steps is None:
+            steps = torch.ones(s.x.shape[1], dtype=torch.bool, device="cpu")
+        steps = steps.cpu()
+        for at, h in selective_states(s, steps):
+            at = at.to(h.device)
+            z = h.mul_(s.C.transpose(0, 1)[at][:, :, :, None, :])
+            self._sum += self._gram(z, s, at, out_weight, gradient)
+        counted = s.mask[:, steps.to(s.mask.device)]
+        self._count += float(counted.sum())
+        B, C = (t[:, steps.to(t.device)][counted].double() for t in (s.B, s.C))
+        squares, second = B.square().sum(0).cpu(), torch.einsum("tgn,tgm->gnm", C, C).cpu()
+        if self._second is not None:
+            squares, second = self._second[0] + squares, self._second[1] + second
+        self._second = (squares, second)
+
+    def _gram(
+        self,
+        z: Tensor,
+        s: SelectiveSignals,
+        at: Tensor,
+        out_weight: Tensor | None,
+        gradient: Tensor | None,
+    ) -> Tensor:
+        """Sum over steps, sequences and channels: (K, N, N) float64. z: (T, B, G, E, N)."""
+        blocks, states = self._sum.shape[:2]
+        keep = s.mask.transpose(0, 1)[at].to(z.dtype)[..., None, None]
+        if self._weigh == "gradient":
+            assert gradient is not None
+            slope = (gradient.transpose(0, 1)[at] * keep)[..., None]
+            z = (z * slope).reshape(*z.shape[:2], blocks, -1, states).sum(3)
+        else:
+            gain = keep if self._weigh == "scan" else s.gate.transpose(0, 1)[at] * keep
+            whole = self._weigh == "output" and blocks == 1
+            if self._weigh == "output" and not whole:
+                assert out_weight is not None
+                gain = gain * out_weight.norm(dim=0).view(z.shape[2:4])
+            z = z.mul_(gain[..., None])
+            if whole:
+                assert out_weight is not None
+                z = torch.matmul(out_weight, z[:, :, 0])
+        flat = z.reshape(-1, blocks, z.numel() // (blocks * states * len(z) * z.shape[1]), states)
+        flat = flat.transpose(0, 1).reshape(blocks, -1, states)
+        return torch.bmm(flat.mT, flat).double().cpu()

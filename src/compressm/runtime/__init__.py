@@ -1,0 +1,1 @@
+"""What surrounds a computation and must not change it: settings, randomness, devices, signals."""

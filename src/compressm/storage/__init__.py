@@ -1,0 +1,1 @@
+"""What lies on disks and in memory bit for bit: files, trees of state, checksums."""
