@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressm.edits import Edit, Project, Reset, Select
+from compressm.edits import Edit, Project, Reset, Selection
 from compressm.errors import InputError
 
 
@@ -48,10 +48,34 @@ def test_project_keeps_dtype_and_shape_of_higher_dimensional_parameters():
     assert moved[0].dtype == torch.float32
 
 
-def test_select_indexes_exactly():
+def test_selection_indexes_exactly():
     t = torch.randn(5, 3)
-    (moved,) = Select(torch.tensor([4, 0]), 0).second((t,))
+    (moved,) = Selection(torch.tensor([4, 0]), 0).second((t,))
     assert torch.equal(moved, t[[4, 0]])
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_every_group_can_keep_states_of_its_own(dim):
+    """Entry by entry, whatever lies before the groups and behind the states."""
+    indices = torch.tensor([[4, 0], [1, 2], [3, 1]])
+    t = torch.randn(*[2] * (dim - 1), 3, 5, 4)
+    factors = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    (first,), (second,) = (
+        getattr(Selection(indices, dim, factors), kind)((t,)) for kind in ("first", "second")
+    )
+    (kept,) = Selection(indices, dim).kept((t,))
+    for g in range(3):
+        for i in range(2):
+            group = t.select(dim - 1, g).select(dim - 1, int(indices[g, i]))
+            for moved, by in ((kept, 1.0), (first, factors[g, i]), (second, factors[g, i] ** 2)):
+                assert torch.equal(moved.select(dim - 1, g).select(dim - 1, i), by * group)
+
+
+def test_selections_whose_shapes_say_nothing_are_refused():
+    with pytest.raises(InputError, match="groups on the axis before dim"):
+        Selection(torch.zeros(2, 3, dtype=torch.int64), 0)
+    with pytest.raises(InputError, match=r"factors: expected the shape of indices, \(3,\)"):
+        Selection(torch.arange(3), 0, torch.ones(2))
 
 
 def test_reset_has_no_rule():

@@ -23,7 +23,7 @@ from compressm.engine.schedule import Schedule, WhenSettled
 from compressm.engine.survey import Rank, Survey, observe
 from compressm.errors import InputError, NonFiniteError
 from compressm.events import Event, EventLog
-from compressm.families.base import Select
+from compressm.families.base import Which
 from compressm.policies.base import Policy
 from compressm.runtime.steady import steady
 from compressm.spectrum import Spectrum
@@ -77,7 +77,7 @@ def compress_(
     forward: Forward | None = None,
     loss: Loss | None = None,
     transport: str = "project",
-    select: Select = "largest",
+    select: Which = "largest",
     seed: int = 0,
     guard: Guard | None = None,
     ema: Sequence[nn.Module] = (),
@@ -161,7 +161,7 @@ class Compressor:
         forward: Forward | None = None,
         loss: Loss | None = None,
         transport: str = "project",
-        select: Select = "largest",
+        select: Which = "largest",
         seed: int = 0,
         guard: Guard | None = None,
         ema: Sequence[nn.Module] = (),

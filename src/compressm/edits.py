@@ -58,19 +58,35 @@ class Reset(Transport):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Select(Transport):
+class Selection(Transport):
     """Existing states are kept: everything is indexed along `dim`.
 
     Attributes:
-        indices: of the entries that stay.
+        indices: of the entries that stay: (r,), or (G, r) where each of the G groups, which lie
+            along the axis before `dim`, keeps its own.
         dim: the state axis.
-        factors: (kept entries,) by which gradients grow, where the kept states got another weight;
-            None: they keep it, and all tensors are indexed.
+        factors: shaped as `indices`, by which gradients grow, where the kept states got another
+            weight; None: they keep it, and all tensors are indexed.
+
+    Raises:
+        InputError: groups without an axis before `dim`, or factors of another shape.
     """
 
     indices: Tensor
     dim: int
     factors: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that say nothing."""
+        shape = tuple(self.indices.shape)
+        if len(shape) not in (1, 2) or (len(shape) == 2 and self.dim < 1):
+            raise InputError(
+                f"indices: expected (r,), or (G, r) with groups on the axis before dim, "
+                f"got {shape} at dim {self.dim}"
+            )
+        if self.factors is not None and self.factors.shape != self.indices.shape:
+            got = tuple(self.factors.shape)
+            raise InputError(f"factors: expected the shape of indices, {shape}, got {got}")
 
     def first(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return self._scaled(self.kept(tensors), self.factors)
@@ -84,12 +100,20 @@ class Select(Transport):
         return self.factors is None
 
     def kept(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(t.index_select(self.dim, self.indices.to(t.device)) for t in tensors)
+        return tuple(self._picked(t, self.indices.to(t.device)) for t in tensors)
+
+    def _picked(self, t: Tensor, indices: Tensor) -> Tensor:
+        if indices.ndim == 1:
+            return t.index_select(self.dim, indices)
+        where = indices.view(*indices.shape, *[1] * (t.ndim - self.dim - 1))
+        shape = list(t.shape)
+        shape[self.dim] = indices.shape[1]
+        return t.gather(self.dim, where.expand(shape))
 
     def _scaled(self, tensors: tuple[Tensor, ...], by: Tensor | None) -> tuple[Tensor, ...]:
         if by is None:
             return tensors
-        shaped = [by.to(t).view(-1, *[1] * (t.ndim - self.dim - 1)) for t in tensors]
+        shaped = [by.to(t).view(*by.shape, *[1] * (t.ndim - self.dim - 1)) for t in tensors]
         return tuple(t * scale for t, scale in zip(tensors, shaped, strict=True))
 
 

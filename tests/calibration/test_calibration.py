@@ -17,7 +17,7 @@ class Probe:
     def __init__(self, module, needs_gradient=False):
         self.module, self.needs_gradient, self.calls = module, needs_gradient, []
 
-    def saw(self, args, kwargs, output, gradient):
+    def record(self, args, kwargs, output, gradient):
         self.calls.append((args, kwargs, output, gradient))
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from compressm import EnergyTolerance, FixedRank, compress_, measure
 from compressm.errors import InputError
 from compressm.families import find_sites
-from compressm.families.matrix_state import METHODS, Choice, Method
+from compressm.families.matrix_state import METHODS, Choice, MatrixStateMethod
 from compressm.families.matrix_state.corrections import CORRECTIONS
 from compressm.families.matrix_state.corrections.fit import Fit
 from compressm.families.matrix_state.mamba2 import sized_rows
@@ -243,7 +243,7 @@ def test_a_fit_without_data_keeps_the_rows_and_says_so():
 
 def test_methods_name_corrections_that_there_are(monkeypatch):
     assert {m.correct for m in METHODS.values()} == {"none", "weights", *CORRECTIONS}
-    monkeypatch.setitem(METHODS, "misspelt", Method(correct="fti"))
+    monkeypatch.setitem(METHODS, "misspelt", MatrixStateMethod(correct="fti"))
     with pytest.raises(KeyError, match="fti"):
         compress_(model_with(6), policy=FixedRank(3), method="misspelt", data=[tokens()])
 

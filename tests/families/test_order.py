@@ -74,7 +74,9 @@ def test_long_sequences_take_no_more_than_there_is_room_for(monkeypatch):
     probe = Counts(site.inputs, site.read(layer))
     probe.expect(9)
     for _ in range(9):
-        probe.saw((torch.randn(3, 600, mambas.WIDTH),), {}, torch.zeros(3, 600, mambas.WIDTH), None)
+        probe.record(
+            (torch.randn(3, 600, mambas.WIDTH),), {}, torch.zeros(3, 600, mambas.WIDTH), None
+        )
     assert added == []
     probe.done()
     assert added == [(1, 600)] * 3

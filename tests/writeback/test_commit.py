@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressm.edits import Edit, Project, Reset, Select
+from compressm.edits import Edit, Project, Reset, Selection
 from compressm.errors import InputError, OptimizerError
 from compressm.storage.bits import same_bits
 from compressm.writeback import Snapshot, as_optimizers, commit_, set_attributes_
@@ -37,13 +37,13 @@ def select_edits(net):
             module=inner,
             names=("weight", "bias"),
             values=(inner.weight.detach()[KEPT], inner.bias.detach()[KEPT]),
-            transport=Select(KEPT, 0),
+            transport=Selection(KEPT, 0),
         ),
         Edit(
             module=outer,
             names=("weight",),
             values=(outer.weight.detach()[:, KEPT],),
-            transport=Select(KEPT, 1),
+            transport=Selection(KEPT, 1),
         ),
     ]
 

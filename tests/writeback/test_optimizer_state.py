@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressm.edits import Edit, Project, Select
+from compressm.edits import Edit, Project, Selection
 from compressm.errors import OptimizerError
 from compressm.writeback import Snapshot, commit_
 from compressm.writeback.optimizer_state import copies_of_weights, leaves, replaced
@@ -92,7 +92,7 @@ def selects(net, change=0.0):
     values = [p.detach().double()[KEPT] for p in net.parameters()]
     values = [v + change * torch.randn_like(v) for v in values]
     return [
-        Edit(module=net, names=(name,), values=(v,), transport=Select(KEPT, 0))
+        Edit(module=net, names=(name,), values=(v,), transport=Selection(KEPT, 0))
         for name, v in zip(("weight", "bias"), values, strict=True)
     ]
 
@@ -225,7 +225,7 @@ def test_square_factors_of_a_square_matrix_are_not_taken_for_values():
 
 def selects_square(net):
     values = (net.weight.detach()[KEPT],)
-    return [Edit(module=net, names=("weight",), values=values, transport=Select(KEPT, 0))]
+    return [Edit(module=net, names=("weight",), values=values, transport=Selection(KEPT, 0))]
 
 
 @pytest.mark.parametrize("cut", CUTS)

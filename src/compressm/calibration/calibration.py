@@ -32,7 +32,7 @@ class Probe(Protocol):
     module: nn.Module
     needs_gradient: bool
 
-    def saw(
+    def record(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, gradient: Tensor | None
     ) -> None:
         """One call of the layer: its arguments, its output, dLoss/doutput where asked for."""
@@ -152,7 +152,7 @@ class Calibration:
         for call, gradient in zip(calls, _gradients(result, calls), strict=True):
             for probe in probes[call.module]:
                 if gradient is not None and probe.needs_gradient:
-                    probe.saw(call.args, call.kwargs, call.output, gradient)
+                    probe.record(call.args, call.kwargs, call.output, gradient)
         return len(calls)
 
     def _call(self, model: nn.Module, batch: Any) -> None:
@@ -181,7 +181,7 @@ def _show(
     """Let probes see a call in the midst of the model, which may be inside anything."""
     with steady(), torch.no_grad():
         for probe in probes:
-            probe.saw(args, kwargs, output, None)
+            probe.record(args, kwargs, output, None)
 
 
 @dataclass(frozen=True, eq=False)

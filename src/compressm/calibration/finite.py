@@ -79,7 +79,7 @@ class _Watch:
         self.name, self.module, self.first = name, module, first
         self.needs_gradient = gradient
 
-    def saw(
+    def record(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, gradient: Tensor | None
     ) -> None:
         """Look at one call."""

@@ -21,7 +21,7 @@ from compressm.distributed.topology import Team
 from compressm.engine.guard import Guard, as_metric
 from compressm.engine.survey import RANKS, Proposal, Rank, Survey
 from compressm.errors import DistributedError, InputError
-from compressm.families.base import SELECTIONS, Select, find_sites
+from compressm.families.base import SELECTIONS, Which, find_sites
 from compressm.families.host_config import sized_attributes
 from compressm.runtime.interrupts import held
 from compressm.runtime.randomness import unmoved
@@ -61,7 +61,7 @@ class Cutter:
     method: str
     calibration: Calibration | None
     transport: str
-    select: Select
+    select: Which
     generator: torch.Generator
     rank: Rank = "per-layer"
     companions: Sequence[Companion] = field(default=())
@@ -297,7 +297,7 @@ def make_cutter(
     forward: Forward | None,
     loss: Loss | None,
     transport: str,
-    select: Select,
+    select: Which,
     seed: int,
     guard: Guard | None,
     ema: Sequence[nn.Module],

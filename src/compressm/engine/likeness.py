@@ -29,7 +29,7 @@ class Likeness:
     """A probe that compares one call of a layer with the layer as its observer read it.
 
     Raises:
-        InputError: from `saw`, when they differ by more than rounding explains.
+        InputError: from `record`, when they differ by more than rounding explains.
     """
 
     needs_gradient = False
@@ -44,7 +44,7 @@ class Likeness:
         """Whether there has been a call to compare."""
         return self._compared
 
-    def saw(
+    def record(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, gradient: Tensor | None
     ) -> None:
         """Compare, if that has not been done."""

@@ -26,7 +26,7 @@ from compressm.engine.layerwise import each
 from compressm.engine.likeness import Likeness
 from compressm.errors import InputError, NonFiniteError
 from compressm.events import SiteChange
-from compressm.families.base import Draft, Measurement, Observer, Select, Site, find_sites
+from compressm.families.base import Draft, Measurement, Observer, Site, Which, find_sites
 from compressm.families.host_config import config_entries, uniform_groups
 from compressm.spectrum import Spectrum
 from compressm.writeback import undisturbed
@@ -122,7 +122,7 @@ class Survey:
         )
 
     def propose(
-        self, plan: Mapping[str, int], *, select: Select, generator: torch.Generator
+        self, plan: Mapping[str, int], *, select: Which, generator: torch.Generator
     ) -> Proposal:
         """Reduce the layers that `plan` makes smaller. The model must be as it was measured."""
         smaller = [name for name, rank in plan.items() if rank < self.spectra[name].state_dim]

@@ -30,8 +30,8 @@ from compressm.families.structure import Tensors, require_known
 from compressm.numerics import HankelMatrix
 from compressm.spectrum import Spectrum, StateCost
 
-Select = Literal["largest", "smallest", "random"]
-SELECTIONS: tuple[Select, ...] = ("largest", "smallest", "random")
+Which = Literal["largest", "smallest", "random"]
+SELECTIONS: tuple[Which, ...] = ("largest", "smallest", "random")
 
 
 class Draft(ABC):
@@ -77,7 +77,7 @@ class Measurement(ABC):
         """Hermitian, eigenvalues as in `spectrum`, in coordinates that persist over training."""
 
     @abstractmethod
-    def reduce(self, rank: int, *, select: Select, generator: torch.Generator) -> Draft:
+    def reduce(self, rank: int, *, select: Which, generator: torch.Generator) -> Draft:
         """A layer with (at most) `rank` states; pure, the live layer is not touched."""
 
 

@@ -18,7 +18,7 @@ from compressm import numerics
 from compressm.calibration import Given, Probe, some
 from compressm.edits import Edit
 from compressm.errors import InputError
-from compressm.families.base import Adapter, Draft, Measurement, Observer, Select
+from compressm.families.base import Adapter, Draft, Measurement, Observer, Which
 from compressm.families.layout import Layout, StateAxis
 from compressm.families.lti.draft import LinearDraft, without_gain
 from compressm.families.lti.driven_states import DrivenStates
@@ -231,7 +231,7 @@ class LinearMeasurement(Measurement):
     def hankel_matrix(self) -> HankelMatrix:
         return numerics.hankel_matrix(self.gramians.P, self.gramians.Q)
 
-    def reduce(self, rank: int, *, select: Select, generator: torch.Generator) -> Draft:
+    def reduce(self, rank: int, *, select: Which, generator: torch.Generator) -> Draft:
         method, system = self.observer.method, self.observer.system
         if method.basis == "modes" or self.balancing.numerical_rank == 0:
             # With nothing to balance (a dead layer), any modes do; the refit makes them exact.
@@ -265,7 +265,7 @@ class LinearMeasurement(Measurement):
         errors = (numerics.h2_error(full, reduced, P=P) / size for reduced in (before, after))
         return without_gain("the H2 refit", *errors)
 
-    def _modes(self, rank: int, select: Select, generator: torch.Generator) -> Reduction:
+    def _modes(self, rank: int, select: Which, generator: torch.Generator) -> Reduction:
         system = self.observer.system
         P = (self.gramians if self.gramians.real else numerics.gramians(system)).P
         if select == "random":

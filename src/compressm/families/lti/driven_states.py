@@ -43,7 +43,7 @@ class DrivenStates:
             dual = numerics.adjoint(system)
             self.adjoint = StateMoments(dual, max_samples=_SAMPLES_PER_BATCH)
 
-    def saw(
+    def record(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, gradient: Tensor | None
     ) -> None:
         """Add one call of the layer."""

@@ -14,7 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from compressm.edits import Edit, Project, Reset, Select
+from compressm.edits import Edit, Project, Reset, Selection
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis
 from compressm.families.lti.adapter import LinearAdapter
@@ -130,12 +130,12 @@ class LRUAdapter(LinearAdapter):
         rows = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im")
         values = tuple(getattr(module, name).detach().cpu()[indices] for name in rows)
         return [
-            Edit(module=module, names=rows, values=values, transport=Select(indices, 0)),
+            Edit(module=module, names=rows, values=values, transport=Selection(indices, 0)),
             Edit(
                 module=module,
                 names=("C_re", "C_im"),
                 values=(reduced.C.real, reduced.C.imag),
-                transport=Select(indices, 1),
+                transport=Selection(indices, 1),
             ),
         ]
 

@@ -6,6 +6,18 @@ a choice of states changes in it. Shapes as in `numerics.selective`.
 """
 
 from compressm.families.matrix_state.adapter import METHODS, SelectiveAdapter
-from compressm.families.matrix_state.layer import Change, Choice, Method, SelectiveLayer
+from compressm.families.matrix_state.layer import (
+    Choice,
+    MatrixStateMethod,
+    NewValue,
+    SelectiveLayer,
+)
 
-__all__ = ["METHODS", "Change", "Choice", "Method", "SelectiveAdapter", "SelectiveLayer"]
+__all__ = [
+    "METHODS",
+    "Choice",
+    "MatrixStateMethod",
+    "NewValue",
+    "SelectiveAdapter",
+    "SelectiveLayer",
+]

@@ -11,21 +11,21 @@ from torch import Tensor, nn
 from compressm.calibration import Given
 from compressm.errors import InputError
 from compressm.families.base import Adapter, Observer
-from compressm.families.matrix_state.layer import Method, SelectiveLayer
+from compressm.families.matrix_state.layer import MatrixStateMethod, SelectiveLayer
 from compressm.families.matrix_state.stages import SelectiveObserver
 
-METHODS: dict[str, Method] = {
-    "greedy-fit": Method(correct="fit"),
-    "greedy-refit": Method(correct="refit"),
-    "greedy-weights": Method(correct="weights"),
-    "greedy-output": Method(correct="output"),
-    "greedy-weights-scan": Method(correct="weights", weigh="scan"),
-    "greedy-weights-gradient": Method(correct="weights", weigh="gradient"),
-    "greedy": Method(order="additive"),
-    "diagonal": Method(order="diagonal", weigh="scan"),
-    "hankel": Method(order="hankel", weigh="scan"),
-    "magnitude": Method(order="magnitude"),
-    "random": Method(order="random"),
+METHODS: dict[str, MatrixStateMethod] = {
+    "greedy-fit": MatrixStateMethod(correct="fit"),
+    "greedy-refit": MatrixStateMethod(correct="refit"),
+    "greedy-weights": MatrixStateMethod(correct="weights"),
+    "greedy-output": MatrixStateMethod(correct="output"),
+    "greedy-weights-scan": MatrixStateMethod(correct="weights", weigh="scan"),
+    "greedy-weights-gradient": MatrixStateMethod(correct="weights", weigh="gradient"),
+    "greedy": MatrixStateMethod(order="additive"),
+    "diagonal": MatrixStateMethod(order="diagonal", weigh="scan"),
+    "hankel": MatrixStateMethod(order="hankel", weigh="scan"),
+    "magnitude": MatrixStateMethod(order="magnitude"),
+    "random": MatrixStateMethod(order="random"),
 }
 
 
@@ -60,7 +60,7 @@ class SelectiveAdapter(Adapter):
         return hidden, mask if fits else None
 
     @property
-    def methods(self) -> dict[str, Method]:
+    def methods(self) -> dict[str, MatrixStateMethod]:
         """The methods of this family by name."""
         return {name: method for name, method in METHODS.items() if name not in self.lacking}
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressm.edits import Edit, Select, Transport
+from compressm.edits import Edit, Selection, Transport
 from compressm.numerics.matrix_state.contributions import Weigh
 from compressm.numerics.matrix_state.selective import SelectiveSignals
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class MatrixStateMethod:
     """How the states of a selective layer are ranked, and what makes up for those that go.
 
     Attributes:
@@ -64,7 +64,7 @@ class Choice:
 
 
 @dataclass(frozen=True, eq=False)
-class Change:
+class NewValue:
     """The new value of one parameter, and how its optimizer state follows."""
 
     value: Tensor
@@ -143,7 +143,7 @@ class SelectiveLayer(ABC):
         """(G, N) how large the weights are that make B and C, multiplied."""
 
     @abstractmethod
-    def changes(self, choice: Choice) -> dict[str, Change]:
+    def changes(self, choice: Choice) -> dict[str, NewValue]:
         """Parameters that are different when only the chosen states stay."""
 
     @abstractmethod
@@ -156,7 +156,7 @@ class SelectiveLayer(ABC):
         return self.p["out_proj.weight"].to(self.dtype)
 
     @final
-    def reduced(self, changes: Mapping[str, Change], state_dim: int) -> SelectiveLayer:
+    def reduced(self, changes: Mapping[str, NewValue], state_dim: int) -> SelectiveLayer:
         """This layer with the changes made, to be computed with."""
         other = copy.copy(self)
         other.p = dict(self.p)
@@ -166,7 +166,7 @@ class SelectiveLayer(ABC):
         return other
 
     @final
-    def edits(self, changes: Mapping[str, Change]) -> Sequence[Edit]:
+    def edits(self, changes: Mapping[str, NewValue]) -> Sequence[Edit]:
         """The changes as edits of the live layer."""
         return [
             Edit(module=self.module, names=(name,), values=(c.value,), transport=c.transport)
@@ -174,13 +174,13 @@ class SelectiveLayer(ABC):
         ]
 
 
-def picked(value: Tensor, rows: Tensor, dim: int, factors: Tensor | None = None) -> Change:
+def picked(value: Tensor, rows: Tensor, dim: int, factors: Tensor | None = None) -> NewValue:
     """Existing entries of a parameter, as they are; gradients grow by `factors`."""
-    return Change(value.cpu().index_select(dim, rows), Select(rows, dim, factors))
+    return NewValue(value.cpu().index_select(dim, rows), Selection(rows, dim, factors))
 
 
-def scaled(value: Tensor, factor: float) -> Change:
+def scaled(value: Tensor, factor: float) -> NewValue:
     """A whole parameter times a constant, where its gradient shrinks by the same."""
     rows = torch.arange(len(value), device="cpu")
     inverse = torch.full((len(value),), 1 / factor, dtype=torch.float64, device="cpu")
-    return Change(value.cpu().double() * factor, Select(rows, 0, inverse))
+    return NewValue(value.cpu().double() * factor, Selection(rows, 0, inverse))

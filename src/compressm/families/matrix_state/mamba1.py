@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressm.edits import Select
+from compressm.edits import Selection
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis
-from compressm.families.matrix_state import Change, Choice, SelectiveAdapter, SelectiveLayer
+from compressm.families.matrix_state import Choice, NewValue, SelectiveAdapter, SelectiveLayer
 from compressm.families.matrix_state.layer import picked, scaled
 from compressm.families.structure import Tensors
 from compressm.numerics.matrix_state.selective import SelectiveSignals
@@ -119,7 +119,7 @@ class Mamba1Layer(SelectiveLayer):
                 both = both * self.p[f"{name}.weight"].abs()
         return both[None]
 
-    def changes(self, choice: Choice) -> dict[str, Change]:
+    def changes(self, choice: Choice) -> dict[str, NewValue]:
         kept, N, R = choice.indices[0], self.state_dim, self.rank
         ones = torch.ones(len(kept), dtype=torch.float64, device="cpu")
         steps = torch.ones(R, dtype=torch.float64, device="cpu")
@@ -139,13 +139,13 @@ class Mamba1Layer(SelectiveLayer):
             new[-len(kept) :] *= w[:, None]
         changes = {
             "A_log": picked(self.p["A_log"], kept, 1, inner),
-            "x_proj.weight": Change(new, Select(rows, 0, to_x)),
+            "x_proj.weight": NewValue(new, Selection(rows, 0, to_x)),
         }
         if self.normed:
             changes |= self._norm_changes(choice, w, learned)
         return changes
 
-    def _norm_changes(self, choice: Choice, w: Tensor, learned: bool) -> dict[str, Change]:
+    def _norm_changes(self, choice: Choice, w: Tensor, learned: bool) -> dict[str, NewValue]:
         """What makes up for norms that see fewer entries, on average over the data."""
         kept, gains = choice.indices[0], [1.0, 1.0]
         for i, square in enumerate(self._normed_squares(choice)):
@@ -162,8 +162,8 @@ class Mamba1Layer(SelectiveLayer):
         inner = None if choice.weights is None else w
         B, C = (self.p[f"{name}.weight"].cpu().double()[kept] for name in _NORMS)
         return {
-            "b_layernorm.weight": Change(B / gains[0], Select(kept, 0, inner)),
-            "c_layernorm.weight": Change(C * w / gains[1], Select(kept, 0)),
+            "b_layernorm.weight": NewValue(B / gains[0], Selection(kept, 0, inner)),
+            "c_layernorm.weight": NewValue(C * w / gains[1], Selection(kept, 0)),
         }
 
     def _normed_squares(self, choice: Choice) -> list[Tensor]:

@@ -21,7 +21,7 @@ from torch.nn import functional
 from compressm.errors import InputError
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis
-from compressm.families.matrix_state import Change, Choice, SelectiveAdapter, SelectiveLayer
+from compressm.families.matrix_state import Choice, NewValue, SelectiveAdapter, SelectiveLayer
 from compressm.families.matrix_state.layer import picked
 from compressm.families.structure import Tensors
 from compressm.numerics.matrix_state.selective import SelectiveSignals
@@ -186,7 +186,7 @@ class Mamba2Layer(SelectiveLayer):
         sizes = sizes * torch.linalg.vector_norm(kernel, dim=1)
         return (sizes[:shared] * sizes[shared:]).view(self.groups, -1)
 
-    def changes(self, choice: Choice) -> dict[str, Change]:
+    def changes(self, choice: Choice) -> dict[str, NewValue]:
         N, G, D = self.state_dim, self.groups, self.channels
         kept = (choice.indices + N * torch.arange(G, device="cpu")[:, None]).flatten()
         conv = torch.cat([torch.arange(D, device="cpu"), D + kept, D + G * N + kept])

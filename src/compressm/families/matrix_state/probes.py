@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from compressm.calibration.evidence import Evidence
-from compressm.families.matrix_state.layer import Method, SelectiveLayer
+from compressm.families.matrix_state.layer import MatrixStateMethod, SelectiveLayer
 from compressm.numerics.checks import require_finite
 from compressm.numerics.matrix_state.averaged import AveragedDynamics
 from compressm.numerics.matrix_state.contributions import ContributionMoments
@@ -82,7 +82,7 @@ class LayerProbe(ABC):
                 self.add(seen)
 
     @final
-    def saw(
+    def record(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, gradient: Tensor | None
     ) -> None:
         """Add one call of the layer, or a part of it: some sequences, some of their time steps."""
@@ -133,7 +133,7 @@ class LayerProbe(ABC):
 class Contributions(LayerProbe):
     """Gram matrices of what the states contribute, and averaged dynamics where they are asked."""
 
-    def __init__(self, inputs: Inputs, layer: SelectiveLayer, method: Method) -> None:
+    def __init__(self, inputs: Inputs, layer: SelectiveLayer, method: MatrixStateMethod) -> None:
         self.needs_gradient = method.weigh == "gradient"
         super().__init__(inputs, layer)
         self.moments = ContributionMoments(layer.blocks, layer.state_dim, method.weigh)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from compressm.calibration import Probe, some
 from compressm.edits import Edit
-from compressm.families.base import Draft, Measurement, Observer, Select
+from compressm.families.base import Draft, Measurement, Observer, Which
 from compressm.families.matrix_state.corrections import CORRECTIONS, Correction
-from compressm.families.matrix_state.layer import Choice, Method, SelectiveLayer
+from compressm.families.matrix_state.layer import Choice, MatrixStateMethod, SelectiveLayer
 from compressm.families.matrix_state.probes import Contributions, Inputs
 from compressm.numerics import HankelMatrix
 from compressm.numerics.matrix_state.contributions import Weigh
@@ -35,7 +35,7 @@ class SelectiveObserver(Observer):
         self,
         inputs: Inputs,
         layer: SelectiveLayer,
-        method: Method,
+        method: MatrixStateMethod,
         cost: StateCost,
         *,
         runs: str | None = None,
@@ -138,7 +138,7 @@ class SelectiveMeasurement(Measurement):
         vectors = torch.eye(len(at), dtype=torch.float64, device="cpu")[:, at]
         return HankelMatrix(matrix=matrix, values=self.values, vectors=vectors)
 
-    def reduce(self, rank: int, *, select: Select, generator: torch.Generator) -> Draft:
+    def reduce(self, rank: int, *, select: Which, generator: torch.Generator) -> Draft:
         method, N = self.observer.method, self.observer.layer.state_dim
         if method.order == "random":
             select = "random"

@@ -1,4 +1,4 @@
-"""Second passes over the data that make up for the states that go, by name of `Method.correct`."""
+"""Second passes over the data that make up for the states that go, by name (`correct`)."""
 
 from compressm.families.matrix_state.corrections.base import Correction
 from compressm.families.matrix_state.corrections.fit import Fit

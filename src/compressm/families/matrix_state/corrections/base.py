@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
-from compressm.families.matrix_state.layer import Change, Choice, SelectiveLayer
+from compressm.families.matrix_state.layer import Choice, NewValue, SelectiveLayer
 from compressm.families.matrix_state.probes import Inputs, LayerProbe
 
 # Relative errors below this are rounding, which no fit can gain on.
@@ -33,7 +33,7 @@ class Correction(ABC):
     notes: tuple[str, ...] = ()
 
     def __init__(
-        self, inputs: Inputs, layer: SelectiveLayer, choice: Choice, changes: Mapping[str, Change]
+        self, inputs: Inputs, layer: SelectiveLayer, choice: Choice, changes: Mapping[str, NewValue]
     ) -> None:
         self.layer, self.choice, self.changes = layer, choice, dict(changes)
         self.probe = self.watch(inputs)
@@ -58,5 +58,5 @@ class Correction(ABC):
         """The probe; called once."""
 
     @abstractmethod
-    def finish(self) -> tuple[dict[str, Change], float | None]:
+    def finish(self) -> tuple[dict[str, NewValue], float | None]:
         """All changes, and the relative error that they leave where they were fitted."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compressm.families.matrix_state.corrections.base import Correction
-from compressm.families.matrix_state.layer import Change, SelectiveLayer
+from compressm.families.matrix_state.layer import NewValue, SelectiveLayer
 from compressm.families.matrix_state.probes import Inputs, LayerProbe, Seen
 from compressm.numerics.matrix_state.fitting import Rows, fit_rows
 from compressm.numerics.sampling import content_keys
@@ -48,7 +48,7 @@ class Fit(Correction):
     def watch(self, inputs: Inputs) -> Samples:
         return Samples(inputs, self.layer)
 
-    def finish(self) -> tuple[dict[str, Change], float | None]:
+    def finish(self) -> tuple[dict[str, NewValue], float | None]:
         cut = self.cut
         name, *_ = cut.rows()
         # In an order of their own: a search amplifies what another order of a sum changes.
@@ -59,7 +59,7 @@ class Fit(Correction):
             self.notes = (f"not fitted: in the batches of the first process, {missing}",)
         elif torch.equal(value, cut.p[name].to(value)):  # no rows were better than those given
             self.judge(error, error)
-        return self.changes | {name: Change(value, self.changes[name].transport)}, error
+        return self.changes | {name: NewValue(value, self.changes[name].transport)}, error
 
 
 def fitted(

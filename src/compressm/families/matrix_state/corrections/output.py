@@ -8,9 +8,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from compressm.edits import Select
+from compressm.edits import Selection
 from compressm.families.matrix_state.corrections.base import Correction
-from compressm.families.matrix_state.layer import Change, SelectiveLayer
+from compressm.families.matrix_state.layer import NewValue, SelectiveLayer
 from compressm.families.matrix_state.probes import Inputs, LayerProbe, Seen
 from compressm.numerics.matrix_state.mixing import OutputMoments
 from compressm.numerics.matrix_state.selective import selective_output
@@ -50,7 +50,7 @@ class OutputFit(Correction):
     def watch(self, inputs: Inputs) -> OutputProbe:
         return OutputProbe(inputs, self.layer, self.cut)
 
-    def finish(self) -> tuple[dict[str, Change], float | None]:
+    def finish(self) -> tuple[dict[str, NewValue], float | None]:
         before = self.changes.get(_NAME)
         old = self.layer.p[_NAME] if before is None else before.value
         # Columns in front belong to something else that shares the map.
@@ -59,5 +59,5 @@ class OutputFit(Correction):
         self.judge(self.probe.moments.unfitted, error)
         weight = torch.cat([old[:, :-own].to(weight), weight], 1)
         every = torch.arange(len(old), device="cpu")
-        rule = Select(every, 0) if before is None else before.transport
-        return self.changes | {_NAME: Change(weight, rule)}, error
+        rule = Selection(every, 0) if before is None else before.transport
+        return self.changes | {_NAME: NewValue(weight, rule)}, error

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compressm.families.matrix_state.corrections.base import Correction
-from compressm.families.matrix_state.layer import Change, SelectiveLayer
+from compressm.families.matrix_state.layer import NewValue, SelectiveLayer
 from compressm.families.matrix_state.probes import Inputs, LayerProbe, Seen
 from compressm.numerics.matrix_state.mixing import MixMoments, mixing_basis
 from compressm.numerics.matrix_state.selective import selective_output, selective_states
@@ -73,7 +73,7 @@ class Refit(Correction):
         start[torch.arange(len(kept), device="cpu"), kept] = weights[0]
         return MixProbe(inputs, self.layer, kept, start, mixing_basis(covariance[0], len(kept)))
 
-    def finish(self) -> tuple[dict[str, Change], float | None]:
+    def finish(self) -> tuple[dict[str, NewValue], float | None]:
         mix, error = self.probe.moments.solve()
         self.judge(self.probe.moments.unfitted, error)
         return self.layer.changes(replace(self.choice, mix=mix)), error
