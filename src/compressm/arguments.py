@@ -11,9 +11,13 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from compressm.errors import InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def whole(name: str, value: Any, least: int | None = None) -> int:
@@ -110,6 +114,31 @@ def instance(name: str, value: Any, *kinds: type, hint: str = "") -> None:
     if not isinstance(value, kinds):
         expected = " or ".join(_with_article(kind.__name__) for kind in kinds)
         raise InputError(f"{name}: expected {expected}, got {shown(value)}{hint and f'; {hint}'}")
+
+
+def refuse_old_name(name: str, renamed: Mapping[str, str]) -> None:
+    """Refuse an argument by a name that it had once.
+
+    Raises:
+        InputError: with what to write now, which is what `renamed` says.
+    """
+    if name in renamed:
+        raise InputError(f"{name}: this argument is no more; write {renamed[name]}")
+
+
+def refusing_old_names(renamed: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A function that says what to write now where it is called with an old name."""
+
+    def decorate(called: Callable[P, R]) -> Callable[P, R]:
+        @wraps(called)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in kwargs:
+                refuse_old_name(name, renamed)
+            return called(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def shown(value: Any) -> str:

@@ -11,16 +11,16 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from compressm.arguments import function, instance, whole
+from compressm.arguments import function, instance, refusing_old_names, whole
 from compressm.calibration import Calibration, Forward, Loss, calibration_of, given_by
 from compressm.checkpoints import watch_loads
 from compressm.distributed.topology import Team
-from compressm.engine.cut import make_cutter
+from compressm.engine.cut import RENAMED, make_cutter
 from compressm.engine.guard import Guard
 from compressm.engine.guarded_cut import Transaction
 from compressm.engine.monitor import Monitor
 from compressm.engine.schedule import Schedule, WhenSettled
-from compressm.engine.survey import Rank, Survey, observe
+from compressm.engine.survey import Survey, observe
 from compressm.errors import InputError, NonFiniteError
 from compressm.events import Event, EventLog
 from compressm.families.base import Which
@@ -65,13 +65,14 @@ def measure(
     return dict(Survey.of(team.model, method, calibration, team.ranks).spectra)
 
 
+@refusing_old_names(RENAMED)
 @steady()
 def compress_(
     model: nn.Module,
     optimizer: Optimizer | Iterable[Optimizer] | None = None,
     *,
     policy: Policy,
-    rank: Rank = "per-layer",
+    uniform: bool = False,
     method: str = "auto",
     data: Iterable[Any] | Calibration | None = None,
     forward: Forward | None = None,
@@ -91,8 +92,8 @@ def compress_(
         optimizer: one, several, a dict of them by parameter, or None; their groups and states
             follow the parameters, and so do those of optimizers inside them.
         policy: how many states each layer keeps.
-        rank: "uniform" takes the largest of these for all layers that one configuration speaks for,
-            so that `config.state_size` is right and `from_pretrained` works without us.
+        uniform: all layers that one configuration speaks for keep as many, the largest number of
+            them, so that `config.state_size` is right and `from_pretrained` works without us.
         method, data, forward, loss: see `measure`.
         transport: optimizer moments follow the change of basis ("project") or start anew
             ("reset").
@@ -114,7 +115,7 @@ def compress_(
         raise InputError("guard: recovery_steps needs a training loop; use a Compressor")
     team = Team.of(model, wrapper, process_group)
     cutter = make_cutter(
-        team, optimizer, rank, method, data, forward, loss, transport, select, seed, guard, ema
+        team, optimizer, uniform, method, data, forward, loss, transport, select, seed, guard, ema
     )
     transaction = Transaction(cutter, policy, guard)
     return transaction.whole(lambda: transaction.begin(step=None))
@@ -129,8 +130,8 @@ class Compressor:
     state of each.
 
     Args:
-        model, optimizer, policy, rank, method, data, forward, loss, transport, select, seed, ema:
-            as for `compress_`.
+        model, optimizer, policy, uniform, method, data, forward, loss, transport, select, seed,
+            ema: as for `compress_`.
         schedule: the steps at which to measure and cut, each of them acted on exactly once; or
             `WhenSettled`, which measures at intervals and cuts when the ranking has settled.
         guard: undo cuts that cost more than the user's budget, see `Guard`.
@@ -148,6 +149,7 @@ class Compressor:
         monitor: of a `WhenSettled` schedule, else None.
     """
 
+    @refusing_old_names(RENAMED)
     def __init__(
         self,
         model: nn.Module,
@@ -155,7 +157,7 @@ class Compressor:
         *,
         policy: Policy,
         schedule: Schedule | WhenSettled,
-        rank: Rank = "per-layer",
+        uniform: bool = False,
         method: str = "auto",
         data: Iterable[Any] | Calibration | None = None,
         forward: Forward | None = None,
@@ -172,7 +174,18 @@ class Compressor:
         require_plan(policy=policy, schedule=schedule, log=log)
         team = Team.of(model, wrapper, process_group)
         cutter = make_cutter(
-            team, optimizer, rank, method, data, forward, loss, transport, select, seed, guard, ema
+            team,
+            optimizer,
+            uniform,
+            method,
+            data,
+            forward,
+            loss,
+            transport,
+            select,
+            seed,
+            guard,
+            ema,
         )
         self.schedule = schedule
         self.events: list[Event] = []

@@ -53,7 +53,7 @@ def test_uniform_cuts_load_without_us(tmp_path):
     folders, expected = [], {}
     for family in mambas.FAMILIES:
         model = mambas.language_model(family, FULL, layers=3).eval()
-        compress_(model, policy=Uneven(), data=[tokens()], rank="uniform")
+        compress_(model, policy=Uneven(), data=[tokens()], uniform=True)
         sites = find_sites(model)
         assert len(sites) > 1
         assert {site.state_dim for site in sites.values()} == {CUT + len(sites) - 1}
@@ -135,6 +135,6 @@ def test_methods_that_a_family_cannot_store_say_why():
         compress_(model, policy=FixedFraction(0.5), method="greedy-refit", data=[tokens()])
 
 
-def test_an_unknown_rank_mode_is_refused():
-    with pytest.raises(InputError, match="uniform"):
-        compress_(mambas.language_model("Mamba", FULL), policy=FixedRank(CUT), rank="even")
+def test_what_uniform_was_called_is_refused():
+    with pytest.raises(InputError, match=r"rank: .*write uniform=True"):
+        compress_(mambas.language_model("Mamba", FULL), policy=FixedRank(CUT), rank="uniform")

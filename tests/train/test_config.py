@@ -83,6 +83,7 @@ def test_config_survives_yaml(recipe):
         ("model=5", "model: expected a group of settings, got 5"),
         ("model.norm=group", r"model\.norm: got 'group', expected one of 'batch', 'layer'"),
         ("model.dropout=1", "dropout"),
+        ("compress.rank=uniform", "compress: the key 'rank' is no more; write uniform: true"),
         ("optim.lr=0", "optim: lr: got 0.0, expected more than 0"),
         ("optim.lr=-1e-3", "optim: lr"),
         ("optim.floor=1", "floor: got 1.0, expected 0 … lr"),

@@ -127,7 +127,7 @@ def _compress_stock(
     _stock.require_target(out, force)
     stock = _stock.Stock.open(folder)
     network, calibration = stock.prepare(method, texts)
-    event = compress_(network, policy=policy, method=method, data=calibration, rank="uniform")
+    event = compress_(network, policy=policy, method=method, data=calibration, uniform=True)
     stock.save(network, out)
     _report(event, "" if texts else "no --texts were given")
     if len({site.after for site in event.sites}) > 1:

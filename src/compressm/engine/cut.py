@@ -19,7 +19,7 @@ from compressm.distributed.fsdp import reshard_, stored_as
 from compressm.distributed.ranks import Ranks
 from compressm.distributed.topology import Team
 from compressm.engine.guard import Guard, as_metric
-from compressm.engine.survey import RANKS, Proposal, Rank, Survey
+from compressm.engine.survey import Proposal, Survey
 from compressm.errors import DistributedError, InputError
 from compressm.families.base import SELECTIONS, Which, find_sites
 from compressm.families.host_config import sized_attributes
@@ -44,6 +44,9 @@ from compressm.writeback.companions import Companion
 from compressm.writeback.ownership import followed
 from compressm.writeback.partition import parts
 
+# Arguments that had another name, and what to write now.
+RENAMED = {"rank": "uniform=True (one size for all layers) or uniform=False (one for each)"}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cutter:
@@ -51,7 +54,7 @@ class Cutter:
 
     Attributes:
         team: the model, and the processes that share it.
-        rank: whether layers of one configuration must agree ("uniform") or not ("per-layer").
+        uniform: whether layers of one configuration must keep the same number of states.
         ema: averaged copies of the model; they are cut with it, and rolled back with it.
         snapshots: those that are open.
     """
@@ -63,7 +66,7 @@ class Cutter:
     transport: str
     select: Which
     generator: torch.Generator
-    rank: Rank = "per-layer"
+    uniform: bool = False
     companions: Sequence[Companion] = field(default=())
     snapshot_folder: Path | None = None
     ema: Sequence[nn.Module] = field(default=())
@@ -116,7 +119,7 @@ class Cutter:
 
     def settle(self, survey: Survey, plan: Mapping[str, int]) -> dict[str, int]:
         """The plan as it will be carried out: with one rank for each group that must agree."""
-        return survey.levelled(plan) if self.rank == "uniform" else dict(plan)
+        return survey.levelled(plan) if self.uniform else dict(plan)
 
     def propose(self, survey: Survey, plan: Mapping[str, int]) -> Proposal:
         """Reduce the layers that the plan makes smaller."""
@@ -263,7 +266,7 @@ class Cutter:
 
 def require_options(
     *,
-    rank: Any = "per-layer",
+    uniform: Any = False,
     transport: Any = "project",
     select: Any = "largest",
     seed: Any = 0,
@@ -275,8 +278,9 @@ def require_options(
     Raises:
         InputError: it names the argument, and what was expected.
     """
-    choices = {"rank": (rank, RANKS), "transport": (transport, TRANSPORTS)}
-    for name, (got, known) in {**choices, "select": (select, SELECTIONS)}.items():
+    instance("uniform", uniform, bool)
+    choices = {"transport": (transport, TRANSPORTS), "select": (select, SELECTIONS)}
+    for name, (got, known) in choices.items():
         if got not in known:
             raise InputError(f"{name}: expected one of {', '.join(known)}, got {got!r}")
     whole("seed", seed)
@@ -291,7 +295,7 @@ def require_options(
 def make_cutter(
     team: Team,
     optimizer: Optimizer | Iterable[Optimizer] | None,
-    rank: Rank,
+    uniform: bool,
     method: str,
     data: Iterable[Any] | Calibration | None,
     forward: Forward | None,
@@ -307,7 +311,9 @@ def make_cutter(
     Raises:
         InputError, OptimizerError: an argument is unusable.
     """
-    require_options(rank=rank, transport=transport, select=select, seed=seed, guard=guard, ema=ema)
+    require_options(
+        uniform=uniform, transport=transport, select=select, seed=seed, guard=guard, ema=ema
+    )
     folder = None if guard is None or guard.snapshot_folder is None else guard.snapshot_folder
     return Cutter(
         team=team,
@@ -317,7 +323,7 @@ def make_cutter(
         transport=transport,
         select=select,
         generator=torch.Generator(device="cpu").manual_seed(whole("seed", seed)),
-        rank=rank,
+        uniform=uniform,
         companions=() if guard is None else guard.companions,
         snapshot_folder=None if folder is None else Path(folder),
         ema=tuple(ema),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -30,9 +30,6 @@ from compressm.families.base import Draft, Measurement, Observer, Site, Which, f
 from compressm.families.host_config import config_entries, uniform_groups
 from compressm.spectrum import Spectrum
 from compressm.writeback import undisturbed
-
-Rank = Literal["per-layer", "uniform"]
-RANKS: tuple[Rank, ...] = ("per-layer", "uniform")
 
 
 @runtime_checkable

@@ -7,8 +7,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from compressm.arguments import refuse_old_name
 from compressm.compressor import Compressor, require_plan
-from compressm.engine.cut import require_options
+from compressm.engine.cut import RENAMED, require_options
 from compressm.errors import InputError
 
 # What the trainer gives, not the user.
@@ -26,6 +27,7 @@ def require_keywords(settings: Mapping[str, Any]) -> None:
     for name in settings:
         if name in _GIVEN:
             raise InputError(f"{name}: the callback takes it from the trainer; leave it out")
+        refuse_old_name(name, RENAMED)
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             meant = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(known)}"

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from compressm.data import DataConfig
 from compressm.data.options import check_at_least
@@ -61,7 +61,7 @@ class CompressConfig:
         cuts: number of cuts.
         start, window: the cuts are equally spaced between these shares of all steps, the last
             one at `window`.
-        rank: "uniform" keeps one state dimension for all layers that share a configuration, so that
+        uniform: all layers that share a configuration keep the same number of states, so that
             transformers' `from_pretrained` alone loads the model.
         method: how states are ranked and reduced, see `compressm.measure`.
         select: which states stay ("smallest" and "random" are for ablations).
@@ -69,11 +69,13 @@ class CompressConfig:
         batches: training batches that data-driven methods look at.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {"rank": "uniform: true"}
+
     policy: dict[str, Any]
     cuts: int = 4
     start: float = 0.0
     window: float = 0.1
-    rank: Literal["per-layer", "uniform"] = "per-layer"
+    uniform: bool = False
     method: str = "auto"
     select: Literal["largest", "smallest", "random"] = "largest"
     transport: Literal["project", "reset"] = "project"

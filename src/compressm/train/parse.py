@@ -116,7 +116,10 @@ def build_dataclass(cls: type[T], values: Any, where: str) -> T:
         cls = typing.cast(type[T], kind_of(values))
     hints = typing.get_type_hints(cls)
     fields = {entry.name: entry for entry in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    renamed: Mapping[str, str] = getattr(cls, "RENAMED", {})
     for key in values:
+        if key in renamed:
+            raise ConfigError(f"{prefix}the key {key!r} is no more; write {renamed[key]}")
         if key not in fields:
             raise ConfigError(
                 f"{prefix}unknown key {key!r}{did_you_mean(str(key), fields)}; "

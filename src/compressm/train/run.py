@@ -207,7 +207,7 @@ def _compression(
     return CompressionCallback(
         policy=settings.build_policy(),
         schedule=schedule,
-        rank=settings.rank,
+        uniform=settings.uniform,
         method=settings.method,
         data=Calibration(seen, loss=loss_of, max_batches=settings.batches),
         transport=settings.transport,

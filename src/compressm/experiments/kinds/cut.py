@@ -111,7 +111,7 @@ class Cut(Kind):
             live.model,
             live.optimizer,
             policy=self.build_policy(),
-            rank="uniform",
+            uniform=True,
             guard=guard,
             **self._how(bench),
         )
@@ -123,7 +123,7 @@ class Cut(Kind):
             live.optimizer,
             policy=self.build_policy(),
             schedule=Schedule.spaced(cuts=self.cuts, stop=round(self.at * bench.steps)),
-            rank="uniform",
+            uniform=True,
             **self._how(bench),
         )
         found = bench.train(live, keep=place.own / "live.safetensors")

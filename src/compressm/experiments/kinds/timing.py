@@ -100,7 +100,7 @@ class WholeRun(Kind):
         if self.scratch:
             return replace(config, compress=None, model=replace(config.model, state_dim=self.kept))
         policy = {"name": "rank", "rank": self.kept}
-        compress = CompressConfig(policy=policy, rank="uniform", cuts=1, window=self.at)
+        compress = CompressConfig(policy=policy, uniform=True, cuts=1, window=self.at)
         return replace(config, compress=compress)
 
 
