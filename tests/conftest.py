@@ -1,5 +1,6 @@
 """Shared by all tests: seeds, thread count, the real data sets."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -16,6 +17,16 @@ if settings is not None:
     settings.register_profile("ci", derandomize=True)
     if os.environ.get("CI"):
         settings.load_profile("ci")
+
+
+def pytest_collection_finish(session):
+    """Set aside what the imports made: a cut looks through all objects for optimizers and modules.
+
+    Half a million of them are torch's, transformers' and Lightning's own. What tests make comes
+    later and is seen.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

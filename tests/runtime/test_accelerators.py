@@ -15,7 +15,7 @@ from tests.accelerator import sim
 
 pytestmark = pytest.mark.timeout(900)  # a hundred tests each, and the compiler before the first
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Every family is measured. Layers of the LRU and of `mamba_ssm` are cut by every method but the
 # slow fits; these and one of transformers' are cut by their default and rolled back. `make gpu`
 # runs all of the suite.
