@@ -6,7 +6,19 @@ from torch.nn.functional import logsigmoid, normalize
 
 from compressm.errors import InputError
 from compressm.ops import _matrix_op, gated_delta_rule, gated_linear_attention, matrix_state_step
+from compressm.ops.build import kernels
 from compressm.ops.reference import matrix_state_reference
+
+
+@pytest.fixture(autouse=True, params=["kernel", "chunks"])
+def way(request, monkeypatch):
+    """On a CPU with a compiler the recurrence runs step by step, elsewhere in chunks."""
+    if request.param == "chunks":
+        monkeypatch.setattr(_matrix_op, "kernels", lambda: None)
+    elif kernels() is None:
+        pytest.skip("no C++ compiler")
+    return request.param
+
 
 DECAYS = ("none", "scalar", "vector")
 FAMILIES = [(delta, decay) for delta in (False, True) for decay in DECAYS]

@@ -67,18 +67,22 @@ class Chunks:
         M = decayed_products(self.k, self.k, self.c).tril(-1)
         return M * self.beta[..., None] + torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
 
+    def solved(self, right: Tensor) -> Tensor:
+        """(I + β ∘ M)^-1 (β ∘ right): what is written, or what a state takes off it."""
+        assert self.beta is not None
+        right = right * self.beta[..., None]
+        found: Tensor = torch.linalg.solve_triangular(
+            self.system(), right, upper=False, unitriangular=True
+        )
+        return found
 
-def forward(x: Chunks, initial: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(o, last state, and what the backward pass needs: states before chunks, u, w).
 
-    w = (I + β ∘ M)^-1 (β e^c ∘ k), (…, T, K), is what a state takes off u; empty without β.
-    """
-    w = x.k.new_empty(0)
-    u = x.v
+def forward(x: Chunks, initial: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(o, last state, and what the backward pass needs: states before chunks, u)."""
+    u = w = x.v
     if x.beta is not None:
-        right = torch.cat([x.v, x.since * x.k], -1) * x.beta[..., None]
-        solved = torch.linalg.solve_triangular(x.system(), right, upper=False, unitriangular=True)
-        u, w = solved.split([x.v.shape[-1], x.k.shape[-1]], -1)
+        solved = x.solved(torch.cat([x.v, x.since * x.k], -1))
+        u, w = solved[..., : x.v.shape[-1]], solved[..., x.v.shape[-1] :]
     keys, whole = (x.until * x.k).mT, x.whole
     states, S = [], initial
     used = []
@@ -89,11 +93,11 @@ def forward(x: Chunks, initial: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor,
         S = whole[:, :, i] * S + keys[:, :, i] @ u_i
     before, u = torch.stack(states, 2), torch.stack(used, 2)
     o = (x.since * x.q) @ before + decayed_products(x.q, x.k, x.c) @ u
-    return o, S, before, u, w.contiguous()
+    return o, S, before, u
 
 
 def backward(
-    x: Chunks, before: Tensor, u: Tensor, w: Tensor, g_o: Tensor, g_last: Tensor
+    x: Chunks, before: Tensor, u: Tensor, g_o: Tensor, g_last: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
     """Gradients of q, k, v, c, β and of the initial state."""
     A = decayed_products(x.q, x.k, x.c)
@@ -101,6 +105,7 @@ def backward(
     keys, queries = until * x.k, since * x.q
     from_output = A.mT @ g_o
     down = queries.mT @ g_o
+    w = x.k if x.beta is None else x.solved(since * x.k)
     g_S, after, g_used = g_last, [], []
     for i in reversed(range(x.k.shape[2])):
         after.append(g_S)

@@ -5,14 +5,16 @@ Shapes: B batch, L steps, H heads, K key dimensions, V value dimensions.
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compressm.ops import _matrix_chunks
+from compressm.ops import _matrix_chunks, _matrix_kernel
 from compressm.ops._matrix_chunks import Chunks
+from compressm.ops.build import kernels
 
 
 def _cut(x: Tensor | None, size: int) -> Tensor | None:
@@ -44,6 +46,23 @@ def _count(length: int, size: int) -> int:
     return -(-length // size)
 
 
+def _empty(
+    v: Tensor, k: Tensor, beta: Tensor | None, initial: Tensor, size: int
+) -> tuple[Tensor, ...]:
+    """o, the last state, the states before the chunks, and what was written to them."""
+    batch, length, heads, keys = k.shape
+    return (
+        v.new_empty(v.shape),
+        initial.new_empty(initial.shape),
+        v.new_empty(batch, heads, _count(length, size), keys, v.shape[-1]),
+        v.new_empty(0 if beta is None else v.shape),
+    )
+
+
+def _library(v: Tensor) -> ctypes.CDLL | None:
+    return kernels() if v.device.type == "cpu" and v.numel() else None
+
+
 @torch.library.custom_op("compressm::matrix_state", mutates_args=())
 def scan(
     q: Tensor,
@@ -53,11 +72,23 @@ def scan(
     beta: Tensor | None,
     initial: Tensor,
     size: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See `compressm.ops.gated_delta_rule`; the last three are for the backward pass."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `compressm.ops.gated_delta_rule`; the last two are for the backward pass.
+
+    They are the states before the chunks, (B, H, C, K, V), and, where there is β, (B, L, H, V): the
+    kernel keeps what a state missed of v, the chunks what was written to it, β times that.
+    """
+    library = _library(v)
+    if library is not None:
+        made = _empty(v, k, beta, initial, size)
+        results = dict(zip(("o", "last", "before", "missed"), made, strict=True))
+        inputs = {"q": q, "k": k, "v": v, "decay": log_decay, "beta": beta, "initial": initial}
+        _matrix_kernel.forward(library, {**inputs, **results}, size)
+        return tuple(results.values())  # type: ignore[return-value]
     x = _chunks(q, k, v, log_decay, beta, size)
-    o, last, before, u, w = _matrix_chunks.forward(x, initial)
-    return _joined(o, q.shape[1]), last.clone(), before, u.clone(), w
+    o, last, before, u = _matrix_chunks.forward(x, initial)
+    kept = q.new_empty(0) if beta is None else _joined(u, q.shape[1])
+    return _joined(o, q.shape[1]), last.clone(), before, kept
 
 
 @scan.register_fake
@@ -69,17 +100,8 @@ def _(
     beta: Tensor | None,
     initial: Tensor,
     size: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    batch, length, heads, keys = k.shape
-    values, chunks = v.shape[-1], _count(length, size)
-    lead = (batch, heads, chunks)
-    return (
-        v.new_empty(v.shape),
-        initial.new_empty(initial.shape),
-        v.new_empty(*lead, keys, values),
-        v.new_empty(*lead, size, values),
-        v.new_empty(0) if beta is None else v.new_empty(*lead, size, keys),
-    )
+) -> tuple[Tensor, ...]:
+    return _empty(v, k, beta, initial, size)
 
 
 @torch.library.custom_op("compressm::matrix_state_backward", mutates_args=())
@@ -93,15 +115,20 @@ def scan_backward(
     beta: Tensor | None,
     before: Tensor,
     u: Tensor,
-    w: Tensor,
     size: int,
 ) -> list[Tensor]:
     """Gradients of q, k, v, log_decay, beta, initial; an empty tensor for what was not given."""
+    library = _library(v)
+    if library is not None:
+        inputs = {"q": q, "k": k, "v": v, "decay": log_decay, "beta": beta}
+        kept = {"before": before, "missed": u, "g_o": g_o, "g_last": g_last}
+        return _matrix_kernel.backward(library, {**inputs, **kept}, size)
     length = q.shape[1]
     x = _chunks(q, k, v, log_decay, beta, size)
-    cut = _cut(g_o, size)
+    cut, written = _cut(g_o, size), _cut(v if beta is None else u, size)
     assert cut is not None
-    g_q, g_k, g_v, g_c, g_beta, g_initial = _matrix_chunks.backward(x, before, u, w, cut, g_last)
+    assert written is not None
+    g_q, g_k, g_v, g_c, g_beta, g_initial = _matrix_chunks.backward(x, before, written, cut, g_last)
     found = [_joined(g, length) for g in (g_q, g_k, g_v)]
     # c is a cumulative sum, so its gradient adds up from the end of the chunk.
     decay = None if g_c is None else g_c.flip(3).cumsum(3).flip(3)
@@ -121,7 +148,6 @@ def _(
     beta: Tensor | None,
     before: Tensor,
     u: Tensor,
-    w: Tensor,
     size: int,
 ) -> list[Tensor]:
     given = [x.new_empty(x.shape) for x in (q, k, v)]
@@ -136,9 +162,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 
 def _backward(ctx: Any, g_o: Tensor, g_last: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, log_decay, beta, before, u, w = ctx.saved_tensors
+    q, k, v, log_decay, beta, before, u = ctx.saved_tensors
     g_q, g_k, g_v, g_decay, g_beta, g_initial = scan_backward(
-        g_o, g_last, q, k, v, log_decay, beta, before, u, w, ctx.size
+        g_o, g_last, q, k, v, log_decay, beta, before, u, ctx.size
     )
     g_decay = None if log_decay is None else g_decay
     return g_q, g_k, g_v, g_decay, None if beta is None else g_beta, g_initial, None

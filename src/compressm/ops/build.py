@@ -80,7 +80,7 @@ def _build(path: Path) -> None:
 def kernels() -> ctypes.CDLL | None:
     """The loaded library; None, after one warning that says why, where there cannot be one."""
     if os.environ.get(DISABLE, "") not in ("", "0"):
-        warnings.warn(f"{DISABLE} is set: selective scans run in plain PyTorch", stacklevel=2)
+        warnings.warn(f"{DISABLE} is set: scans run in plain PyTorch", stacklevel=2)
         return None
     try:
         path = library_path()
@@ -89,7 +89,7 @@ def kernels() -> ctypes.CDLL | None:
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         warnings.warn(
-            "selective scans run in plain PyTorch, several times slower: the C++ kernel could not "
+            "scans run in plain PyTorch, several times slower: the C++ kernel could not "
             f"be built ({error}). It needs g++ or clang++; set CXX if yours has another name",
             stacklevel=2,
         )

@@ -12,7 +12,8 @@ from torch import Tensor
 from compressm.errors import InputError
 from compressm.ops import _matrix_op
 
-_CHUNK = 64
+# Steps between the states that are kept: for the kernel of the CPU, and for matrix products.
+_KEPT, _CHUNK = 32, 64
 
 
 def gated_linear_attention(
@@ -28,8 +29,9 @@ def gated_linear_attention(
 
     With no decay this is linear attention (Katharopoulos et al. 2020, arXiv 2006.16236), with a
     scalar that of lightning attention and RetNet (arXiv 2307.08621), with a vector gated linear
-    attention (Yang et al. 2023, arXiv 2312.06635). Nothing is normalised or scaled. Computed in
-    chunks of matrix products; memory for the backward pass is the inputs and one state a chunk.
+    attention (Yang et al. 2023, arXiv 2312.06635). Nothing is normalised or scaled. Computed step
+    by step on a CPU, elsewhere in chunks of matrix products; memory for the backward pass is the
+    inputs and one state a chunk.
 
     Args:
         q: queries, (B, L, H, K), real; bfloat16 and float16 are computed in float32.
@@ -124,7 +126,8 @@ def _scan(
     if initial is None:
         initial = v.new_zeros(batch, heads, keys, v.shape[-1], dtype=exact)
     decay, write = (None if x is None else x.to(exact) for x in (log_decay, beta))
-    size = min(chunk_size or _CHUNK, length)
+    usual = _KEPT if v.device.type == "cpu" else _CHUNK
+    size = min(chunk_size or usual, length)
     o, last, *_ = _matrix_op.scan(
         q.to(exact), k.to(exact), v.to(exact), decay, write, initial.to(exact), size
     )

@@ -3,6 +3,7 @@
 #include "backward.h"
 #include "conv.h"
 #include "forward.h"
+#include "matrix_state.h"
 
 extern "C" {
 
@@ -16,6 +17,10 @@ void compressm_scan_backward(const compressm::ScanArgs* a, int64_t is_double) {
 
 void compressm_conv(const compressm::ConvArgs* a, int64_t is_double) {
     is_double ? compressm::convolve<double>(*a) : compressm::convolve<float>(*a);
+}
+
+void compressm_matrix_state(const compressm::MatrixArgs* a, int64_t is_double, int64_t back) {
+    is_double ? compressm::matrix_state<double>(*a, back) : compressm::matrix_state<float>(*a, back);
 }
 
 }
