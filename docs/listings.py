@@ -21,7 +21,7 @@ from compressm.families.matrix_state import METHODS as SELECTIVE
 from compressm.families.matrix_state.corrections import CORRECTIONS
 from compressm.families.matrix_state.mamba1 import MambaAdapter, NormedMambaAdapter
 from compressm.families.matrix_state.mamba2 import Mamba2Adapter
-from compressm.policies.base import POLICIES, Policy
+from compressm.policies import POLICIES, Policy
 from compressm.train import BlocksConfig, bundled_recipes, load_recipe
 from compressm.writeback.optimizer_state import TABLE, Kind
 

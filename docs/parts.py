@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-# What each part may import of ours; everything imports `errors` and `arguments`.
+# What every part may import.
+ALL = ("errors", "arguments", "registry")
+# What each part may import of ours; everything imports what is in `ALL`.
 PARTS: dict[str, set[str]] = {
     "errors": set(),
     "arguments": set(),
+    "registry": set(),
     "runtime": set(),
     "numerics": set(),
     "ops": set(),

@@ -23,7 +23,7 @@ from compressm import (
 from compressm.arguments import real, shown, whole
 from compressm.errors import InputError, OptimizerError
 from compressm.nn import LRU
-from compressm.policies.budgets import ParameterBudget, StepTimeBudget
+from compressm.policies import ParameterBudget, StepTimeBudget
 
 GUARD = Guard(lambda: 1.0, max_drop=1.0)
 

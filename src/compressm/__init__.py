@@ -15,11 +15,15 @@ from compressm.errors import CompressmError
 from compressm.events import Event, EventLog, SiteChange
 from compressm.families import register_adapter
 from compressm.integrations.cpu import accelerate_cpu
-from compressm.policies.base import EnergyTolerance, FixedFraction, FixedRank, GlobalEnergy, Policy
-from compressm.policies.budgets import (
+from compressm.policies import (
+    EnergyTolerance,
+    FixedFraction,
+    FixedRank,
+    GlobalEnergy,
     GlobalThreshold,
     MetricBudget,
     ParameterBudget,
+    Policy,
     StateBytesBudget,
     StepTimeBudget,
 )

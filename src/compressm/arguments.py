@@ -10,7 +10,7 @@ import inspect
 import math
 import numbers
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -152,6 +152,14 @@ def shown(value: Any) -> str:
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         return _short(value)
     return f"{_article(value)}, {_short(value)}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint such as " (did you mean 'mnist'?)", or an empty string."""
+    import difflib  # for messages only
+
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _article(value: Any) -> str:

@@ -10,7 +10,7 @@ import torch
 from compressm import FixedFraction, FixedRank, compress_, load_compressed
 from compressm.errors import CheckpointError, InputError
 from compressm.families import find_sites
-from compressm.policies.base import Policy
+from compressm.policies import Policy
 from tests.families import mambas
 
 pytest.importorskip("transformers")

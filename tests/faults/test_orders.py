@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from compressm import Compressor, Guard, Schedule
 from compressm.nn import SequenceClassifier, state_dims
-from compressm.policies.base import Policy
+from compressm.policies import Policy
 from tests.faults.fingerprint import differences, fingerprint, outcome
 from tests.faults.inject import InjectedError
 

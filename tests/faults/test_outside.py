@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from compressm.errors import CompressmError
-from compressm.policies.base import Policy
+from compressm.policies import Policy
 from compressm.storage import files
 from tests.faults.cases import CASES, unharmed
 from tests.faults.disks import ENOSPC

@@ -17,8 +17,8 @@ from compressm import (
 )
 from compressm.errors import InputError
 from compressm.nn import SequenceClassifier, state_dims
-from compressm.policies.base import LiveModel
-from compressm.policies.budgets import RULES, state_scores
+from compressm.policies import LiveModel, register_rule, state_scores
+from compressm.policies.candidates import candidates
 from compressm.spectrum import StateCost
 from compressm.storage.bits import same
 
@@ -49,14 +49,24 @@ def test_the_rules():
     assert state_scores(SPECTRA["flat"], "prefix") == pytest.approx([1, 3 / 7, 2 / 9, 0.1])
 
 
-@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_of_somebody_else_is_one_function():
+    @register_rule("squared energy of a test")
+    def squared(spectrum):
+        return spectrum.by_state.square() / spectrum.by_state.square().sum()
+
+    assert StateBytesBudget(8 * 5, rule="squared energy of a test").plan(SPECTRA)["steep"] == 1
+    with pytest.raises(InputError, match="registered already"):
+        register_rule("energy")(squared)
+
+
+@pytest.mark.parametrize("rule", ["energy", "error", "prefix"])
 def test_scores_never_grow_along_a_layer(rule):
     for s in measure(build()).values():
         scores = state_scores(s, rule)
         assert all(a >= b for a, b in itertools.pairwise(scores))
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", ["energy", "error", "prefix"])
 @pytest.mark.parametrize("multiple_of", [1, 4])
 def test_the_parameter_count_is_met_and_not_undershot(rule, multiple_of):
     model = build()
@@ -126,7 +136,7 @@ def test_the_metric_budget_finds_the_smallest_state_that_respects_it(max_drop):
     # The next plan of the search would have broken the budget.
     fresh = build()
     fresh.load_state_dict(model.state_dict())
-    plans = MetricBudget(metric, max_drop).candidates(measure(build()))
+    plans = candidates(MetricBudget(metric, max_drop), measure(build()))
     total = sum(state_dims(model).values())
     assert total / (3 * FULL) >= 1 - max_drop
     assert len(plans) > 5
@@ -164,6 +174,25 @@ def test_infinity_is_no_gain(value, higher):
         compress_(model, policy=broken)
     with pytest.raises(InputError, match="max_drop: expected a finite number"):
         MetricBudget(metric, value)
+
+
+@pytest.mark.parametrize("difference", [0.0, 0.05, 0.2])
+def test_a_metric_that_cannot_tell_plans_apart_is_named(difference):
+    model = build()
+
+    def metric():
+        return 1.0 if min(state_dims(model).values()) > 1 else 1.0 - difference
+
+    event = compress_(model, policy=MetricBudget(metric, 0.1))
+    told = [note for note in event.notes if "cannot tell a good cut from a bad one" in note]
+    assert len(told) == (difference <= 0.1)
+    assert (set(state_dims(model).values()) == {1}) == (difference <= 0.1)
+
+
+def test_a_metric_that_can_tell_them_apart_says_nothing_more():
+    model = build()
+    event = compress_(model, policy=MetricBudget(Metric(model), 0.5))
+    assert not any("cannot tell" in note for note in event.notes)
 
 
 def test_few_trials_give_a_safe_answer():

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from compressm import EnergyTolerance, FixedFraction, FixedRank, GlobalEnergy, Spectrum
 from compressm.errors import InputError
-from compressm.policies.base import POLICIES
+from compressm.policies import POLICIES
 
 
 def spectrum(sigma, per_state=1):

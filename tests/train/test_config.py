@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from compressm.errors import ConfigError
-from compressm.policies.base import FixedRank
+from compressm.policies import FixedRank
 from compressm.train import build_policy, load_recipe
 from compressm.train.config import CompressConfig, OptimConfig, TrainerConfig
 from compressm.train.parse import apply_overrides, build_config, read_yaml

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from compressm.arguments import did_you_mean
 from compressm.cli._timing import warn_if_busy
-from compressm.data.options import did_you_mean
 from compressm.errors import ConfigError
 from compressm.experiments import Definition, Results, Run, load_definition
 from compressm.experiments.runner import run_all

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from compressm.calibration import Calibration
     from compressm.cli._models import RunData
     from compressm.events import Event
-    from compressm.policies.base import Policy
+    from compressm.policies import Policy
     from compressm.train.config import RunConfig
 
 
@@ -167,7 +167,7 @@ _NOTE = (
 
 
 def _policy(tolerance: float | None, rank: int | None, min_rank: int, multiple_of: int) -> Policy:
-    from compressm.policies.base import EnergyTolerance, FixedRank
+    from compressm.policies import EnergyTolerance, FixedRank
 
     if tolerance is not None and rank is None:
         return EnergyTolerance(tolerance, min_rank=min_rank, multiple_of=multiple_of)

@@ -138,7 +138,7 @@ def _run(
 
 def _plans(spectra: Mapping[str, Spectrum]) -> dict[float, dict[str, int]]:
     """For each tolerance what `compressm compress --tolerance` would keep."""
-    from compressm.policies.base import EnergyTolerance
+    from compressm.policies import EnergyTolerance
 
     return {t: EnergyTolerance(t).plan(spectra) for t in TOLERANCES}
 

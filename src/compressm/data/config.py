@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from compressm.data.options import build_options, check_at_least, check_type, did_you_mean
+from compressm.arguments import did_you_mean
+from compressm.data.options import build_options, check_at_least, check_type
 from compressm.data.registry import find
 from compressm.data.tensors import SequenceDataset
 from compressm.errors import ConfigError

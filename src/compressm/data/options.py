@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
 from typing import Any, TypeVar
 
+from compressm.arguments import did_you_mean
 from compressm.errors import ConfigError
 
 Options = TypeVar("Options")
@@ -49,12 +49,6 @@ def check_at_least(what: str, value: int | None, minimum: int, at_most: int = _M
         raise ConfigError(f"{what}: got {value}, expected at least {minimum}")
     if value is not None and value > at_most:
         raise ConfigError(f"{what}: got {value}, expected at most {at_most}")
-
-
-def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
-    """A hint such as " (did you mean 'mnist'?)", or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _matches(value: object, hint: object) -> bool:

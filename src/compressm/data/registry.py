@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from compressm.data.options import did_you_mean
+from compressm.arguments import did_you_mean
 from compressm.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compressm.data.options import did_you_mean
+from compressm.arguments import did_you_mean
 from compressm.errors import ConfigError
 from compressm.experiments.kinds.base import KINDS, Kind, settings_of
 from compressm.train import RunConfig, load_recipe

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from compressm.data.options import check_type, did_you_mean
+from compressm.arguments import did_you_mean
+from compressm.data.options import check_type
 from compressm.errors import ConfigError
 from compressm.storage.files import reason
 from compressm.train.config import RunConfig

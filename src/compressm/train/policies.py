@@ -7,7 +7,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from compressm.data.options import check_type, did_you_mean
+from compressm.arguments import did_you_mean
+from compressm.data.options import check_type
 from compressm.errors import ConfigError, InputError
 from compressm.policies.base import POLICIES, Policy
 
@@ -20,12 +21,10 @@ def build_policy(settings: Mapping[str, Any]) -> Policy:
     """
     keywords = dict(settings)
     name = keywords.pop("name", None)
-    if name not in POLICIES:
-        hint = did_you_mean(str(name), POLICIES)
-        raise ConfigError(
-            f"policy.name: got {name!r}, expected one of {', '.join(sorted(POLICIES))}{hint}"
-        )
-    cls = POLICIES[name]
+    try:
+        cls = POLICIES.find(name, "policy.name")
+    except InputError as error:
+        raise ConfigError(str(error)) from error
     hints = typing.get_type_hints(cls)
     known = {entry.name: entry for entry in dataclasses.fields(cls)}
     for key, value in keywords.items():

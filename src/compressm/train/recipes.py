@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from compressm.data.options import did_you_mean
+from compressm.arguments import did_you_mean
 from compressm.errors import ConfigError
 from compressm.train.config import RunConfig
 from compressm.train.parse import apply_overrides, build_config, read_yaml

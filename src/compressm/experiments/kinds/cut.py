@@ -17,7 +17,7 @@ from compressm.events import Event
 from compressm.experiments.bench import Bench, Figures, Live
 from compressm.experiments.kinds.base import Kind, Place, register_kind
 from compressm.numerics.matrix_state import fitting
-from compressm.policies.base import FixedRank, Policy
+from compressm.policies import FixedRank, Policy
 from compressm.train.policies import build_policy
 
 

@@ -16,7 +16,7 @@ from compressm.data.options import check_at_least
 from compressm.errors import ConfigError
 from compressm.experiments.bench import Bench, Figures, Live
 from compressm.experiments.kinds.base import Kind, Place, register_kind
-from compressm.policies.base import FixedRank
+from compressm.policies import FixedRank
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "AdamW": lambda params: torch.optim.AdamW(params, lr=4e-3, weight_decay=0.05),

@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeVar
 
 from torch import nn
 
+from compressm.arguments import did_you_mean
 from compressm.data import Task
-from compressm.data.options import check_at_least, did_you_mean
+from compressm.data.options import check_at_least
 from compressm.errors import ConfigError
 from compressm.nn.pooling import Pooling
 from compressm.train.checks import check_types

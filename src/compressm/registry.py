@@ -1,0 +1,119 @@
+"""Open tables of what can be chosen by name: policies, score rules, baselines, kinds of runs.
+
+A table knows its own folder: each file there registers what it defines when it is imported, so a
+new entry is one file with one decorator. Installed packages add entries by naming a module in
+their metadata, and then recipes and the command line know these by name as well:
+
+    [project.entry-points.compressm]
+    fairness = "their_package.policies"
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Generic, TypeVar, final
+
+from compressm.arguments import did_you_mean
+from compressm.errors import CompressmError, InputError
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+PLUGINS = "compressm"
+
+
+@final
+class Registry(Mapping[str, T], Generic[T]):
+    """What is registered under which name, in the order of registration.
+
+    Args:
+        what: one entry in words, for messages: "policy".
+        package: folder whose files register entries; they are imported at the first look.
+        error: of an unknown or taken name.
+    """
+
+    def __init__(
+        self, what: str, package: str, *, error: type[CompressmError] = InputError
+    ) -> None:
+        self._what, self._package, self._error = what, package, error
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[S], S]:
+        """Decorator: make a class or function known as `name`.
+
+        Raises:
+            InputError: the name is taken by another (or the registry's own error).
+        """
+
+        def add(entry: S) -> S:
+            if name in self._entries:
+                raise self._error(
+                    f"the {self._what} {name!r} is registered already; take another name"
+                )
+            self._entries[name] = entry  # type: ignore[assignment]
+            return entry
+
+        return add
+
+    def find(self, name: object, where: str | None = None) -> T:
+        """The entry of a name.
+
+        Args:
+            name: as somebody wrote it.
+            where: the setting that holds it, for the message.
+
+        Raises:
+            InputError: there is none (or the registry's own error); the known ones are listed.
+        """
+        if isinstance(name, str) and name in self:
+            return self[name]
+        known = self._known()
+        raise self._error(
+            f"{where or self._what}: got {name!r}, expected one of {', '.join(sorted(known))}"
+            f"{did_you_mean(str(name), known)}"
+        )
+
+    def __getitem__(self, name: str) -> T:
+        # What is there needs no look around: a broken plug-in is no reason to miss it.
+        return self._entries[name] if name in self._entries else self._known()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known())
+
+    def __len__(self) -> int:
+        return len(self._known())
+
+    def _known(self) -> dict[str, T]:
+        import_all(self._package)
+        import_plugins()
+        return self._entries
+
+
+@cache
+def import_all(package: str) -> None:
+    """Import every file of a folder, once."""
+    folder = importlib.import_module(package)
+    for module in pkgutil.iter_modules(folder.__path__):
+        importlib.import_module(f"{package}.{module.name}")
+
+
+@cache
+def import_plugins() -> None:
+    """Import what installed packages register, once.
+
+    Raises:
+        InputError: one of them cannot be imported.
+    """
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
+
+    for plugin in entry_points(group=PLUGINS):
+        try:
+            plugin.load()
+        except ImportError as error:
+            raise InputError(
+                f"the installed plug-in {plugin.name} ({plugin.value}) cannot be imported: "
+                f"{error}; mend or uninstall it"
+            ) from error
