@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from compressm.errors import InputError
+from compressm.nn import matrix_state
 from compressm.nn.lru import LRU
 
 
@@ -67,3 +68,9 @@ def state_dims(model: nn.Module) -> dict[str, int]:
 
 
 register_layer("lru", LRU)
+register_layer("linear-attention", matrix_state.LinearAttention)
+register_layer("retention", matrix_state.Retention)
+register_layer("gla", matrix_state.GatedLinearAttention)
+register_layer("deltanet", matrix_state.DeltaNet)
+register_layer("gated-deltanet", matrix_state.GatedDeltaNet)
+register_layer("kda", matrix_state.KimiDeltaAttention)
