@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
-from parts import ALL, NEVER, PARTS
+from parts import ALL, CIRCLES, NEVER, PARTS
 
 PACKAGE = Path(__file__).parents[1] / "src" / "compressm"
 
@@ -58,6 +58,70 @@ def test_rooms_that_do_not_know_another(one, other):
     for path in files:
         extra = {name for name in _imported(path) if f"{name}.".startswith(f"{other}.")}
         assert not extra, f"{path.relative_to(PACKAGE)} imports {sorted(extra)}"
+
+
+def _files_by_name() -> dict[str, Path]:
+    """Every file of the package by its dotted name; a folder's is that of its `__init__`."""
+    named = {}
+    for path in PACKAGE.rglob("*.py"):
+        words = path.relative_to(PACKAGE).with_suffix("").parts
+        named[".".join(words[:-1] if words[-1] == "__init__" else words)] = path
+    return named
+
+
+def _file_of(name: str, files: dict[str, Path]) -> str:
+    """The file that an imported name is in: of a class, the file before the last dot."""
+    return name if name in files else name.rpartition(".")[0]
+
+
+def _reached(start: str, imports: dict[str, set[str]]) -> set[str]:
+    """All files that a file imports, and those that these import, and so on."""
+    seen: set[str] = set()
+    new = {start}
+    while new:
+        new = set().union(*(imports[name] for name in new)) - seen
+        seen |= new
+    return seen
+
+
+def circles(files: dict[str, Path]) -> set[frozenset[str]]:
+    """Groups of files that import each other, directly or by way of others."""
+    imports = {
+        name: {_file_of(one, files) for one in _imported(path)} & files.keys() - {name}
+        for name, path in files.items()
+    }
+    reached = {name: _reached(name, imports) for name in files}
+    return {
+        frozenset(other for other in reached[name] if name in reached[other])
+        for name in files
+        if name in reached[name]
+    }
+
+
+def test_no_files_import_each_other():
+    found = circles(_files_by_name())
+    assert not found - CIRCLES.keys(), "break the circle, in whichever way it is imported"
+    assert not CIRCLES.keys() - found, "the circle has gone; take it out of CIRCLES"
+    assert all(CIRCLES.values())
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from compressm.a import x",
+        "import compressm.a",
+        "def late():\n    from compressm.a import x",
+        "if TYPE_CHECKING:\n    from compressm.a import x",
+    ],
+)
+def test_circles_are_found_however_they_are_hidden(tmp_path, back):
+    written = {"a": "from compressm.b import y", "b": "from compressm.c import z", "c": back}
+    files = {name: tmp_path / f"{name}.py" for name in written}
+    for name, text in written.items():
+        files[name].write_text(text)
+    assert circles(files) == {frozenset("abc")}
+    files["c"].write_text("")
+    assert circles(files) == set()
 
 
 def test_every_part_is_listed():

@@ -3,7 +3,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from compressm.data import BatchOrder, DataConfig, load, loaders
-from compressm.data.config import DataSplits, Task
+from compressm.data.task import DataSplits, Task
 from compressm.data.tensors import Ragged, SequenceDataset, Values
 from compressm.errors import InputError
 

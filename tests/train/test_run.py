@@ -8,8 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from compressm.data import loaders
-from compressm.data.config import load
+from compressm.data import load, loaders
 from compressm.errors import CheckpointError, CompressmError, ConfigError, InputError
 from compressm.nn import state_dims
 from compressm.train import load_recipe, load_run_model, read_card

@@ -6,9 +6,11 @@ the constants of the training images at full resolution (they stand in each file
 from the training part with a seed, never from the test part.
 """
 
-from compressm.data.config import UNLABELLED, DataConfig, DataSplits, Task, load
+from compressm.data.config import DataConfig
+from compressm.data.known import NoOptions, available, known_options
 from compressm.data.loaders import BatchOrder, Loaders, SequenceLoader, loaders
-from compressm.data.registry import NoOptions, available, known_options, register
+from compressm.data.registry import load, register
+from compressm.data.task import UNLABELLED, DataSplits, Task
 from compressm.data.tensors import SequenceDataset
 
 __all__ = [

@@ -1,20 +1,14 @@
-"""What to load (`DataConfig`), what was loaded (`Task`, `DataSplits`), and `load`."""
+"""What to load: `DataConfig`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from compressm.arguments import did_you_mean
+from compressm.data.known import KNOWN
 from compressm.data.options import build_options, check_at_least, check_type
-from compressm.data.registry import find
-from compressm.data.tensors import SequenceDataset
 from compressm.errors import ConfigError
-
-# Label of a step that asks for no prediction; cross entropy leaves it out by itself.
-UNLABELLED = -100
-
-Kind = Literal["classification", "language-model", "retrieval", "tagging"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +64,7 @@ class DataConfig:
 
     def parsed_options(self) -> Any:
         """`options` as the checked options dataclass of the set."""
-        return build_options(self.name, find(self.name).options, self.options)
+        return build_options(self.name, KNOWN.find(self.name).options, self.options)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataConfig:
@@ -85,59 +79,3 @@ class DataConfig:
         if "name" not in values:
             raise ConfigError("data: the key 'name' is missing; for example name: digits")
         return cls(**values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What a model for this data set must look like.
-
-    Attributes:
-        kind: one label per sequence ("classification"), the next token at every step
-            ("language-model"), one label per pair of sequences ("retrieval"), or labels at some
-            of the steps ("tagging"; the others are `UNLABELLED`).
-        input: real-valued channels, or integer tokens.
-        input_size: number of channels, or size of the vocabulary.
-        classes: number of labels.
-        length: steps of the longest sequence.
-        padded: batches carry a mask, because sequences differ in length.
-    """
-
-    kind: Kind
-    input: Literal["real", "token"]
-    input_size: int
-    classes: int
-    length: int
-    padded: bool
-
-    @property
-    def per_step(self) -> bool:
-        """Whether the model predicts at every step."""
-        return self.kind in ("language-model", "tagging")
-
-    @property
-    def monitor(self) -> Literal["val/loss", "val/accuracy"]:
-        """By what the best model is chosen: loss of language models (lower), else accuracy."""
-        return "val/loss" if self.kind == "language-model" else "val/accuracy"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSplits:
-    """The three parts of a data set; `vocabulary[i]` is the text of token i, where known."""
-
-    task: Task
-    train: SequenceDataset
-    val: SequenceDataset
-    test: SequenceDataset
-    vocabulary: tuple[str, ...] | None = None
-
-
-def load(config: DataConfig) -> DataSplits:
-    """Load a data set.
-
-    Raises:
-        ConfigError: unknown name or option.
-        DataError: missing or corrupt files; the message names the file and what to do.
-        MissingExtraError: an optional package is not installed.
-    """
-    splits: DataSplits = find(config.name).build(config, config.parsed_options())
-    return splits

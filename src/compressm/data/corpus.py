@@ -14,10 +14,11 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from compressm.data.config import DataConfig, DataSplits, Task
+from compressm.data.config import DataConfig
 from compressm.data.options import check_at_least
 from compressm.data.source import VARIABLE, Source, data_folder
 from compressm.data.splits import limit_test, limit_training, permutation
+from compressm.data.task import DataSplits, Task
 from compressm.data.tensors import SequenceDataset
 from compressm.data.text import Piece, read_text, windows
 from compressm.errors import ConfigError, DataError

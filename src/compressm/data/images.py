@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from compressm.data.cache import cached
-from compressm.data.config import DataConfig, DataSplits, Task
+from compressm.data.config import DataConfig
 from compressm.data.extras import require
 from compressm.data.labels import check_labels
 from compressm.data.source import Source
 from compressm.data.splits import assemble
+from compressm.data.task import DataSplits, Task
 from compressm.data.tensors import Pixels, SequenceDataset, Values
 from compressm.errors import DataError
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from compressm.data.config import DataSplits
+from compressm.data.task import DataSplits
 from compressm.data.tensors import SequenceDataset
 from compressm.errors import InputError
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compressm.data.config import DataConfig, DataSplits, Task
+from compressm.data.config import DataConfig
+from compressm.data.task import DataSplits, Task
 from compressm.data.tensors import SequenceDataset
 from compressm.errors import ConfigError
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from compressm.data.config import DataConfig, DataSplits
+from compressm.data.config import DataConfig
 from compressm.data.corpus import CorpusOptions, corpus_splits, read_corpus
 from compressm.data.registry import register
+from compressm.data.task import DataSplits
 
 # Byte 65 is "A", also where it is part of a longer UTF-8 sequence.
 VOCABULARY = tuple(chr(byte) for byte in range(256))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from compressm.data.config import DataConfig, DataSplits
+from compressm.data.config import DataConfig
 from compressm.data.corpus import CorpusOptions, corpus_splits, read_corpus
 from compressm.data.registry import register
+from compressm.data.task import DataSplits
 from compressm.data.text import encode_characters
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from compressm.data.config import DataConfig, DataSplits
+from compressm.data.config import DataConfig
 from compressm.data.images import image_splits, read_images, to_gray
 from compressm.data.options import check_at_least
 from compressm.data.registry import register
 from compressm.data.source import Source
+from compressm.data.task import DataSplits
 
 # Of the training images, pixels in [0, 1].
 RGB_MEAN, RGB_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

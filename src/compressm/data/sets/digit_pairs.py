@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from compressm.data.config import DataConfig, DataSplits, Task
+from compressm.data.config import DataConfig
 from compressm.data.options import check_at_least
 from compressm.data.registry import register
 from compressm.data.sets.digits import digit_images, digit_pixels
@@ -19,6 +19,7 @@ from compressm.data.splits import (
     permutation,
     validation_count,
 )
+from compressm.data.task import DataSplits, Task
 from compressm.data.tensors import Picked, SequenceDataset, Values
 from compressm.errors import ConfigError
 

@@ -8,12 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from compressm.data.config import DataConfig, DataSplits, Task
+from compressm.data.config import DataConfig
 from compressm.data.extras import require
 from compressm.data.images import as_sequences, resize
 from compressm.data.options import check_at_least
 from compressm.data.registry import register
 from compressm.data.splits import TEST_SEED, assemble, permutation
+from compressm.data.task import DataSplits, Task
 from compressm.data.tensors import Pixels, SequenceDataset, Values
 
 # Of the training pool (all images but the test part), pixels in [0, 1].

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from compressm.data.cache import cached
-from compressm.data.config import DataConfig, DataSplits, Task
+from compressm.data.config import DataConfig
 from compressm.data.labels import check_labels
 from compressm.data.options import check_at_least
 from compressm.data.registry import register
 from compressm.data.source import Source
 from compressm.data.splits import assemble
+from compressm.data.task import DataSplits, Task
 from compressm.data.tensors import Ragged, SequenceDataset, Values
 from compressm.errors import DataError
 

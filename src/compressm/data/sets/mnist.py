@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from compressm.data.config import DataConfig, DataSplits
+from compressm.data.config import DataConfig
 from compressm.data.images import image_splits, read_images
 from compressm.data.options import check_at_least
 from compressm.data.registry import register
 from compressm.data.source import Source
+from compressm.data.task import DataSplits
 
 
 @dataclass(frozen=True, kw_only=True)

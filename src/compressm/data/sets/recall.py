@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compressm.data.config import UNLABELLED, DataConfig, DataSplits, Task
+from compressm.data.config import DataConfig
 from compressm.data.options import check_at_least
 from compressm.data.registry import register
 from compressm.data.splits import assemble
+from compressm.data.task import UNLABELLED, DataSplits, Task
 from compressm.data.tensors import SequenceDataset, Windows
 from compressm.errors import ConfigError
 
