@@ -158,7 +158,7 @@ def test_every_family_keeps_its_first_states(family):
     assert bool(torch.isfinite(model(inputs)).all())
     spoiled = dict(case.build(7).state_dict())
     name, site = next(iter(sites.items()))
-    key = f"{name}.{list(site.adapter.layout(site.module))[-1]}"
+    key = f"{name}.{list(site.adapter.layout(site.module).parameters)[-1]}"
     spoiled[key] = cut.state_dict()[key]
     with pytest.raises(CheckpointError, match="says N="):
         resize_(model, spoiled)

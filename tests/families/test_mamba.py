@@ -7,10 +7,11 @@ from torch import nn
 from compressm import EnergyTolerance, FixedRank, compress_, measure
 from compressm.errors import InputError
 from compressm.families import find_sites
+from compressm.families.layout import StateAxis
 from compressm.families.matrix_state import METHODS, Choice, MatrixStateMethod
 from compressm.families.matrix_state.corrections import CORRECTIONS
 from compressm.families.matrix_state.corrections.fit import Fit
-from compressm.families.matrix_state.mamba2 import sized_rows
+from compressm.families.matrix_state.mamba2 import resized_rows
 from compressm.numerics.matrix_state.selective import selective_output
 from tests.families import mambas
 from tests.families.conformance import CASES, tokens
@@ -250,6 +251,9 @@ def test_methods_name_corrections_that_there_are(monkeypatch):
 
 def test_multipliers_of_rows_follow_the_states():
     now = torch.arange(5.0).repeat_interleave(torch.tensor([4, 4, 6, 6, 2]))[None, None]
-    small = sized_rows(now, channels=4, heads=2, shared=2)
+    axis = StateAxis(2, roles=("write", "read"), groups=2, lead=8, tail=2)
+    small = resized_rows(now, axis, 1)
     assert small.flatten().tolist() == [0] * 4 + [1] * 4 + [2] * 2 + [3] * 2 + [4] * 2
-    assert torch.equal(sized_rows(small, channels=4, heads=2, shared=6), now)
+    assert torch.equal(resized_rows(small, axis, 3), now)
+    with pytest.raises(InputError, match="fits no state size"):
+        resized_rows(now[..., 1:], axis, 1)

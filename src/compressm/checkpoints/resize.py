@@ -136,7 +136,7 @@ def _of_shapes(
         layout = site.adapter.layout(site.module)
         if layout is None:
             raise _unknown(site)
-        key, axis = next(iter(layout.items()))
+        key, axis = next(iter(layout.parameters.items()))
         own = site.module.get_parameter(key).shape
         states = axis.states(own, site.state_dim, layer[key])
         assert states is not None
@@ -152,7 +152,7 @@ def _first(site: Site, states: int) -> dict[str, Tensor]:
     with gathered(site.module):
         return {
             name: axis.first(site.module.get_parameter(name).detach(), site.state_dim, states)
-            for name, axis in layout.items()
+            for name, axis in layout.parameters.items()
         }
 
 

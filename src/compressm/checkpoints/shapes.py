@@ -39,7 +39,7 @@ def shapes_at(site: Site, layout: Layout, wanted: int) -> Shapes:
     states = site.state_dim
     return {
         name: axis.shape(site.module.get_parameter(name).shape, states, wanted)
-        for name, axis in layout.items()
+        for name, axis in layout.parameters.items()
     }
 
 
@@ -64,7 +64,7 @@ def _of_site(site: Site, prefix: str, state: Mapping[str, Any]) -> Shapes:
     states = site.state_dim
     said = {
         name: axis.states(own[name], states, arrived[name])
-        for name, axis in layout.items()
+        for name, axis in layout.parameters.items()
         if name in arrived
     }
     reference = next((name for name, n in said.items() if n not in (None, states)), None)

@@ -15,7 +15,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -141,24 +141,30 @@ class Adapter(ABC):
     def cost(self, module: nn.Module) -> StateCost:
         """What each of its states costs."""
 
+    @abstractmethod
+    def layout(self, module: nn.Module) -> Layout | None:
+        """Where the states are in each of its parameters, and which sizes it stores.
+
+        Shapes are looked at, no values. None: not known. Then a layer takes the shapes that weights
+        arrive with, unchecked, and `resize_`, which has none, refuses it.
+        """
+
+    @final
     def parameters(self, module: nn.Module) -> tuple[str, ...]:
         """Parameters whose shape depends on the states; with dots, those of modules inside."""
+        layout = self.layout(module)
+        if layout is not None:
+            return tuple(layout.parameters)
         return tuple(name for name, _ in module.named_parameters(recurse=False))
 
-    def layout(self, module: nn.Module) -> Layout | None:
-        """Where the states are in each of these parameters; shapes are looked at, no values.
-
-        None: not known. Then a layer takes the shapes that weights arrive with, unchecked, and
-        `resize_`, which has none, refuses it.
-        """
-        return None
-
+    @final
     def attributes(self, module: nn.Module, state_dim: int) -> Mapping[str, Any]:
         """What the layer says about its own sizes, as it is with `state_dim` states.
 
         Plain values by dotted name ("conv1d.groups"), and tensors for buffers that are not saved.
         """
-        return {}
+        layout = self.layout(module)
+        return {} if layout is None else layout.attributes(module, state_dim)
 
     @abstractmethod
     def observe(self, module: nn.Module, method: str, *, given: Given) -> Observer:

@@ -1,16 +1,26 @@
-"""Where the states of a layer are in its parameters: what a size means, without any weights.
+"""Where the states of a layer are in its parameters: said once, and everything else follows.
 
-N states before, r after.
+From one declaration come the parameters of a site and what a state costs of them, which entries a
+choice of states keeps, sizes that the layer stores, what a smaller checkpoint means, and how a
+layer is padded with zeros. Shapes are looked at, no values.
+
+N states before, r after, G groups that each choose their own states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from compressm.edits import holder_of
+from compressm.errors import InputError
+
+# What a run of entries does: it makes keys (rows of B), queries (rows of C), decays; or all of it.
+Role = Literal["state", "write", "read", "decay"]
 
 
 @final
@@ -18,18 +28,37 @@ from torch import Tensor
 class StateAxis:
     """The axis of one parameter that has entries for every state.
 
-    Along it lie `lead` entries of something else, then `blocks` runs of one entry for each state,
-    then what is left.
+    Along it lie `lead` entries of something else, then runs of one entry for each state, then
+    `tail` other entries. There is a run for each role and group: all groups of the first role, then
+    all of the next; or, with a `gap`, all roles of the first group and so many other entries, then
+    the next group.
 
     Attributes:
         dim: the axis.
-        blocks: entries that one state has, in runs of N.
+        roles: what the runs of one group do, in their order.
+        groups: G.
         lead: entries before the first run.
+        tail: entries behind the last.
+        gap: other entries behind the runs of each group; None: groups do not lie together.
     """
 
     dim: int
-    blocks: int = 1
+    roles: tuple[Role, ...] = ("state",)
+    groups: int = 1
     lead: int = 0
+    tail: int = 0
+    gap: int | None = None
+
+    @property
+    def blocks(self) -> int:
+        """Entries that go when every group loses one state."""
+        return len(self.roles) * self.groups
+
+    def count(self, length: int) -> int | None:
+        """N of an axis of this length; None where it fits no number."""
+        rest = self.lead + self.tail + self.groups * (self.gap or 0)
+        states, over = divmod(length - rest, self.blocks)
+        return states if over == 0 and states >= 1 else None
 
     def shape(self, present: torch.Size, states: int, wanted: int) -> torch.Size:
         """The shape with `wanted` states of a parameter that has `states` now."""
@@ -46,15 +75,138 @@ class StateAxis:
         fits = rest == 0 and found >= 1 and self.shape(present, states, found) == other
         return found if fits else None
 
+    def entries(self, states: int) -> Tensor:
+        """(roles, G, N) int64, where the entries of each state lie."""
+        role = torch.arange(len(self.roles), device="cpu")[:, None]
+        group = torch.arange(self.groups, device="cpu")
+        if self.gap is None:
+            starts = (role * self.groups + group) * states
+        else:
+            starts = group * (len(self.roles) * states + self.gap) + role * states
+        return (self.lead + starts)[..., None] + torch.arange(states, device="cpu")
+
+    def rows(self, role: Role, states: int) -> Tensor:
+        """(G N,) where the entries of one role lie; empty where the parameter has none."""
+        at = [i for i, name in enumerate(self.roles) if name == role]
+        return self.entries(states)[at].flatten()
+
+    def kept(self, states: int, indices: Tensor) -> Tensor:
+        """The entries that stay, in order, when each group keeps the states `indices` (G, r).
+
+        Raises:
+            InputError: there are other groups.
+        """
+        if indices.ndim != 2 or len(indices) != self.groups:
+            raise InputError(
+                f"indices: expected ({self.groups}, r), one row for each group, "
+                f"got {tuple(indices.shape)}"
+            )
+        indices = indices.cpu()
+        picked = self.entries(states).gather(2, indices.expand(len(self.roles), -1, -1))
+        lead = torch.arange(self.lead, device="cpu")
+        if self.gap is None:
+            runs, end = [picked.flatten()], self.lead + self.blocks * states
+        else:
+            runs, end = [], self.lead
+            for g in range(self.groups):
+                end += len(self.roles) * states + self.gap
+                gap = torch.arange(end - self.gap, end, device="cpu")
+                runs += [picked[:, g].flatten(), gap]
+        return torch.cat([lead, *runs, torch.arange(end, end + self.tail, device="cpu")])
+
     def first(self, value: Tensor, states: int, wanted: int) -> Tensor:
         """The values of the first `wanted` states, where there are `states`; again from the first
         one on where that is more."""
-        length = value.shape[self.dim]
-        kept = torch.arange(wanted, device=value.device) % states
-        runs = [self.lead + block * states + kept for block in range(self.blocks)]
-        index = torch.arange(length, device=value.device)
-        rest = index[self.lead + self.blocks * states :]
-        return value.index_select(self.dim, torch.cat([index[: self.lead], *runs, rest]))
+        indices = (torch.arange(wanted, device="cpu") % states).expand(self.groups, -1)
+        return value.index_select(self.dim, self.kept(states, indices).to(value.device))
+
+    def padded(self, value: Tensor, states: int, wanted: int) -> Tensor:
+        """The value with `wanted` states, the new entries of which are zero."""
+        old = torch.arange(states, device="cpu").expand(self.groups, -1)
+        new = value.new_zeros(self.shape(value.shape, states, wanted))
+        return new.index_copy(self.dim, self.kept(wanted, old).to(value.device), value)
 
 
-Layout = Mapping[str, StateAxis]
+@final
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Everything of a layer that has a size by its states.
+
+    Attributes:
+        parameters: their state axes, by dotted name.
+        sizes: numbers that the layer stores, by dotted name, each a multiple of N (an int) or the
+            length of the state axis of a parameter (its name). Those that it lacks are left out,
+            and what `nn.Linear` and depthwise `nn.Conv1d` say about their weights is known.
+        buffers: what buffers hold that no state dict has, or that have a size by the states: N ->
+            value.
+    """
+
+    parameters: Mapping[str, StateAxis]
+    sizes: Mapping[str, int | str] = field(default_factory=dict)
+    buffers: Mapping[str, Callable[[int], Tensor]] = field(default_factory=dict)
+
+    def state_dim(self, module: nn.Module) -> int:
+        """N of a layer.
+
+        Raises:
+            InputError: the lengths of its parameters fit no number of states, or several.
+        """
+        lengths = {
+            name: module.get_parameter(name).shape[axis.dim]
+            for name, axis in self.parameters.items()
+        }
+        found = {name: self.parameters[name].count(length) for name, length in lengths.items()}
+        (states, *others) = dict.fromkeys(found.values())
+        if others or states is None:
+            said = ", ".join(f"{name} ({lengths[name]}) of {n}" for name, n in found.items())
+            raise InputError(
+                f"model: the parameters of {type(module).__name__} do not agree on a number of "
+                f"states: by their lengths, {said}"
+            )
+        return states
+
+    def parameters_per_state(self, module: nn.Module) -> int:
+        """Parameters that go when every group loses one state."""
+        return sum(
+            axis.blocks * (p.numel() // p.shape[axis.dim])
+            for name, axis in self.parameters.items()
+            for p in [module.get_parameter(name)]
+        )
+
+    def attributes(self, module: nn.Module, states: int) -> dict[str, Any]:
+        """What the layer says about its own sizes, as it is with so many states.
+
+        Plain values by dotted name, and tensors for buffers.
+        """
+        lengths = {}
+        for name, axis in self.parameters.items():
+            present = module.get_parameter(name).shape
+            now = axis.count(present[axis.dim])
+            assert now is not None
+            lengths[name] = axis.shape(present, now, states)[axis.dim]
+        found: dict[str, Any] = {}
+        for name, says in self.sizes.items():
+            if _has(module, name):
+                found[name] = says * states if isinstance(says, int) else lengths[says]
+        for name, axis in self.parameters.items():
+            path = name.rpartition(".")[0]
+            for key in _said_by(module.get_submodule(path), axis.dim):
+                found[f"{path}.{key}"] = lengths[name]
+        return found | {name: make(states) for name, make in self.buffers.items()}
+
+
+def _said_by(holder: nn.Module, dim: int) -> tuple[str, ...]:
+    """What a module of PyTorch calls the length of its weight along an axis."""
+    if isinstance(holder, nn.Linear):
+        return (("out_features", "in_features")[dim],)
+    if isinstance(holder, nn.Conv1d):
+        return ("in_channels", "out_channels", "groups")
+    return ()
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    try:
+        holder, key = holder_of(module, name)
+    except InputError:
+        return False
+    return hasattr(holder, key)

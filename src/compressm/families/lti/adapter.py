@@ -19,7 +19,7 @@ from compressm.calibration import Given, Probe, some
 from compressm.edits import Edit
 from compressm.errors import InputError
 from compressm.families.base import Adapter, Draft, Measurement, Observer, Which
-from compressm.families.layout import Layout, StateAxis
+from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.lti.draft import LinearDraft, without_gain
 from compressm.families.lti.driven_states import DrivenStates
 from compressm.families.stored import with_values
@@ -125,13 +125,15 @@ class LinearAdapter(Adapter):
         edits = self.write(
             module, _picked(self.read(module), torch.arange(N + 1, device="cpu") % N)
         )
-        return {
-            name: StateAxis(dim, blocks=new - now)
+        one: tuple[Role, ...] = ("state",)
+        axes = {
+            name: StateAxis(dim, roles=one * (new - now), tail=now - (new - now) * N)
             for edit in edits
             for name, old, value in zip(edit.names, edit.olds, edit.values, strict=True)
             for dim, (now, new) in enumerate(zip(old.shape, value.shape, strict=True))
             if now != new
         }
+        return Layout(parameters=axes)
 
     @final
     def observe(self, module: nn.Module, method: str, *, given: Given) -> Observer:

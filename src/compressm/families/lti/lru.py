@@ -56,7 +56,8 @@ class LRUAdapter(LinearAdapter):
 
     def layout(self, module: nn.Module) -> Layout:
         rows = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im")
-        return dict.fromkeys(rows, StateAxis(0)) | dict.fromkeys(("C_re", "C_im"), StateAxis(1))
+        columns = dict.fromkeys(("C_re", "C_im"), StateAxis(1))
+        return Layout(parameters=dict.fromkeys(rows, StateAxis(0)) | columns)
 
     def inputs(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from compressm.calibration import Given
 from compressm.errors import InputError
 from compressm.families.base import Adapter, Observer
+from compressm.families.layout import Layout
 from compressm.families.matrix_state.layer import MatrixStateMethod, SelectiveLayer
 from compressm.families.matrix_state.stages import SelectiveObserver
+from compressm.spectrum import StateCost
 
 METHODS: dict[str, MatrixStateMethod] = {
     "greedy-fit": MatrixStateMethod(correct="fit"),
@@ -43,6 +45,25 @@ class SelectiveAdapter(Adapter):
     @abstractmethod
     def read(self, module: nn.Module) -> SelectiveLayer:
         """The layer as it is now."""
+
+    @abstractmethod
+    def layout(self, module: nn.Module) -> Layout:
+        """Where the states are; the same groups everywhere."""
+
+    @abstractmethod
+    def state_bytes(self, module: nn.Module) -> int:
+        """Bytes of recurrent state that one state of every group costs each sequence."""
+
+    @final
+    def state_dim(self, module: nn.Module) -> int:
+        return self.layout(module).state_dim(module)
+
+    @final
+    def cost(self, module: nn.Module) -> StateCost:
+        return StateCost(
+            parameters=self.layout(module).parameters_per_state(module),
+            state_bytes=self.state_bytes(module),
+        )
 
     def inputs(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -11,7 +11,6 @@ Source: Gu and Dao 2023 (arXiv 2312.00752); norms: Jamba (arXiv 2403.19887), Fal
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, final
 
 import torch
@@ -20,15 +19,18 @@ from torch.nn import functional
 
 from compressm.edits import Selection
 from compressm.families.base import register_adapter
-from compressm.families.layout import Layout, StateAxis
+from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.matrix_state import Choice, NewValue, SelectiveAdapter, SelectiveLayer
 from compressm.families.matrix_state.layer import picked, scaled
 from compressm.families.structure import Tensors
 from compressm.numerics.matrix_state.selective import SelectiveSignals
 from compressm.ops import selective_scan
-from compressm.spectrum import StateCost
 
-_NORMS = ("b_layernorm", "c_layernorm")
+_NORMS: dict[str, Role] = {"b_layernorm": "write", "c_layernorm": "read"}
+
+
+def _ones(length: int) -> Tensor:
+    return torch.ones(length, device="cpu")
 
 
 @final
@@ -40,7 +42,7 @@ class Mamba1Layer(SelectiveLayer):
         self.act: Any = module.act
         self.channels, self.state_dim = self.p["A_log"].shape
         self.rank = self.p["dt_proj.weight"].shape[1]
-        self.normed = hasattr(module, _NORMS[0])
+        self.normed = hasattr(module, "b_layernorm")
         self.mixable = not self.normed
 
     def resized(self, state_dim: int) -> None:
@@ -197,41 +199,31 @@ class _Mamba1(SelectiveAdapter):
         ),
     )
 
-    def state_dim(self, module: nn.Module) -> int:
-        return module.get_parameter("A_log").shape[1]
-
-    def cost(self, module: nn.Module) -> StateCost:
-        A, rows = module.get_parameter("A_log"), module.get_parameter("x_proj.weight")
-        norms = sum(name.startswith(_NORMS) for name, _ in module.named_parameters())
-        return StateCost(
-            parameters=A.shape[0] + 2 * rows.shape[1] + norms,
-            state_bytes=A.shape[0] * A.element_size(),
-        )
-
-    def parameters(self, module: nn.Module) -> tuple[str, ...]:
-        return tuple(self.layout(module))
-
     def layout(self, module: nn.Module) -> Layout:
-        norms = [name for name, _ in module.named_parameters() if name.startswith(_NORMS)]
         rank = module.get_parameter("dt_proj.weight").shape[1]
-        return {
-            "A_log": StateAxis(1),
-            "x_proj.weight": StateAxis(0, blocks=2, lead=rank),
-            **dict.fromkeys(norms, StateAxis(0)),
-        }
-
-    def attributes(self, module: nn.Module, state_dim: int) -> Mapping[str, Any]:
-        rank = module.get_parameter("dt_proj.weight").shape[1]
-        says = {"ssm_state_size": state_dim, "d_state": state_dim}
-        own: dict[str, Any] = {name: n for name, n in says.items() if hasattr(module, name)}
-        own["x_proj.out_features"] = rank + 2 * state_dim
+        has = dict(module.named_parameters())
+        norms = {f"{name}.weight": StateAxis(0, roles=(role,)) for name, role in _NORMS.items()}
         # Norms without weights have ones in their place, which no state dict holds; FalconMamba
         # makes those of the step sizes, which it never reads, as long as the channels are many.
-        channels = module.get_parameter("A_log").shape[0]
-        sizes = {"b_layernorm": state_dim, "c_layernorm": state_dim, "dt_layernorm": channels}
-        unused = [name for name, _ in module.named_buffers() if name.split(".")[0] in sizes]
-        ones = {n: torch.ones(sizes[n.split(".")[0]], device="cpu") for n in unused}
-        return own | ones
+        channels = has["A_log"].shape[0]
+        ones = dict.fromkeys(_NORMS, _ones) | {"dt_layernorm": lambda n: _ones(channels)}
+        return Layout(
+            parameters={
+                "A_log": StateAxis(1, roles=("decay",)),
+                "x_proj.weight": StateAxis(0, roles=("write", "read"), lead=rank),
+                **{name: axis for name, axis in norms.items() if name in has},
+            },
+            sizes={"ssm_state_size": 1, "d_state": 1},
+            buffers={
+                name: ones[name.split(".")[0]]
+                for name, _ in module.named_buffers()
+                if name.split(".")[0] in ones
+            },
+        )
+
+    def state_bytes(self, module: nn.Module) -> int:
+        A = module.get_parameter("A_log")
+        return A.shape[0] * A.element_size()
 
     def read(self, module: nn.Module) -> SelectiveLayer:
         return Mamba1Layer(module)

@@ -11,7 +11,8 @@ Source: Dao and Gu 2024 (arXiv 2405.21060).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, final
 
 import torch
@@ -20,13 +21,12 @@ from torch.nn import functional
 
 from compressm.errors import InputError
 from compressm.families.base import register_adapter
-from compressm.families.layout import Layout, StateAxis
+from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.matrix_state import Choice, NewValue, SelectiveAdapter, SelectiveLayer
 from compressm.families.matrix_state.layer import picked
 from compressm.families.structure import Tensors
 from compressm.numerics.matrix_state.selective import SelectiveSignals
 from compressm.ops import ssd
-from compressm.spectrum import StateCost
 
 
 def _groups(module: Any) -> int:
@@ -141,7 +141,14 @@ class Mamba2Layer(SelectiveLayer):
         return y.reshape(s.x.shape)
 
     def _multiplied(self, vector: Tensor) -> Tensor:
-        return sized_rows(vector, self.channels, self.blocks, self.groups * self.state_dim)
+        axis = StateAxis(
+            vector.ndim - 1,
+            roles=("write", "read"),
+            groups=self.groups,
+            lead=2 * self.channels,
+            tail=self.blocks,
+        )
+        return resized_rows(vector, axis, self.state_dim)
 
     @property
     def out_weight(self) -> Tensor:
@@ -206,24 +213,15 @@ class Mamba2Layer(SelectiveLayer):
         }
 
 
-_BIASED = ("in_proj", "conv1d")
 _SIZED = ("in_proj.weight", "in_proj.bias", "conv1d.weight", "conv1d.bias")
 
 
-def sized_rows(vector: Tensor, channels: int, heads: int, shared: int) -> Tensor:
-    """A vector over the rows [z | x | B | C | dt], constant over B and over C, for other states.
-
-    Args:
-        vector: (..., rows) for any number of states.
-        channels: D.
-        heads: rows of dt.
-        shared: G N, the rows of B that it is to have.
-    """
-    now = (vector.shape[-1] - 2 * channels - heads) // 2
-    B, C = vector[..., 2 * channels :][..., :1], vector[..., 2 * channels + now :][..., :1]
-    wide = (*vector.shape[:-1], shared)
-    parts = [vector[..., : 2 * channels], B.expand(wide), C.expand(wide), vector[..., -heads:]]
-    return torch.cat(parts, -1)
+def resized_rows(vector: Tensor, axis: StateAxis, states: int) -> Tensor:
+    """A vector over rows, constant over those of B and over those of C, for other states."""
+    now = axis.count(vector.shape[axis.dim])
+    if now is None:
+        raise InputError(f"model: a vector over {vector.shape[axis.dim]} rows fits no state size")
+    return axis.first(vector, now, states)
 
 
 @final
@@ -253,57 +251,42 @@ class Mamba2Adapter(SelectiveAdapter):
         "a convolution and SiLU stand between the projection and C",
     )
 
-    def state_dim(self, module: nn.Module) -> int:
-        return _state_dim(module)
-
-    def cost(self, module: nn.Module) -> StateCost:
-        rows, kernel = module.get_parameter("in_proj.weight"), module.get_parameter("conv1d.weight")
-        biases = sum(f"{name}.bias" in dict(module.named_parameters()) for name in _BIASED)
-        each = rows.shape[1] + kernel.shape[-1] + biases
-        channels = _channels(module)
-        # A state of every channel, and what the convolution remembers of its rows of B and C.
-        remembered = channels + 2 * _groups(module) * kernel.shape[-1]
-        return StateCost(
-            parameters=2 * _groups(module) * each,
-            state_bytes=remembered * rows.element_size(),
-        )
-
-    def parameters(self, module: nn.Module) -> tuple[str, ...]:
-        return tuple(self.layout(module))
-
     def layout(self, module: nn.Module) -> Layout:
+        channels, groups = _channels(module), _groups(module)
+        heads = len(module.get_parameter("A_log"))
+        convolved = module.get_parameter("conv1d.weight").shape[0]
         # The rows of `in_proj` that the convolution does not see lie before these and, one for
         # each head, behind them.
-        channels, heads = _channels(module), len(module.get_parameter("A_log"))
-        convolved = module.get_parameter("conv1d.weight").shape[0]
         before = module.get_parameter("in_proj.weight").shape[0] - convolved - heads
-        leads = {"in_proj": before + channels, "conv1d": channels}
-        return {
-            name: StateAxis(0, blocks=2 * _groups(module), lead=leads[name.split(".")[0]])
-            for name, _ in module.named_parameters()
-            if name in _SIZED
-        }
-
-    def attributes(self, module: nn.Module, state_dim: int) -> Mapping[str, Any]:
-        shared = _groups(module) * state_dim
-        heads = len(module.get_parameter("A_log"))
-        channels = _channels(module)
-        convolved = module.get_parameter("conv1d.weight").shape[0]
-        rest = module.get_parameter("in_proj.weight").shape[0] - convolved
-        wide = channels + 2 * shared
-        says = {
-            "ssm_state_size": state_dim,
-            "d_state": state_dim,
-            "conv_dim": wide,
-            "groups_time_state_size": shared,
-        }
-        own: dict[str, Any] = {name: n for name, n in says.items() if hasattr(module, name)}
-        own |= dict.fromkeys(("conv1d.in_channels", "conv1d.out_channels", "conv1d.groups"), wide)
-        own["in_proj.out_features"] = rest + wide
+        roles: tuple[Role, ...] = ("write", "read")
+        conv = StateAxis(0, roles=roles, groups=groups, lead=channels)
+        rows = replace(conv, lead=before + channels, tail=heads)
+        axes = {"in_proj": rows, "conv1d": conv}
         multiplier = getattr(module, "mup_vector", None)
+        buffers = {}
         if isinstance(multiplier, Tensor):
-            own["mup_vector"] = sized_rows(multiplier, channels, heads, shared)
-        return own
+            vector = replace(conv, dim=multiplier.ndim - 1, lead=2 * channels, tail=heads)
+            buffers["mup_vector"] = partial(resized_rows, multiplier, vector)
+        return Layout(
+            parameters={
+                name: axes[name.split(".")[0]]
+                for name, _ in module.named_parameters()
+                if name in _SIZED
+            },
+            sizes={
+                "ssm_state_size": 1,
+                "d_state": 1,
+                "conv_dim": "conv1d.weight",
+                "groups_time_state_size": groups,
+            },
+            buffers=buffers,
+        )
+
+    def state_bytes(self, module: nn.Module) -> int:
+        rows, kernel = module.get_parameter("in_proj.weight"), module.get_parameter("conv1d.weight")
+        # A state of every channel, and what the convolution remembers of its rows of B and C.
+        remembered = _channels(module) + 2 * _groups(module) * kernel.shape[-1]
+        return remembered * rows.element_size()
 
     def read(self, module: nn.Module) -> SelectiveLayer:
         return Mamba2Layer(module)
