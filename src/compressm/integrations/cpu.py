@@ -1,10 +1,11 @@
-"""`accelerate_cpu`: transformers' Mamba models on a CPU through our operators.
+"""`accelerate_cpu`: transformers' recurrent models on a CPU through our operators.
 
 The mixers of transformers (5.20 and later, tried with 5.24) call functions of their own module, by
-name: a scan, a causal convolution, their single-step forms. An accelerated mixer is of a subclass
-of its class whose `forward` is the same code with those names bound to our operators. No other
-model is touched, parameters and configuration stay what they are, and a copy, an averaged model or
-a change of the state size in place follows by itself: sizes are read from the tensors of each call.
+name: a scan or a delta rule, a causal convolution, their single-step forms. An accelerated mixer is
+of a subclass of its class whose `forward` is the same code with those names bound to our operators.
+No other model is touched, parameters and configuration stay what they are, and a copy, an averaged
+model or a change of the state size in place follows by itself: sizes are read from the tensors of
+each call.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from compressm.errors import InputError
-from compressm.integrations.mamba_calls import CALLS, FUSED_CALLS
+from compressm.integrations.delta_calls import DELTA_CALLS, WHOLE
+from compressm.integrations.mamba_calls import CALLS, FUSED_CALLS, alone
 
 _Model = TypeVar("_Model", bound=nn.Module)
-_SCANS = ("mamba_selective_scan", "mamba2_chunk_scan")
+_SCANS = ("mamba_selective_scan", "mamba2_chunk_scan", *WHOLE)
+_CALLS = CALLS | {name: alone(call) for name, call in DELTA_CALLS.items()}
 _PARTS = {"conv1d": nn.Conv1d, "x_proj": nn.Linear, "dt_proj": nn.Linear, "out_proj": nn.Linear}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -98,7 +101,7 @@ def _fast_class(kind: Any) -> Any:
         forward.__kwdefaults__ = plain.__kwdefaults__
         return forward
 
-    forward = bound(CALLS)
+    forward = bound(_CALLS)
     if "mamba_inner_fn" in plain.__code__.co_names:
         parts, fused = forward, bound(FUSED_CALLS)
 
@@ -117,12 +120,13 @@ def _fast_class(kind: Any) -> Any:
 
 
 def accelerate_cpu(model: _Model, *, enable: bool = True) -> _Model:
-    """Run the Mamba layers of a transformers model through our operators, in place.
+    """Run the Mamba and delta-rule layers of a transformers model through our operators, in place.
 
         model = compressm.accelerate_cpu(AutoModelForCausalLM.from_pretrained(…))
 
-    For Mamba-1 (Mamba, FalconMamba, Jamba, Zamba) and Mamba-2 (Mamba-2, Bamba, Zamba2, FalconH1,
-    NemotronH, GraniteMoeHybrid). Outputs and gradients are those of transformers' own code up to
+    For Mamba-1 (Mamba, FalconMamba, Jamba, Zamba), Mamba-2 (Mamba-2, Bamba, Zamba2, FalconH1,
+    NemotronH, GraniteMoeHybrid), Gated DeltaNet (Qwen3-Next, Qwen3.5, Qwen4, OlmoHybrid) and Kimi
+    delta attention (Kimi-Linear). Outputs and gradients are those of transformers' own code up to
     rounding (float32: 1e-4 of the largest value), in training and in `generate()`; weights,
     configuration and `save_pretrained` are not touched. Copies and averaged models stay fast, and a
     cut of the states may come before or after. On another device the same operators run, through
@@ -142,8 +146,8 @@ def accelerate_cpu(model: _Model, *, enable: bool = True) -> _Model:
     if not mixers:
         seen = sorted({type(m).__name__ for m in model.modules()})
         raise InputError(
-            f"accelerate_cpu: {type(model).__name__} has no Mamba layer of transformers 5.20 or "
-            f"later; its layers are {', '.join(seen)}"
+            f"accelerate_cpu: {type(model).__name__} has no Mamba or delta-rule layer of "
+            f"transformers 5.20 or later; its layers are {', '.join(seen)}"
         )
     for mixer in mixers:
         kind: Any = getattr(mixer, "compressm_original", type(mixer))

@@ -116,7 +116,7 @@ def _conv_update(
     return out.to(hidden_states.dtype)
 
 
-def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
+def alone(function: Callable[..., Any]) -> Callable[..., Any]:
     """Refuses several sequences packed into one row, which our operators would run together."""
 
     @functools.wraps(function)
@@ -161,11 +161,11 @@ def _unfused(*_: Any, **__: Any) -> None:
 
 
 CALLS: dict[str, Callable[..., Any]] = {
-    "mamba_selective_scan": _alone(_scan),
+    "mamba_selective_scan": alone(_scan),
     "mamba_selective_state_update": _update,
-    "mamba2_chunk_scan": _alone(_chunk_scan),
+    "mamba2_chunk_scan": alone(_chunk_scan),
     "mamba2_selective_state_update": _update,
-    "causal_conv1d_fn": _alone(_conv),
+    "causal_conv1d_fn": alone(_conv),
     "causal_conv1d_update": _conv_update,
     "mamba_inner_fn": _unfused,
     "mamba2_split_conv1d_scan_combined": _unfused,
