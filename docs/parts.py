@@ -75,8 +75,9 @@ PARTS: dict[str, set[str]] = {
         "runtime",
         "storage",
     },
-    "baselines": {"train"},
+    "baselines": {"data", "train"},
     "experiments": {
+        "baselines",
         "calibration",
         "compressor",
         "data",

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from compressm.baselines import scratch_config
+from compressm.baselines import Scratch
 from compressm.errors import InputError
 from compressm.report import pictures
 from compressm.train import load_recipe
@@ -50,12 +50,12 @@ def test_bad_input(refuses, call, tmp_path):
 
 def test_scratch_has_the_mean_size_rounded_up_and_no_cuts():
     config = load_recipe("digits-lru")
-    scratch = scratch_config(config, [8, 3], name="small")
-    assert (scratch.model.state_dim, scratch.compress, scratch.name) == (6, None, "small")
+    scratch = Scratch.like([8, 3]).configure(config)
+    assert (scratch.model.state_dim, scratch.compress) == (6, None)
     assert (scratch.seed, scratch.trainer, scratch.data) == (
         config.seed,
         config.trainer,
         config.data,
     )
     with pytest.raises(InputError, match="states"):
-        scratch_config(config, [], name="small")
+        Scratch.like([])

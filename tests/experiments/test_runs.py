@@ -2,13 +2,17 @@
 
 import json
 import multiprocessing
+from dataclasses import dataclass, replace
 
 import pytest
 
+from compressm.baselines import Baseline, register_baseline
+from compressm.errors import ConfigError
 from compressm.experiments import Definition, Results
 from compressm.experiments import bench as bench_module
 from compressm.experiments.runner import Clock, run_all
 from compressm.experiments.worker import execute, plain
+from compressm.train import loss_of
 
 SETTINGS = ["trainer.steps=6", "trainer.val_every=2", "model.state_dim=8", "model.width=4"]
 SETTINGS += ["model.depth=1", "data.val_size=20"]
@@ -147,3 +151,42 @@ def test_time_left_comes_from_runs_of_the_same_arm_and_from_progress():
     assert clock.left(runs) == pytest.approx(20.0)
     clock.processes = 2
     assert clock.left(runs) == pytest.approx(10.0)
+
+
+def test_a_baseline_of_somebody_else_is_an_arm_by_its_name(tmp_path):
+    @register_baseline("quiet half of a test")
+    @dataclass(frozen=True, kw_only=True)
+    class QuietHalf(Baseline):
+        """Half of the states, and a loss of its own."""
+
+        scale: float
+
+        def validate(self):
+            if self.scale <= 0:
+                raise ConfigError(f"scale: got {self.scale}, expected more than 0")
+
+        def configure(self, config):
+            half = replace(config.model, state_dim=config.model.state_dim // 2)
+            return replace(config, model=half, compress=None)
+
+        def loss(self, config):
+            seen.add(config.model.state_dim)
+            return lambda model, batch: self.scale * loss_of(model, batch)
+
+    seen = set()
+    arm = {"kind": "quiet half of a test", "scale": [1.0, 1e-3]}
+    runs = runs_of({"a": arm, "scratch": {"kind": "scratch", "kept": 4}})
+    assert [run.describe()["settings"] for run in runs[:2]] == [{"scale": 1.0}, {"scale": 1e-3}]
+    plain_loss, scaled, scratch = (figures(run, tmp_path)["curve"] for run in runs)
+    assert plain_loss == scratch != scaled
+    assert seen == {8}
+    with pytest.raises(ConfigError, match="arm b: scale: got -1"):
+        runs_of({"b": {**arm, "scale": -1.0}})
+
+
+def test_no_model_of_before_the_last_cut_is_chosen(tmp_path):
+    late = {**CUT, "at": 1.0, "cuts": 2}
+    (run,) = runs_of({"cut": late})
+    found = figures(run, tmp_path)
+    assert [row["step"] for row in found["curve"]] == [2, 4, 6]
+    assert found["chosen"]["step"] == 6

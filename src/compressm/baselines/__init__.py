@@ -1,5 +1,6 @@
-"""What compression in training is compared with."""
+"""What compression in training is compared with, one file each."""
 
-from compressm.baselines.scratch import scratch_config
+from compressm.baselines.base import BASELINES, Baseline, Loss, register_baseline
+from compressm.baselines.scratch import Scratch
 
-__all__ = ["scratch_config"]
+__all__ = ["BASELINES", "Baseline", "Loss", "Scratch", "register_baseline"]

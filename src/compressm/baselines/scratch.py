@@ -5,26 +5,48 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection
+from dataclasses import dataclass
+from typing import final
 
+from compressm.baselines.base import Baseline, Loss, register_baseline
+from compressm.data.options import check_at_least
 from compressm.errors import InputError
+from compressm.train.build import loss_of
 from compressm.train.config import RunConfig
 
 
-def scratch_config(config: RunConfig, states: Collection[int], *, name: str) -> RunConfig:
-    """The settings of `config` without compression, at a final size given by `states`.
+@final
+@register_baseline("scratch")
+@dataclass(frozen=True, kw_only=True)
+class Scratch(Baseline):
+    """The recipe without compression, at another state dimension from the start.
 
-    All layers of a new model have one state dimension: the mean of `states`, rounded up, so the
-    model from scratch has in all at least as many states as the compressed one.
-
-    Args:
-        config: of the compressed run.
-        states: final state dimension of each of its layers.
-        name: of the new run.
-
-    Raises:
-        InputError: `states` is empty.
+    Attributes:
+        kept: states of every layer.
     """
-    if not states:
-        raise InputError("states: expected the state dimension of at least one layer, got none")
-    model = dataclasses.replace(config.model, state_dim=math.ceil(sum(states) / len(states)))
-    return dataclasses.replace(config, name=name, model=model, compress=None)
+
+    kept: int
+
+    @classmethod
+    def like(cls, states: Collection[int]) -> Scratch:
+        """As large as a compressed model whose layers have these state dimensions.
+
+        All layers of a new model have one: the mean, rounded up, so that it has in all at least
+        as many states as the compressed model.
+
+        Raises:
+            InputError: `states` is empty.
+        """
+        if not states:
+            raise InputError("states: expected the state dimension of at least one layer, got none")
+        return cls(kept=math.ceil(sum(states) / len(states)))
+
+    def validate(self) -> None:
+        check_at_least("kept", self.kept, 1)
+
+    def configure(self, config: RunConfig) -> RunConfig:
+        model = dataclasses.replace(config.model, state_dim=self.kept)
+        return dataclasses.replace(config, model=model, compress=None)
+
+    def loss(self, config: RunConfig) -> Loss:
+        return loss_of

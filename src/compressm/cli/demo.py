@@ -43,7 +43,7 @@ def demo(
 
         compressm demo --seed 1 --out runs/second
     """
-    from compressm.baselines import scratch_config
+    from compressm.baselines import Scratch
     from compressm.report import compare, write_report
     from compressm.train.recipes import load_recipe
 
@@ -63,7 +63,7 @@ def demo(
         _run(compressed, folder, "compressed in training", 2),
     ]
     states = [stairs.states[-1] for stairs in records[1].state_dims().values()]
-    scratch = scratch_config(compressed, states, name="scratch")
+    scratch = dataclasses.replace(Scratch.like(states).configure(compressed), name="scratch")
     records.append(_run(scratch, folder, "small from scratch", 3))
 
     note = (

@@ -44,4 +44,5 @@ def load(config: DataConfig) -> DataSplits:
         DataError: missing or corrupt files; the message names the file and what to do.
         MissingExtraError: an optional package is not installed.
     """
-    return _builders[config.name](config, config.parsed_options())
+    options = config.parsed_options()  # finds the set, also in a process that has not looked yet
+    return _builders[config.name](config, options)

@@ -7,7 +7,6 @@ arms can start from one trunk and see the same batches.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,14 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressm.baselines import Loss
 from compressm.calibration import Calibration
 from compressm.compressor import Compressor
 from compressm.data import load, loaders
 from compressm.storage.state_trees import load_tree, save_tree
 from compressm.train import RunConfig, build_model, loss_of
 from compressm.train.build import evaluate
+from compressm.train.compression import calibration_of, compression_of
 from compressm.train.optim import build_optimizer, build_scheduler
-from compressm.train.stream import calibration_batches
 
 Figures = dict[str, Any]
 Action = Callable[["Live"], None]
@@ -42,11 +42,16 @@ class Live:
 
     Attributes:
         step: optimizer steps made.
+        loss: what a step minimises.
+        last_cut: the step of the last cut on the schedule, 0 without one.
         compressor: what cuts it on the way, where something does.
     """
 
-    def __init__(self, config: RunConfig, task: Any) -> None:
+    def __init__(self, config: RunConfig, task: Any, loss: Loss = loss_of) -> None:
         torch.manual_seed(config.seed)
+        self.loss = loss
+        cuts = config.build_schedule()
+        self.last_cut = 0 if cuts is None else cuts.steps[-1]
         self.model = build_model(config.model, task)
         self.optimizer = build_optimizer(self.model, config.optim, fused=True)
         self.schedule = build_scheduler(self.optimizer, config.optim, config.trainer.steps)
@@ -93,13 +98,14 @@ class Bench:
         """Let somebody know of every validated step: `say(step, steps)`."""
         self._say = say
 
-    def live(self, state_dim: int | None = None) -> Live:
-        """A fresh one, at the recipe's state dimension or at another."""
-        config = self.config
-        if state_dim is not None:
-            smaller = dataclasses.replace(config.model, state_dim=state_dim)
-            config = dataclasses.replace(config, model=smaller)
-        return Live(config, self.task)
+    def live(self, config: RunConfig | None = None, loss: Loss = loss_of) -> Live:
+        """A fresh one, by the recipe or by another configuration of it."""
+        config = config or self.config
+        live = Live(config, self.task, loss)
+        settings = compression_of(config, self.splits)
+        if settings is not None:
+            live.compressor = Compressor(live.model, live.optimizer, **settings)
+        return live
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """The batch of a step: it depends on the seed and the step alone."""
@@ -126,20 +132,14 @@ class Bench:
 
     def calibration(self, batches: int) -> Calibration:
         """Training batches apart from the stream, as a run draws them."""
-        seen = calibration_batches(
-            self.splits.train,
-            batch_size=self.config.trainer.batch_size,
-            count=batches,
-            seed=self.config.seed,
-        )
-        return Calibration(seen, loss=loss_of, max_batches=batches)
+        return calibration_of(self.config, self.splits, batches)
 
     def advance(self, live: Live) -> tuple[float, float]:
         """One training step; (seconds, training loss in nats)."""
         clip = self.config.optim.clip
         began = time.perf_counter()
         live.optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(live.model, self.batch(live.step))
+        loss = live.loss(live.model, self.batch(live.step))
         loss.backward()  # type: ignore[no-untyped-call]
         if clip is not None:
             nn.utils.clip_grad_norm_(live.model.parameters(), clip)
@@ -178,7 +178,7 @@ class Bench:
                 continue
             row = {"step": live.step, **self.figures(live.model, "val")}
             record["curve"].append(row)
-            if row is min(record["curve"], key=lambda r: sign * r[key]):
+            if row is min(_final(live, record["curve"]), key=lambda r: sign * r[key], default=None):
                 record["best"] = copy.deepcopy(live.model.state_dict())
             if keep is not None and live.step < self.steps:
                 save_tree(keep, {"live": live.state_dict(), "record": record})
@@ -189,7 +189,7 @@ class Bench:
         """The last model is tested first: the chosen one takes its place."""
         key, sign = self.monitor
         curve = record["curve"]
-        chosen = min(curve, key=lambda r: sign * r[key])
+        chosen = min(_final(live, curve), key=lambda r: sign * r[key])
         last = {**curve[-1], **self.figures(live.model, "test")}
         best = last
         if chosen["step"] != live.step:
@@ -202,3 +202,8 @@ class Bench:
             "step_milliseconds": 1e3 * median(record["times"]),
             "train_seconds": sum(record["times"]),
         }
+
+
+def _final(live: Live, curve: list[Figures]) -> list[Figures]:
+    """The rows after which nothing is cut any more: only their models have the final size."""
+    return [row for row in curve if row["step"] >= live.last_cut]

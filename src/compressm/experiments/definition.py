@@ -23,9 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compressm.arguments import did_you_mean
 from compressm.errors import ConfigError
-from compressm.experiments.kinds.base import KINDS, Kind, settings_of
+from compressm.experiments.kinds import Kind, build_kind, kind_settings, settings_of
 from compressm.train import RunConfig, load_recipe
 from compressm.train.parse import build_dataclass, read_yaml
 
@@ -37,7 +36,7 @@ class Run:
     Attributes:
         experiment, arm, seed: which one it is.
         kind_name, kind: what is done, with its settings.
-        config: the whole configuration of the recipe, overrides applied.
+        config: the whole configuration of the recipe, overrides applied; None without a recipe.
         axes: settings in which the runs of the arm differ.
         threads: CPU threads of PyTorch.
     """
@@ -47,7 +46,7 @@ class Run:
     seed: int
     kind_name: str
     kind: Kind
-    config: RunConfig
+    config: RunConfig | None
     axes: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
 
@@ -56,8 +55,8 @@ class Run:
         text = json.dumps(
             {
                 "kind": self.kind_name,
-                "settings": settings_of(self.kind),
-                "configuration": self.config.to_dict(),
+                "settings": dataclasses.asdict(settings_of(self.kind)),
+                "configuration": None if self.config is None else self.config.to_dict(),
                 "threads": self.threads,
             }
         )
@@ -70,14 +69,15 @@ class Run:
 
         So a setting that a later version adds leaves it as it is.
         """
-        parts = {"settings": self.kind, "configuration": self.config}
+        parts = {"settings": settings_of(self.kind), "configuration": self.config}
         chosen = {name: _chosen(part) for name, part in parts.items()}
         return _digest({"kind": self.kind_name, "threads": self.threads, **chosen})
 
     @property
     def trunk_fingerprint(self) -> str:
         """The same of what runs can share: the recipe and the threads."""
-        return _digest({"configuration": self.config.to_dict(), "threads": self.threads})
+        configuration = None if self.config is None else self.config.to_dict()
+        return _digest({"configuration": configuration, "threads": self.threads})
 
     def made(self, result: Mapping[str, Any]) -> bool:
         """Whether a stored result is of exactly this run: every setting that it knows is the same.
@@ -101,7 +101,8 @@ class Definition:
     Attributes:
         name: of the file, and of the folder of its results.
         question: what it is to find out, in a sentence.
-        recipe: name of a bundled recipe, or path of a YAML file, from the definition's folder.
+        recipe: name of a bundled recipe, or path of a YAML file, from the definition's folder; None
+            where nothing is trained by one.
         overrides: settings that replace those of the recipe, as on the command line.
         seeds: of model, data order and validation part.
         arms: what is compared, by name.
@@ -110,8 +111,8 @@ class Definition:
 
     name: str
     question: str
-    recipe: str
     arms: dict[str, Any]
+    recipe: str | None = None
     overrides: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     threads: int = 1
@@ -121,12 +122,13 @@ class Definition:
         if not self.seeds or not self.arms:
             raise ConfigError(f"experiment {self.name}: expected at least one seed and one arm")
         for arm, settings in self.arms.items():
-            kind = settings.get("kind") if isinstance(settings, Mapping) else None
-            if kind not in KINDS:
-                raise ConfigError(
-                    f"experiment {self.name}: arm {arm}: kind: expected one of "
-                    f"{', '.join(KINDS)}, got {kind!r}{did_you_mean(str(kind), KINDS)}"
-                )
+            name = settings.get("kind") if isinstance(settings, Mapping) else None
+            try:
+                kind = kind_settings(name)
+            except ConfigError as error:
+                raise ConfigError(f"experiment {self.name}: arm {arm}: {error}") from error
+            if self.recipe is None and getattr(kind, "needs_recipe", True):
+                raise ConfigError(f"experiment {self.name}: arm {arm}: {name} needs a recipe")
 
     def runs(self, seeds: Sequence[int] | None = None, overrides: Sequence[str] = ()) -> list[Run]:
         """All runs, those first that others start from.
@@ -152,9 +154,9 @@ class Definition:
         # Arms say themselves what is cut; a recipe's own cuts would only blur which run it is.
         own = [f"seed={seed}", f"data.seed={seed}", "compress=null"]
         seeded = [*own, *self.overrides, *overrides]
-        config = load_recipe(self.recipe, seeded)
-        for point, axes in _points(KINDS[name], settings):
-            kind = build_dataclass(KINDS[name], point, f"experiment {self.name}: arm {arm}")
+        config = None if self.recipe is None else load_recipe(self.recipe, seeded)
+        for point, axes in _points(kind_settings(name), settings):
+            kind = build_kind(name, point, f"experiment {self.name}: arm {arm}")
             yield Run(
                 experiment=self.name,
                 arm=arm,
@@ -187,7 +189,7 @@ def load_definition(path: str | Path) -> Definition:
 
 
 def _points(
-    kind: type[Kind], settings: Mapping[str, Any]
+    kind: type[Any], settings: Mapping[str, Any]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """(settings of one run, those of them that are axes) for all combinations."""
     hints = typing.get_type_hints(kind)

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from compressm.errors import CompressmError
-from compressm.experiments.bench import Bench
 from compressm.experiments.definition import Run
-from compressm.experiments.kinds import Place
+from compressm.experiments.kinds import Workplace
 from compressm.experiments.provenance import provenance
 from compressm.experiments.store import Results
 
@@ -44,12 +43,11 @@ def execute(run: Run, results: Results, work: Path, say: Say = lambda step, step
     torch.set_num_threads(run.threads)
     facts, began = provenance(), time.perf_counter()
     own = work / run.fingerprint
-    place = Place(own=own, shared=work / f"trunk-{run.trunk_fingerprint}")
+    shared = work / f"trunk-{run.trunk_fingerprint}"
+    place = Workplace(config=run.config, own=own, shared=shared, say=say)
     own.mkdir(parents=True, exist_ok=True)
     try:
-        bench = Bench(run.config)
-        bench.tell(say)
-        figures = plain(run.kind.run(bench, place))
+        figures = plain(run.kind.run(place))
     except Exception as error:  # noqa: BLE001 - stored; the other runs of some hours go on
         known = isinstance(error, CompressmError)
         text = f"{type(error).__name__}: {error}"

@@ -11,21 +11,20 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from compressm.calibration import Calibration
 from compressm.data import DataSplits, Loaders, load, loaders
 from compressm.errors import CheckpointError, OutputError
 from compressm.events import EventLog
 from compressm.integrations.lightning import CompressionCallback
-from compressm.train.build import loss_of
 from compressm.train.callbacks import BestModel, RunCheckpoint, Save
 from compressm.train.clock import StepClock
+from compressm.train.compression import compression_of
 from compressm.train.config import RunConfig
 from compressm.train.folder import RunFolder
 from compressm.train.memory import keep_freed_memory
 from compressm.train.model_files import ModelCard, load_run_model, save_model
 from compressm.train.module import SequenceModule
 from compressm.train.progress import Bar, Progress
-from compressm.train.stream import TrainStream, calibration_batches
+from compressm.train.stream import TrainStream
 from compressm.train.summary import Size, Summary
 from compressm.train.trainer import cpu_threads, make_loggers, make_trainer, quiet_lightning
 
@@ -195,27 +194,10 @@ def _evaluate_both(
 def _compression(
     config: RunConfig, folder: RunFolder, splits: DataSplits
 ) -> CompressionCallback | None:
-    settings, schedule = config.compress, config.build_schedule()
-    if settings is None or schedule is None:
+    settings = compression_of(config, splits)
+    if settings is None:
         return None
-    seen = calibration_batches(
-        splits.train,
-        batch_size=config.trainer.batch_size,
-        count=settings.batches,
-        seed=config.seed,
-    )
-    return CompressionCallback(
-        policy=settings.build_policy(),
-        schedule=schedule,
-        uniform=settings.uniform,
-        method=settings.method,
-        data=Calibration(seen, loss=loss_of, max_batches=settings.batches),
-        transport=settings.transport,
-        select=settings.select,
-        seed=config.seed,
-        log=folder.events,
-        target="model",
-    )
+    return CompressionCallback(**settings, log=folder.events, target="model")
 
 
 def _evaluate(config: RunConfig, module: SequenceModule, batches: Loaders) -> dict[str, float]:

@@ -5,30 +5,49 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, final
 
 from compressm.errors import ConfigError
 from compressm.experiments.bench import Bench, Figures, Live
+from compressm.registry import Registry
 from compressm.storage.state_trees import load_tree, save_tree
+from compressm.train import RunConfig
 from compressm.train.checks import check_types
 
-KINDS: dict[str, type[Kind]] = {}
-K = TypeVar("K", bound="type[Kind]")
+KINDS: Registry[type[Kind]] = Registry(
+    "kind of run", "compressm.experiments.kinds", error=ConfigError
+)
+register_kind = KINDS.register
+"""Class decorator with a name: definitions that say `kind: NAME` get this class."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a run may leave files that are no results, on the machine that makes it.
+@dataclass(kw_only=True)
+class Workplace:
+    """What a run works with: the bench, and where it may leave files that are no results.
 
     Attributes:
+        config: of the recipe; None where the experiment has none.
         own: of this run: what it goes on from after a kill.
         shared: of all runs with the same recipe and seed: trunks.
+        say: told how far it is, as (step, steps).
     """
 
+    config: RunConfig | None
     own: Path
     shared: Path
+    say: Callable[[int, int], None] = lambda step, steps: None
+
+    @cached_property
+    def bench(self) -> Bench:
+        """The recipe with its data, loaded at the first look."""
+        if self.config is None:
+            raise ConfigError("recipe: this kind of run needs one")
+        bench = Bench(self.config)
+        bench.tell(self.say)
+        return bench
 
     def trunk(self, step: int) -> Path:
         """The model that is never cut, after so many steps."""
@@ -40,11 +59,12 @@ class Place:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_tree(path, live.state_dict())
 
-    def resumed(self, bench: Bench, step: int) -> Live:
+    def resumed(self, step: int) -> Live:
         """The model that is never cut, after so many steps; trained again where it is missing.
 
         Results are in the repository and models are not.
         """
+        bench = self.bench
         live, path = bench.live(), self.trunk(step)
         with _locked(path):
             if path.exists():
@@ -75,40 +95,23 @@ class Kind(ABC):
     Attributes:
         order: runs of a seed begin in this order, so that what others start from is there.
         timed: whether the figures are times, so that nothing else should run beside it.
+        needs_recipe: whether it trains by one, and so depends on a seed.
     """
 
     order: ClassVar[int] = 1
     timed: ClassVar[bool] = False
+    needs_recipe: ClassVar[bool] = True
 
+    @final
     def __post_init__(self) -> None:
         """Refuse values of a wrong type, then what the kind itself refuses."""
         check_types(self)
         self.validate()
 
-    def validate(self) -> None:  # noqa: B027 - most kinds have nothing more to refuse
+    @abstractmethod
+    def validate(self) -> None:
         """Raise `ConfigError` for unusable settings."""
 
     @abstractmethod
-    def run(self, bench: Bench, place: Place) -> Figures:
+    def run(self, place: Workplace) -> Figures:
         """Make the run; figures have units in their names."""
-
-
-def register_kind(name: str) -> Callable[[K], K]:
-    """Class decorator: definitions that say `kind: NAME` get this class.
-
-    Raises:
-        ConfigError: the name is taken.
-    """
-
-    def add(cls: K) -> K:
-        if name in KINDS:
-            raise ConfigError(f"the kind of run {name!r} is registered already; take another name")
-        KINDS[name] = cls
-        return cls
-
-    return add
-
-
-def settings_of(kind: Kind) -> dict[str, Any]:
-    """The settings as plain values."""
-    return asdict(kind)

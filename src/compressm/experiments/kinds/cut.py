@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 from unittest import mock
 
-from compressm.compressor import Compressor, compress_
+from compressm.compressor import compress_
 from compressm.data.options import check_at_least
 from compressm.engine.guard import Guard
-from compressm.engine.schedule import Schedule
 from compressm.errors import ConfigError
 from compressm.events import Event
 from compressm.experiments.bench import Bench, Figures, Live
-from compressm.experiments.kinds.base import Kind, Place, register_kind
+from compressm.experiments.kinds.base import Kind, Workplace, register_kind
 from compressm.numerics.matrix_state import fitting
 from compressm.policies import FixedRank, Policy
+from compressm.train.config import CompressConfig
 from compressm.train.policies import build_policy
 
 
@@ -72,18 +72,18 @@ class Cut(Kind):
         assert self.kept is not None
         return FixedRank(self.kept)
 
-    def run(self, bench: Bench, place: Place) -> Figures:
+    def run(self, place: Workplace) -> Figures:
         with self._damping():
-            return self._once(bench, place) if self.cuts == 1 else self._several(bench, place)
+            return self._once(place) if self.cuts == 1 else self._several(place)
 
     def _damping(self) -> AbstractContextManager[object]:
         if self.fit_damping is None:
             return nullcontext()
         return mock.patch.object(fitting, "FIT_DAMPING", self.fit_damping)
 
-    def _once(self, bench: Bench, place: Place) -> Figures:
-        kept = place.own / "live.safetensors"
-        live = place.resumed(bench, round(self.at * bench.steps))
+    def _once(self, place: Workplace) -> Figures:
+        bench, kept = place.bench, place.own / "live.safetensors"
+        live = place.resumed(round(self.at * bench.steps))
         before = bench.figures(live.model, "val")
         event = self._cut(bench, live)
         after = bench.figures(live.model, "val")
@@ -116,16 +116,20 @@ class Cut(Kind):
             **self._how(bench),
         )
 
-    def _several(self, bench: Bench, place: Place) -> Figures:
-        live = bench.live()
-        live.compressor = Compressor(
-            live.model,
-            live.optimizer,
-            policy=self.build_policy(),
-            schedule=Schedule.spaced(cuts=self.cuts, stop=round(self.at * bench.steps)),
+    def _several(self, place: Workplace) -> Figures:
+        bench = place.bench
+        compress = CompressConfig(
+            policy=self.policy or {"name": "rank", "rank": self.kept},
+            cuts=self.cuts,
+            window=self.at,
             uniform=True,
-            **self._how(bench),
+            method=self.method,
+            select=self.select,
+            transport=self.transport,
+            batches=self.batches,
         )
+        live = bench.live(dataclasses.replace(bench.config, compress=compress))
+        assert live.compressor is not None
         found = bench.train(live, keep=place.own / "live.safetensors")
         return {**_said(live.compressor.events), **found}
 

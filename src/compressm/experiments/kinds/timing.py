@@ -10,9 +10,10 @@ from typing import ClassVar, final
 
 import torch
 
+from compressm.baselines import Scratch
 from compressm.data.options import check_at_least
-from compressm.experiments.bench import Bench, Figures
-from compressm.experiments.kinds.base import Kind, Place, register_kind
+from compressm.experiments.bench import Figures
+from compressm.experiments.kinds.base import Kind, Workplace, register_kind
 from compressm.train import RunConfig
 from compressm.train.config import CompressConfig
 
@@ -37,8 +38,10 @@ class Steps(Kind):
         for name in ("kept", "rounds", "each"):
             check_at_least(name, getattr(self, name), 1)
 
-    def run(self, bench: Bench, place: Place) -> Figures:
-        lives = {"full": bench.live(), "kept": bench.live(self.kept)}
+    def run(self, place: Workplace) -> Figures:
+        bench = place.bench
+        small = Scratch(kept=self.kept).configure(bench.config)
+        lives = {"full": bench.live(), "kept": bench.live(small)}
         times: dict[str, list[float]] = {name: [] for name in lives}
         for live in lives.values():
             live.model.train()
@@ -76,10 +79,10 @@ class WholeRun(Kind):
     def validate(self) -> None:
         check_at_least("kept", self.kept, 1)
 
-    def run(self, bench: Bench, place: Place) -> Figures:
+    def run(self, place: Workplace) -> Figures:
         from compressm.train.run import train
 
-        config = self._config(bench.config)
+        config = self._config(place.bench.config)
         with tempfile.TemporaryDirectory() as folder:
             # Once for the imports and the compiler's cache, which the first run would pay for all.
             train(_shortened(config, 10), Path(folder) / "warm")
@@ -98,7 +101,7 @@ class WholeRun(Kind):
         if self.kept is None:
             return replace(config, compress=None)
         if self.scratch:
-            return replace(config, compress=None, model=replace(config.model, state_dim=self.kept))
+            return Scratch(kept=self.kept).configure(config)
         policy = {"name": "rank", "rank": self.kept}
         compress = CompressConfig(policy=policy, uniform=True, cuts=1, window=self.at)
         return replace(config, compress=compress)

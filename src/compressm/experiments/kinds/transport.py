@@ -15,7 +15,7 @@ from compressm.compressor import compress_
 from compressm.data.options import check_at_least
 from compressm.errors import ConfigError
 from compressm.experiments.bench import Bench, Figures, Live
-from compressm.experiments.kinds.base import Kind, Place, register_kind
+from compressm.experiments.kinds.base import Kind, Workplace, register_kind
 from compressm.policies import FixedRank
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -58,7 +58,8 @@ class TransportRun(Kind):
         for name in ("kept", "before", "after", "early", "batches"):
             check_at_least(name, getattr(self, name), 1)
 
-    def run(self, bench: Bench, place: Place) -> Figures:
+    def run(self, place: Workplace) -> Figures:
+        bench = place.bench
         live = bench.live()
         live.optimizer = OPTIMIZERS[self.optimizer](live.model.parameters())  # type: ignore[assignment]
         live.schedule = torch.optim.lr_scheduler.LambdaLR(live.optimizer, lambda step: 1.0)

@@ -1,14 +1,13 @@
-"""Models that are never cut: at full size, and small from scratch."""
+"""The model that is never cut."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from compressm.data.options import check_at_least
 from compressm.errors import ConfigError
-from compressm.experiments.bench import Bench, Figures
-from compressm.experiments.kinds.base import Kind, Place, register_kind
+from compressm.experiments.bench import Figures
+from compressm.experiments.kinds.base import Kind, Workplace, register_kind
 
 
 @final
@@ -28,25 +27,7 @@ class Full(Kind):
         if not all(0 < share <= 1 for share in self.trunks or ()):
             raise ConfigError(f"trunks: expected shares in (0, 1], got {self.trunks}")
 
-    def run(self, bench: Bench, place: Place) -> Figures:
+    def run(self, place: Workplace) -> Figures:
+        bench = place.bench
         at = {round(share * bench.steps): place.save_trunk for share in self.trunks or ()}
         return bench.train(bench.live(), at=at, keep=place.own / "live.safetensors")
-
-
-@final
-@register_kind("scratch")
-@dataclass(frozen=True, kw_only=True)
-class Scratch(Kind):
-    """The recipe at another state dimension from the start.
-
-    Attributes:
-        kept: states of every layer.
-    """
-
-    kept: int
-
-    def validate(self) -> None:
-        check_at_least("kept", self.kept, 1)
-
-    def run(self, bench: Bench, place: Place) -> Figures:
-        return bench.train(bench.live(self.kept), keep=place.own / "live.safetensors")

@@ -1,0 +1,36 @@
+"""The compressor that a recipe describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compressm.calibration import Calibration
+from compressm.data import DataSplits
+from compressm.train.build import loss_of
+from compressm.train.config import RunConfig
+from compressm.train.stream import calibration_batches
+
+
+def calibration_of(config: RunConfig, splits: DataSplits, batches: int) -> Calibration:
+    """Training batches apart from the stream, with the loss of the task."""
+    seen = calibration_batches(
+        splits.train, batch_size=config.trainer.batch_size, count=batches, seed=config.seed
+    )
+    return Calibration(seen, loss=loss_of, max_batches=batches)
+
+
+def compression_of(config: RunConfig, splits: DataSplits) -> dict[str, Any] | None:
+    """What a `Compressor`, or a callback around one, is built of; None where nothing is cut."""
+    settings, schedule = config.compress, config.build_schedule()
+    if settings is None or schedule is None:
+        return None
+    return {
+        "policy": settings.build_policy(),
+        "schedule": schedule,
+        "uniform": settings.uniform,
+        "method": settings.method,
+        "data": calibration_of(config, splits, settings.batches),
+        "transport": settings.transport,
+        "select": settings.select,
+        "seed": config.seed,
+    }
