@@ -5,6 +5,8 @@ N state, H width, L length.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,15 +46,13 @@ def dense(n: int, h: int, seed: int = 0, *, radius: float = 0.9) -> StateSpace:
     A = torch.randn(n, n, dtype=F64, generator=g)
     A = A * (radius / torch.linalg.eigvals(A).abs().max())
     B = torch.randn(n, h, dtype=F64, generator=g)
-    return StateSpace(A=A, B=B, C=torch.randn(h + 1, n, dtype=F64, generator=g))
+    return StateSpace(A=A, B=B, C=torch.randn(h + 1, n, dtype=F64, generator=g), diagonal=False)
 
 
 def transformed(s: StateSpace, T: Tensor) -> StateSpace:
     """The dense system in the coordinates x' = T x."""
     inverse = torch.linalg.inv(T)
-    return StateSpace(
-        A=T @ s.dense_A() @ inverse, B=T @ s.B, C=s.C @ inverse, D=s.D, real_output=s.real_output
-    )
+    return replace(s, A=T @ s.dense_A() @ inverse, B=T @ s.B, C=s.C @ inverse, diagonal=False)
 
 
 def simulate(s: StateSpace, u: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compressm.numerics import diagonalise
-from compressm.numerics.lti.diagonal import (
-    clamp_poles,
+from compressm.numerics.lti.coordinates import (
     fold_readout,
     split_real,
     stack_state,
     unfold_readout,
 )
+from compressm.numerics.lti.diagonal import clamp_poles
 from tests.numerics.systems import C128, F64, complex_normal, generator, relative
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def test_realified_is_the_same_map():
 
 def test_realified_keeps_a_dense_complex_system():
     s = lru(4, 2)
-    full = StateSpace(A=torch.diag(s.A), B=s.B, C=s.C, real_output=True)
+    full = replace(s, A=torch.diag(s.A), D=None, diagonal=False)
     assert relative(full.realified().markov(9), s.markov(9)) < 1e-13
 
 
@@ -63,12 +64,12 @@ def test_adjoint_transposes_the_markov_parameters(system):
 
 @pytest.mark.parametrize("other", [dense(3, 3, 1), complex_diagonal(3, 3, 1)])
 def test_stack_and_difference(other):
-    a = dense(5, 3) if not other.is_diagonal else complex_diagonal(5, 3)
+    a = dense(5, 3) if not other.diagonal else complex_diagonal(5, 3)
     joint, error = stack(a, other), difference(a, other)
     both = torch.cat([a.markov(6), other.markov(6)], 1)
     assert relative(joint.markov(6), both) < 1e-13
     assert relative(error.markov(6), a.markov(6) - other.markov(6)) < 1e-13
-    assert joint.is_diagonal == (a.is_diagonal and other.is_diagonal)
+    assert joint.diagonal == (a.diagonal and other.diagonal)
 
 
 def test_difference_subtracts_the_feed_through_and_drops_an_equal_one():
@@ -117,11 +118,13 @@ def test_real_tensors_stay_real():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"A": torch.zeros(2, 3)}, "A has shape"),
+        ({"A": torch.zeros(2, 3), "diagonal": False}, "A has shape"),
         ({"A": torch.zeros(0)}, "A has shape"),
         ({"B": torch.zeros(3, 2)}, r"B has shape \(3, 2\); expected \(2, H_in\)"),
         ({"C": torch.zeros(2, 3)}, "C has shape"),
         ({"D": torch.zeros(3)}, "D has shape"),
+        ({"A": torch.eye(2)}, r"expected \(2, 2, H_in\), as A has N=2 and G=2; diagonal=True"),
+        ({"A": torch.zeros(2), "diagonal": False}, "expected \\(N, N\\)"),
         ({"B": torch.tensor([[1.0, math.nan], [math.inf, 1.0]])}, "B holds 2 non-finite"),
     ],
 )

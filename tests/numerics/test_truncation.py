@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from compressm.numerics import (
     truncation_bound,
     with_system,
 )
-from compressm.numerics.lti.diagonal import split_real, stack_state, unfold_readout
+from compressm.numerics.lti.coordinates import split_real, stack_state, unfold_readout
 from tests.numerics.systems import (
     C128,
     F64,
@@ -218,7 +219,7 @@ def jordan(pole: float, size: int) -> StateSpace:
         torch.randn(size, 2, dtype=F64, generator=g),
         torch.randn(2, size, dtype=F64, generator=g),
     )
-    return StateSpace(A=A, B=B, C=C)
+    return StateSpace(A=A, B=B, C=C, diagonal=False)
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -231,7 +232,7 @@ def test_a_defective_system_stays_accurate_and_says_so(size):
 
 def test_a_defective_real_map_stays_accurate():
     j = jordan(0.6, 3)
-    s = StateSpace(A=j.A, B=j.B, C=j.C, real_output=True)
+    s = replace(j, real_output=True)
     r = reduce(s, 2)
     assert r.order == 3  # rounding splits the triple pole into one real pole and a pair
     assert relative(r.system.markov(40), s.markov(40)) < 1e-4

@@ -8,6 +8,7 @@ from compressm.numerics.lti.compose import adjoint, difference, stack
 from compressm.numerics.lti.diagonal import Diagonalisation, diagonalise
 from compressm.numerics.lti.empirical import StateMoments
 from compressm.numerics.lti.gramians import Gramians, cross_gramian, gramians
+from compressm.numerics.lti.greedy import ModeOrder, greedy_modes
 from compressm.numerics.lti.hankel import (
     Balancing,
     balance,
@@ -18,6 +19,7 @@ from compressm.numerics.lti.hankel import (
 from compressm.numerics.lti.norms import h2_error, h2_norm, hinf_error, hinf_norm
 from compressm.numerics.lti.padding import padded, with_idle_parts_driven
 from compressm.numerics.lti.perturbation import HankelMatrix, hankel_matrix, weyl_bound
+from compressm.numerics.lti.reduction import Reduction, with_system
 from compressm.numerics.lti.refit import (
     DATA_RIDGE,
     data_refit,
@@ -29,10 +31,10 @@ from compressm.numerics.lti.refit import (
     split_joint,
 )
 from compressm.numerics.lti.rounding import mode_distance, rounding_error, width
-from compressm.numerics.lti.selection import ModeOrder, greedy_modes, mode_reduction
+from compressm.numerics.lti.selection import mode_reduction
 from compressm.numerics.lti.simulation import simulated
 from compressm.numerics.lti.system import StateSpace
-from compressm.numerics.lti.truncation import Reduction, balanced_truncation, with_system
+from compressm.numerics.lti.truncation import balanced_truncation
 
 __all__ = [
     "DATA_RIDGE",

@@ -27,9 +27,10 @@ def require_finite(name: str, tensor: Tensor | None) -> None:
 
 
 def require_square(name: str, tensor: Tensor, size: int | None = None) -> None:
-    """Raise InputError unless `tensor` is a (size, size) matrix; any size when None."""
-    n = tensor.shape[0] if size is None and tensor.ndim == 2 else size
-    if tensor.ndim != 2 or tuple(tensor.shape) != (n, n):
+    """Raise InputError unless `tensor` is a (size, size) matrix, any size when None, or a stack
+    of them, (G, size, size)."""
+    n = tensor.shape[-1] if size is None and tensor.ndim else size
+    if tensor.ndim not in (2, 3) or tuple(tensor.shape[-2:]) != (n, n):
         expected = "a square matrix" if size is None else f"({size}, {size})"
         raise InputError(f"{name} has shape {tuple(tensor.shape)}; expected {expected}")
 

@@ -16,6 +16,7 @@ from compressm.edits import Edit
 from compressm.families.base import Draft
 from compressm.families.lti.driven_states import DrivenStates
 from compressm.numerics import Reduction
+from compressm.numerics.lti.coordinates import in_real_coordinates
 
 if TYPE_CHECKING:
     from compressm.families.lti.adapter import LinearMeasurement
@@ -83,7 +84,7 @@ class LinearDraft(Draft):
     def edits(self) -> Sequence[Edit]:
         reduction = self.reduction
         if reduction.system.real_output:
-            lift, project = in_real_coordinates(reduction.lift, reduction.project)
+            lift, project = (in_real_coordinates(m) for m in (reduction.lift, reduction.project))
             reduction = replace(reduction, lift=lift, project=project)
         edits = self.observer.adapter.write(self.observer.module, reduction)
         if self._guaranteed:
@@ -121,13 +122,3 @@ def without_gain(what: str, before: float | None, after: float | None) -> tuple[
     if before is None or after is None or before <= _NO_ERROR or after < before:
         return ()
     return (f"{what} gained nothing: the error is {after:.2g} with and without it",)
-
-
-def in_real_coordinates(*maps: Tensor) -> tuple[Tensor, ...]:
-    """Complex-linear maps of states as maps of the stacked [Re; Im]; real maps as they are."""
-    return tuple(
-        m
-        if not m.is_complex()
-        else torch.cat([torch.cat([m.real, -m.imag], 1), torch.cat([m.imag, m.real], 1)])
-        for m in maps
-    )

@@ -4,7 +4,7 @@ A diagonal state driven by white noise has the Cauchy-like moments
 E[x_i conj(z_j)] = (F G*)_ij sum_{k<L} (l_i conj(m_j))^k.  Everything here is arranged so that
 no entry loses digits when |l_i| and |m_j| come close to 1.
 
-Shapes: N and r states of the two systems, H inputs.
+Shapes: N and r states of the two systems, H inputs; all with groups (G, ...) in front, or none.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def geometric_sum(left: Tensor, right: Tensor, horizon: int | None = None) -> Te
     Returns (N, r) complex128.
     """
     left, right = left.to(torch.complex128), right.to(torch.complex128)
-    d_left, d_right = disc_defect(left)[:, None], disc_defect(right)[None, :]
-    gap = left[:, None] - right[None, :]
+    d_left, d_right = disc_defect(left)[..., :, None], disc_defect(right)[..., None, :]
+    gap = left[..., :, None] - right[..., None, :]
     re = (d_left + d_right + gap.real.square() + gap.imag.square()) / 2
-    im = gap.real * right.imag - gap.imag * right.real
+    im = gap.real * right.imag[..., None, :] - gap.imag * right.real[..., None, :]
     denominator = torch.complex(re, im)
     if horizon is None:
         return denominator.reciprocal()
@@ -91,6 +91,6 @@ def cross_moments(
 def real_blocks(hermitian: Tensor, plain: Tensor) -> Tensor:
     """E[[Re x; Im x] [Re z; Im z]^T] from E[x z*] and E[x z^T]: (N, r) twice to (2N, 2r)."""
     total, difference = hermitian + plain, plain - hermitian
-    top = torch.cat([total.real, difference.imag], 1)
-    bottom = torch.cat([total.imag, -difference.real], 1)
-    return torch.cat([top, bottom]) / 2
+    top = torch.cat([total.real, difference.imag], -1)
+    bottom = torch.cat([total.imag, -difference.real], -1)
+    return torch.cat([top, bottom], -2) / 2

@@ -1,9 +1,11 @@
 """Systems made of systems: the adjoint, the joint system, the error system.
 
-Shapes: N state, H_in inputs, H_out outputs.
+Shapes: N state, H_in inputs, H_out outputs; with G in front for systems with groups.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,13 +21,11 @@ def adjoint(system: StateSpace) -> StateSpace:
     time-reversed output gradients dLoss/dy, its states are g = dLoss/dx in reversed time (for
     complex x in torch's convention, dLoss/dRe x + i dLoss/dIm x).
     """
-    return StateSpace(
-        A=system.A.conj() if system.is_diagonal else system.A.mH,
-        B=system.C.mH,
-        C=system.B.mH,
-        D=None if system.D is None else (system.D.conj() if system.D.ndim == 1 else system.D.mH),
-        real_output=system.real_output,
-    )
+    D = system.D
+    if D is not None:
+        D = D.conj() if system.has_gain else D.mH
+    A = system.A.conj() if system.diagonal else system.A.mH
+    return replace(system, A=A, B=system.C.mH, C=system.B.mH, D=D)
 
 
 def stack(a: StateSpace, b: StateSpace) -> StateSpace:
@@ -33,14 +33,8 @@ def stack(a: StateSpace, b: StateSpace) -> StateSpace:
     a, b = _compatible(a, b)
     D = None
     if a.D is not None or b.D is not None:
-        D = torch.cat([_feed_through(a), _feed_through(b)])
-    return StateSpace(
-        A=_joint_A(a, b),
-        B=torch.cat([a.B, b.B]),
-        C=_block_diagonal(a.C, b.C),
-        D=D,
-        real_output=a.real_output,
-    )
+        D = torch.cat([_feed_through(a), _feed_through(b)], -2)
+    return _joint(a, b, C=_block_diagonal(a.C, b.C), D=D)
 
 
 def difference(a: StateSpace, b: StateSpace) -> StateSpace:
@@ -52,18 +46,14 @@ def difference(a: StateSpace, b: StateSpace) -> StateSpace:
     if a.D is not None or b.D is not None:
         gap = _feed_through(a) - _feed_through(b)
         D = gap if bool(gap.any()) else None
-    return StateSpace(
-        A=_joint_A(a, b),
-        B=torch.cat([a.B, b.B]),
-        C=torch.cat([a.C, -b.C], 1),
-        D=D,
-        real_output=a.real_output,
-    )
+    return _joint(a, b, C=torch.cat([a.C, -b.C], -1), D=D)
 
 
 def _compatible(a: StateSpace, b: StateSpace) -> tuple[StateSpace, StateSpace]:
     if a.inputs != b.inputs:
         raise InputError(f"the systems have {a.inputs} and {b.inputs} inputs; expected equal")
+    if a.groups != b.groups:
+        raise InputError(f"the systems have {a.groups} and {b.groups} groups; expected equal")
     if a.real_output != b.real_output:
         raise InputError("one system has real_output and the other has not; make them agree")
     a, b = a.double(), b.double()
@@ -72,24 +62,25 @@ def _compatible(a: StateSpace, b: StateSpace) -> tuple[StateSpace, StateSpace]:
 
 
 def _cast(s: StateSpace, dtype: torch.dtype) -> StateSpace:
-    return StateSpace(
-        A=s.A.to(dtype), B=s.B.to(dtype), C=s.C.to(dtype), D=s.D, real_output=s.real_output
-    )
+    return replace(s, A=s.A.to(dtype), B=s.B.to(dtype), C=s.C.to(dtype))
 
 
-def _joint_A(a: StateSpace, b: StateSpace) -> Tensor:
-    if a.is_diagonal and b.is_diagonal:
-        return torch.cat([a.A, b.A])
-    return _block_diagonal(a.dense_A(), b.dense_A())
+def _joint(a: StateSpace, b: StateSpace, *, C: Tensor, D: Tensor | None) -> StateSpace:
+    """The system of both states on one input."""
+    diagonal = a.diagonal and b.diagonal
+    A = torch.cat([a.A, b.A], -1) if diagonal else _block_diagonal(a.dense_A(), b.dense_A())
+    return replace(a, A=A, B=torch.cat([a.B, b.B], -2), C=C, D=D, diagonal=diagonal)
 
 
 def _feed_through(s: StateSpace) -> Tensor:
     D = s.dense_D()
-    return torch.zeros(s.outputs, s.inputs, dtype=torch.float64, device="cpu") if D is None else D
+    shape = (*s.B.shape[:-2], s.outputs, s.inputs)
+    return torch.zeros(shape, dtype=torch.float64, device="cpu") if D is None else D
 
 
 def _block_diagonal(a: Tensor, b: Tensor) -> Tensor:
-    joint = a.new_zeros(a.shape[0] + b.shape[0], a.shape[1] + b.shape[1])
-    joint[: a.shape[0], : a.shape[1]] = a
-    joint[a.shape[0] :, a.shape[1] :] = b
+    rows, columns = a.shape[-2:]
+    joint = a.new_zeros(*a.shape[:-2], rows + b.shape[-2], columns + b.shape[-1])
+    joint[..., :rows, :columns] = a
+    joint[..., rows:, columns:] = b
     return joint

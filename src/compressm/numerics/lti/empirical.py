@@ -4,7 +4,7 @@ P = E[x x^T] over the time steps of real sequences (real coordinates [Re x; Im x
 `real_output`). On the adjoint system, driven by time-reversed dLoss/dy, the same class gives the
 gradient-weighted observability Q = E[g g^T], g = dLoss/dx.
 
-Shapes: B batch, L length, H width, N state, n coordinates (2N or N).
+Shapes: B batch, L length, H width, N state, n coordinates (2N or N); G groups.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from compressm.errors import InputError
 from compressm.numerics.checks import as_double, require_finite
+from compressm.numerics.lti.groups import split_channels
+from compressm.numerics.lti.simulation import applied, driven_states
 from compressm.numerics.lti.system import StateSpace
 from compressm.numerics.sampling import content_keys, sampled_steps
 
@@ -50,7 +52,7 @@ class StateMoments:
         self._seed = seed
         n = system.order * (2 if self._real else 1)
         dtype = torch.float64 if self._real else self._system.A.dtype
-        self._sum = torch.zeros(n, n, dtype=dtype, device="cpu")
+        self._sum = torch.zeros(*system.B.shape[:-2], n, n, dtype=dtype, device="cpu")
         self._count = self._weight = 0.0
 
     @property
@@ -60,7 +62,7 @@ class StateMoments:
 
     @property
     def moment(self) -> Tensor:
-        """E[x x^T], (2N, 2N) real, or E[x x*], (N, N).
+        """E[x x^T], (2N, 2N) real, or E[x x*], (N, N); with G in front for groups.
 
         Raises:
             InputError: no time step has been seen.
@@ -79,7 +81,7 @@ class StateMoments:
         """Add a batch of input sequences; each starts from a zero state.
 
         Args:
-            u: (B, L, H) inputs, any dtype and device.
+            u: (B, L, H_in) inputs, any dtype and device; (B, L, G H_in) with groups.
             mask: (B, L), true where a step counts; elsewhere the input is taken as zero and the
                 state is left out of the moment.
 
@@ -90,8 +92,8 @@ class StateMoments:
             InputError: a shape does not fit, or a counted input is not finite.
         """
         s = self._system
-        if u.ndim != 3 or u.shape[2] != s.inputs:
-            raise InputError(f"u has shape {tuple(u.shape)}; expected (B, L, {s.inputs})")
+        if u.ndim != 3 or u.shape[2] != s.channels:
+            raise InputError(f"u has shape {tuple(u.shape)}; expected (B, L, {s.channels})")
         u = as_double(u)
         weight = self._counted(u, mask)
         if mask is not None:
@@ -102,8 +104,10 @@ class StateMoments:
         samples, stand_for = float((weight & steps).sum()), float(weight.sum())
         # What a sample of this batch counts for beside those of others.
         gain = stand_for / samples if samples else 0.0
-        x = torch.zeros(batch, s.order, dtype=torch.promote_types(s.A.dtype, u.dtype), device="cpu")
-        chunk = max(1, min(length, _CHUNK // max(1, batch * s.order)))
+        dtype = torch.promote_types(s.A.dtype, u.dtype)
+        x = torch.zeros(batch, *s.B.shape[:-1], dtype=dtype, device="cpu")
+        chunk = max(1, min(length, _CHUNK // max(1, x.numel())))
+        u = split_channels(u, s.groups)
         for start in range(0, length, chunk):
             x = self._scan(x, u[:, start : start + chunk], weight & steps, start, gain)
         self._count += samples
@@ -128,18 +132,20 @@ class StateMoments:
     def _scan(self, x: Tensor, u: Tensor, recorded: Tensor, start: int, gain: float) -> Tensor:
         """Run the recursion over one chunk, add its states to the sum, return the last state."""
         s, stop = self._system, start + u.shape[1]
-        drive = _driven(u.transpose(0, 1), s.B).to(x.dtype)
-        for state in drive:
-            x = state.add_(x * s.A if s.is_diagonal else x @ s.A.mT)
+        drive = driven_states(s, _driven(u.transpose(0, 1), s.B).to(x.dtype), x)
         counted = recorded[:, start:stop].mT
         states = drive.flatten(0, 1) if bool(counted.all()) else drive[counted]
+        if s.groups is not None:
+            states = states.transpose(0, 1)
         moment = _real_moment(states) if self._real else states.mT @ states.conj()
         self._sum += gain * moment.to(self._sum.dtype)
-        return x
+        return drive[-1]
 
 
 def _driven(u: Tensor, B: Tensor) -> Tensor:
-    """u B^T, (L, B, N); for a real u two real products instead of one with complex zeros."""
+    """u B^T, (L, B, [G,] N); of a real u two real products, not one with complex zeros."""
+    if B.ndim == 3:
+        return applied(B, u)
     flat = u.reshape(-1, u.shape[2])
     if B.is_complex() and not flat.is_complex():
         # Real and imaginary parts are strided views, for which products are slow.
@@ -150,9 +156,10 @@ def _driven(u: Tensor, B: Tensor) -> Tensor:
 
 
 def _real_moment(x: Tensor) -> Tensor:
-    """Sum of [Re x; Im x] [Re x; Im x]^T over samples x (n, N), the mixed block only once."""
+    """Sum of [Re x; Im x] [Re x; Im x]^T over samples x ([G,] n, N), the mixed block only once."""
     if not x.is_complex():
         x = torch.complex(x, torch.zeros_like(x))
     re, im = x.real.contiguous(), x.imag.contiguous()
     mixed = re.mT @ im
-    return torch.cat([torch.cat([re.mT @ re, mixed], 1), torch.cat([mixed.mT, im.mT @ im], 1)])
+    top, bottom = torch.cat([re.mT @ re, mixed], -1), torch.cat([mixed.mT, im.mT @ im], -1)
+    return torch.cat([top, bottom], -2)

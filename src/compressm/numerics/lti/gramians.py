@@ -3,7 +3,7 @@
 P = A P A* + B B* and Q = A* Q A + C* C, in closed form for diagonal A, by doubling for dense A,
 over all time or over a finite horizon.
 
-Shapes: N state, r reduced state, H inputs.
+Shapes: N state, r reduced state, H inputs; with G in front for systems with groups.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from compressm.errors import InputError
@@ -41,7 +42,7 @@ class Gramians:
 
     def __post_init__(self) -> None:
         require_square("P", self.P)
-        require_square("Q", self.Q, self.P.shape[0])
+        require_square("Q", self.Q, self.P.shape[-1])
 
 
 def gramians(
@@ -97,7 +98,7 @@ def cross_gramian(
         raise InputError(f"horizon is {horizon!r}; expected a sequence length >= 1, or None")
     real = (a.real_output and b.real_output) if real is None else real
     a, b = a.double(), b.double()
-    if a.is_diagonal and b.is_diagonal:
+    if a.diagonal and b.diagonal:
         X = cross_moments(a.A, a.B, b.A, b.B, horizon, real=real)
         return X if a.is_complex or b.is_complex else X.real
     same = a is b
@@ -107,7 +108,7 @@ def cross_gramian(
     A, F, M, G = a.dense_A(), a.B, b.dense_A(), b.B
     if same:
         M = A
-    dtype = (A[:1, :1] + M[:1, :1]).dtype
+    dtype = torch.promote_types(A.dtype, M.dtype)
     A, F, G = A.to(dtype), F.to(dtype), G.to(dtype)
     M = A if same else M.to(dtype)
     return stein(A, F, M, G) if horizon is None else stein_horizon(A, F, M, G, horizon)

@@ -1,21 +1,23 @@
 """H2 and H-infinity norms of systems and of reduction errors.
 
 ||G||_2^2 = sum_k ||h_k||_F^2 with D added to h_0; ||G||_inf = max_w sigma_max(G(e^{iw})).
-With `real_output`, the norms of the real map.
+With `real_output`, the norms of the real map. A system with groups is a block-diagonal map: its
+squared H2 norm is the sum over groups, its H-infinity norm the largest of a group.
 
-Shapes: N state, H inputs or outputs, F frequencies.
+Shapes: N state, H inputs or outputs, F frequencies, G groups.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from compressm.numerics.lti.cauchy import disc_defect
 from compressm.numerics.lti.compose import difference
-from compressm.numerics.lti.diagonal import unfold_readout
+from compressm.numerics.lti.coordinates import unfold_readout
 from compressm.numerics.lti.gramians import cross_gramian
 from compressm.numerics.lti.system import StateSpace
 
@@ -78,7 +80,7 @@ def _feed_through_energy(s: StateSpace) -> float:
     D = s.D
     if D is None:
         return 0.0
-    h0 = (s.C * s.B.mT).sum(1) if D.ndim == 1 else s.C @ s.B
+    h0 = (s.C * s.B.mT).sum(-1) if s.has_gain else s.C @ s.B
     return float((2 * D.conj() * h0 + D.abs().square()).sum().real)
 
 
@@ -95,16 +97,16 @@ def hinf_norm(system: StateSpace) -> float:
     grid = _grid(s)
     values = _gains(s, grid)
     # A periodic grid for complex systems, a reflected one on [0, pi] for real ones.
-    left, right = values.roll(1), values.roll(-1)
-    peaks = torch.nonzero((values >= left) & (values >= right)).flatten()
-    peaks = peaks[values[peaks].argsort(descending=True)][:_CANDIDATES]
+    isolated = (values >= values.roll(1, 0)) & (values >= values.roll(-1, 0))
+    count = min(_CANDIDATES, int(isolated.sum(0).max()))
+    peaks = torch.where(isolated, values, -1.0).topk(count, 0).indices
     best = float(values.max())
-    low = grid[(peaks - 1).clamp_min(0)]
-    high = grid[(peaks + 1).clamp_max(len(grid) - 1)]
-    fractions = torch.linspace(0, 1, _ZOOM_POINTS, dtype=torch.float64, device="cpu")
+    low = grid.gather(0, (peaks - 1).clamp_min(0))
+    high = grid.gather(0, (peaks + 1).clamp_max(len(grid) - 1))
+    fractions = torch.linspace(0, 1, _ZOOM_POINTS, dtype=torch.float64, device="cpu")[:, None]
     for _ in range(_ZOOMS):
         points = low[:, None] + (high - low)[:, None] * fractions
-        found = _gains(s, points.flatten()).view(points.shape)
+        found = _gains(s, points.flatten(0, 1)).view(points.shape)
         best = max(best, float(found.max()))
         top = found.argmax(1, keepdim=True)
         low = points.gather(1, (top - 1).clamp_min(0)).squeeze(1)
@@ -124,40 +126,42 @@ def _compressed(s: StateSpace) -> StateSpace:
     n = s.order * (2 if s.real_output else 1)
     B, C = s.B, s.C
     if s.inputs > n:
-        rows = torch.cat([B.real, B.imag]) if s.real_output else B
+        rows = torch.cat([B.real, B.imag], -2) if s.real_output else B
         B = B @ torch.linalg.qr(rows.mH)[0].to(B.dtype)
     if s.outputs > n:
-        columns = torch.cat([C.real, C.imag], 1) if s.real_output else C
+        columns = torch.cat([C.real, C.imag], -1) if s.real_output else C
         C = torch.linalg.qr(columns)[0].mH.to(C.dtype) @ C
-    return StateSpace(A=s.A, B=B, C=C, real_output=s.real_output)
+    return replace(s, B=B, C=C)
 
 
 def _grid(s: StateSpace) -> Tensor:
-    """Sorted angular frequencies in [0, pi], or [-pi, pi] when the response is not symmetric."""
-    poles = s.poles()
+    """Sorted angular frequencies (F, G) in [0, pi], or [-pi, pi] where the response is not
+    symmetric; G = 1 without a group axis."""
+    poles = s.poles().view(-1, s.order)
     symmetric = s.real_output or not s.is_complex
     width = disc_defect(poles) / 2
     offsets = torch.tensor(_AROUND_POLE, dtype=torch.float64, device="cpu")
-    around = poles.angle()[:, None] + width[:, None] * offsets
-    around = torch.remainder(around.flatten() + math.pi, 2 * math.pi) - math.pi
+    around = poles.angle()[..., None] + width[..., None] * offsets
+    around = torch.remainder(around.flatten(1) + math.pi, 2 * math.pi) - math.pi
     start = 0.0 if symmetric else -math.pi
     uniform = torch.linspace(start, math.pi, _UNIFORM, dtype=torch.float64, device="cpu")
-    grid = torch.cat([around.abs() if symmetric else around, uniform]).sort().values
+    uniform = uniform.expand(len(poles), -1)
+    grid = torch.cat([around.abs() if symmetric else around, uniform], 1).sort().values
     # Of points that differ by rounding, one: between them a peak would have a neighbour on one
-    # side only.
-    apart = torch.ones(len(grid), dtype=torch.bool, device="cpu")
-    apart[1:] = grid.diff() > _SAME_POINT
-    grid = grid[apart]
-    return torch.cat([grid, (grid[1:] + grid[:-1]) / 2]).sort().values
+    # side only. In their place the end of the grid is there more than once, where that is no harm.
+    same = torch.nn.functional.pad(grid.diff() <= _SAME_POINT, (1, 0))
+    grid = grid.masked_fill(same, math.pi).sort().values[:, : int((~same).sum(1).max())]
+    return torch.cat([grid, (grid[:, 1:] + grid[:, :-1]) / 2], 1).sort().values.mT
 
 
 def _gains(s: StateSpace, omega: Tensor) -> Tensor:
-    """The largest singular value at each frequency, (F,)."""
-    size = s.order**2 if not s.is_diagonal else s.order * s.outputs
-    batch = max(1, _BATCH // max(size, s.inputs * s.outputs))
+    """The largest singular value at each frequency, (F, G) of (F, G)."""
+    size = s.order * (s.outputs if s.diagonal else s.order)
+    batch = max(1, _BATCH // (max(size, s.inputs * s.outputs) * omega.shape[1]))
     gains = []
     for start in range(0, len(omega), batch):
-        G = s.transfer(omega[start : start + batch])
+        some = omega[start : start + batch]
+        G = s.transfer(some if s.groups is not None else some[:, 0])
         small = G @ G.mH if s.outputs <= s.inputs else G.mH @ G
-        gains.append(torch.linalg.eigvalsh(small)[:, -1].clamp_min(0).sqrt())
-    return torch.cat(gains)
+        gains.append(torch.linalg.eigvalsh(small)[..., -1].clamp_min(0).sqrt())
+    return torch.cat(gains).view(omega.shape)

@@ -3,7 +3,8 @@
 A real eigenvalue takes a complex state of its own. Its imaginary part is idle then, and a balanced
 truncation can end with fewer states than it may have. Neither costs anything to fill.
 
-Shapes: N full states, r reduced states, k states added, H_in inputs, H_out outputs.
+Shapes: N full states, r reduced states, k states added, H_in inputs, H_out outputs; with G in front
+for systems with groups.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor
 
 from compressm.errors import RankError
-from compressm.numerics.lti.diagonal import unfold_readout
+from compressm.numerics.lti.coordinates import unfold_readout
 from compressm.numerics.lti.gramians import cross_gramian
+from compressm.numerics.lti.groups import diagonal, take
+from compressm.numerics.lti.reduction import Reduction
 from compressm.numerics.lti.system import StateSpace
-from compressm.numerics.lti.truncation import Reduction
 
 _ITERATIONS = 10
 
@@ -28,7 +30,8 @@ def padded(full: StateSpace, reduction: Reduction, rank: int) -> Reduction:
     What is left over is best spent on modes that explain most of the remaining error: chosen are
     those of the largest ||E[e x_i*]||² / E[|x_i|²], e the output error (white-noise input). The
     added states have a zero readout, so nothing changes until a refit uses them. Optimizer
-    moments of B follow exactly, those of C start at zero.
+    moments of B follow exactly, those of C start at zero. Each group is filled up from the states
+    that it uses itself.
 
     Args:
         full: the stable diagonal system that was reduced.
@@ -38,40 +41,53 @@ def padded(full: StateSpace, reduction: Reduction, rank: int) -> Reduction:
     Raises:
         RankError: rank > N.
     """
-    missing = rank - reduction.rank
-    if missing <= 0:
+    r = reduction.rank
+    used = torch.tensor(r, device="cpu") if reduction.used is None else reduction.used
+    missing = rank - used
+    most = int(missing.max())
+    if most <= 0:
         return reduction
     if rank > full.order:
         raise RankError(f"rank {rank} was asked for, but the system has {full.order} modes")
     full, reduced = full.double(), reduction.system.double()
-    picks = _explained(full, reduced).topk(missing).indices
+    picks = _explained(full, reduced).topk(most).indices
     extra = full.select(picks)
-    system = StateSpace(
-        A=torch.cat([reduced.A, extra.A]),
-        B=torch.cat([reduced.B, extra.B]),
-        C=torch.cat([reduced.C, torch.zeros_like(extra.C)], 1),
-        D=full.D,
-        real_output=full.real_output,
+    # Of the r states and the added ones, those in use and then as many as are missing.
+    place = torch.arange(rank, device="cpu")
+    place = torch.where(place < used[..., None], place, place - used[..., None] + r)
+    halves = 2 if full.real_output and not reduction.lift.is_complex() else 1
+    system = replace(
+        full,
+        A=take(torch.cat([reduced.A, extra.A], -1), place, -1),
+        B=take(torch.cat([reduced.B, extra.B], -2), place, -2),
+        C=take(torch.cat([reduced.C, torch.zeros_like(extra.C)], -1), place, -1),
     )
-    unit = torch.eye(full.order, dtype=reduction.lift.dtype, device="cpu")[:, picks]
-    lift, project = reduction.lift, reduction.project
-    blank = project.new_zeros(missing, project.shape[1])
-    if full.real_output and not lift.is_complex():
-        zero = torch.zeros_like(unit)
-        (re, im), (top, bottom) = lift.chunk(2, 1), project.chunk(2, 0)
-        lift = torch.cat([re, torch.cat([unit, zero]), im, torch.cat([zero, unit])], 1)
-        project = torch.cat([top, blank, bottom, blank])
-    else:
-        lift, project = torch.cat([lift, unit], 1), torch.cat([project, blank])
-    note = f"{missing} existing modes fill the size that real eigenvalues left over"
+    lift = torch.unflatten(reduction.lift, -1, (halves, r))
+    project = torch.unflatten(reduction.project, -2, (halves, r))
+    blank = project.new_zeros(*project.shape[:-2], most, project.shape[-1])
+    lift = torch.cat([lift, _embedding(picks, full.order, halves, lift.dtype)], -1)
+    lift = torch.cat([take(part, place, -1) for part in lift.unbind(-2)], -1)
+    project = torch.cat([project, blank], -2)
+    project = torch.cat([take(part, place, -2) for part in project.unbind(-3)], -2)
+    note = f"{most} existing modes fill the size that real eigenvalues left over"
     return replace(
         reduction,
         system=system,
         lift=lift,
         project=project,
         rank=rank,
+        used=None,
         notes=(*reduction.notes, note),
     )
+
+
+def _embedding(picks: Tensor, N: int, halves: int, dtype: torch.dtype) -> Tensor:
+    """States `picks` (..., k) among all N: (..., halves N, halves, k) of zeros and ones."""
+    unit = torch.zeros(*picks.shape[:-1], N, picks.shape[-1], dtype=dtype, device="cpu")
+    unit.scatter_(-2, picks[..., None, :], 1)
+    eye = torch.eye(halves, dtype=dtype, device="cpu")
+    joint = eye[:, None, :, None] * unit[..., None, :, None, :]
+    return joint.flatten(-4, -3)
 
 
 def with_idle_parts_driven(full: StateSpace, reduced: StateSpace) -> StateSpace:
@@ -91,22 +107,32 @@ def with_idle_parts_driven(full: StateSpace, reduced: StateSpace) -> StateSpace:
     if not reduced.real_output:
         return reduced
     reduced = reduced.double()
-    size = reduced.B.abs().amax(1)
-    idle = (reduced.A.imag == 0) & (reduced.B.imag.abs().amax(1) <= 1e-12 * size) & (size > 0)
-    B = reduced.B.clone()
-    if bool(idle.any()):
-        directions = _largest_errors(full.double(), reduced, reduced.A[idle].real)
-        B[idle] = torch.complex(B[idle].real, B[idle].real.norm(dim=1)[:, None] * directions)
-    C = torch.where(idle, reduced.C.real.to(reduced.C.dtype), reduced.C)
-    return StateSpace(A=reduced.A, B=B, C=C, D=reduced.D, real_output=True)
+    size = reduced.B.abs().amax(-1)
+    idle = (reduced.A.imag == 0) & (reduced.B.imag.abs().amax(-1) <= 1e-12 * size) & (size > 0)
+    most = int(idle.sum(-1).max())
+    if not most:
+        return reduced
+    # The idle modes of each group in front, as many as the group with most has.
+    at = idle.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[..., :most]
+    chosen = idle.gather(-1, at)
+    directions = _largest_errors(full.double(), reduced, reduced.A.gather(-1, at).real)
+    rows = take(reduced.B, at, -2)
+    driven = torch.complex(rows.real, rows.real.norm(dim=-1)[..., None] * directions)
+    index = at[..., None].expand(rows.shape)
+    B = reduced.B.scatter(-2, index, torch.where(chosen[..., None], driven, rows))
+    C = torch.where(idle[..., None, :], reduced.C.real.to(reduced.C.dtype), reduced.C)
+    return replace(reduced, B=B, C=C)
 
 
 def _largest_errors(full: StateSpace, reduced: StateSpace, poles: Tensor) -> Tensor:
-    """Unit vectors (k, H_in) that E(pole) amplifies most, one for each pole (k,).
+    """Unit vectors (..., k, H_in) that E(pole) amplifies most, one for each pole (..., k).
 
     By power iteration on factors, all poles at once.
     """
-    systems = [(s.C, (1 - s.A[:, None] * poles).reciprocal(), s.B) for s in (full, reduced)]
+    systems = [
+        (s.C, (1 - s.A[..., :, None] * poles[..., None, :]).reciprocal(), s.B)
+        for s in (full, reduced)
+    ]
 
     def apply(v: Tensor) -> Tensor:
         out = [(C @ (g * (B @ v.to(B.dtype)))).real for C, g, B in systems]
@@ -120,22 +146,26 @@ def _largest_errors(full: StateSpace, reduced: StateSpace, poles: Tensor) -> Ten
 
     generator = torch.Generator(device="cpu").manual_seed(0)
     start = torch.randn(full.inputs, dtype=torch.float64, generator=generator, device="cpu")
-    v = torch.nn.functional.normalize(start, dim=0)[:, None].expand(-1, len(poles))
+    start = torch.nn.functional.normalize(start, dim=0)
+    v = start[:, None].expand(*poles.shape[:-1], -1, poles.shape[-1])
     for _ in range(_ITERATIONS):
         new = transposed(apply(v))
         # Where nothing is left to explain at a pole, any direction will do.
-        v = torch.where(new.norm(dim=0) > 0, torch.nn.functional.normalize(new, dim=0), v)
+        moves = new.norm(dim=-2, keepdim=True) > 0
+        v = torch.where(moves, torch.nn.functional.normalize(new, dim=-2), v)
     return v.mT
 
 
 def _explained(full: StateSpace, reduced: StateSpace) -> Tensor:
-    """||E[e x_i*]||² / E[|x_i|²] of each mode (N,), e the output error of `reduced`."""
+    """||E[e x_i*]||² / E[|x_i|²] of each mode (..., N), e the output error of `reduced`."""
     P, X = cross_gramian(full, full), cross_gramian(full, reduced)
     if full.real_output:
         C, C_r = unfold_readout(full.C), unfold_readout(reduced.C)
     else:
         C, C_r = full.C, reduced.C
-    error = (C @ P - C_r @ X.mH).abs().square().sum(0).view(-1, full.order).sum(0)
-    variance = P.diagonal().real.view(-1, full.order).sum(0)
-    floor = torch.finfo(variance.dtype).eps * variance.max()
-    return torch.where(variance > floor, error / variance.clamp_min(floor), 0.0)
+    error = (C @ P - C_r @ X.mH).abs().square().sum(-2)
+    error = torch.unflatten(error, -1, (-1, full.order)).sum(-2)
+    variance = torch.unflatten(diagonal(P).real, -1, (-1, full.order)).sum(-2)
+    floor = torch.finfo(variance.dtype).eps * variance.amax(-1, keepdim=True)
+    safe = torch.where(floor > 0, floor, 1.0)
+    return torch.where(variance > floor, error / variance.clamp_min(safe), 0.0)

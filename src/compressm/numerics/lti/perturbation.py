@@ -3,7 +3,7 @@
 H = (P^{1/2} Q P^{1/2})^{1/2} is Hermitian with the Hankel singular values as eigenvalues, so by
 Weyl's inequality |σ_i(t') - σ_i(t)| <= ||H(t') - H(t)||_2.
 
-Shapes: n coordinates (N, or 2N in real coordinates).
+Shapes: n coordinates (N, or 2N in real coordinates); with G in front for groups.
 """
 
 from __future__ import annotations
@@ -43,26 +43,29 @@ def hankel_matrix(P: Tensor, Q: Tensor) -> HankelMatrix:
         InputError: the sizes differ.
     """
     require_square("P", P)
-    require_square("Q", Q, P.shape[0])
+    require_square("Q", Q, P.shape[-1])
     P, Q = as_double(P), as_double(Q)
     dtype = torch.promote_types(P.dtype, Q.dtype)
     p, U = torch.linalg.eigh(P.to(dtype))
-    root = (U * p.clamp_min(0).sqrt()) @ U.mH
+    root = (U * p.clamp_min(0).sqrt()[..., None, :]) @ U.mH
     product = root @ Q.to(dtype) @ root
     squares, vectors = torch.linalg.eigh((product + product.mH) / 2)
-    values = squares.clamp_min(0).sqrt().flip(0)
-    vectors = vectors.flip(1)
-    return HankelMatrix(matrix=(vectors * values) @ vectors.mH, values=values, vectors=vectors)
+    values = squares.clamp_min(0).sqrt().flip(-1)
+    vectors = vectors.flip(-1)
+    return HankelMatrix(
+        matrix=(vectors * values[..., None, :]) @ vectors.mH, values=values, vectors=vectors
+    )
 
 
 def weyl_bound(before: HankelMatrix, after: HankelMatrix) -> float:
-    """||H' - H||_2, which no singular value can move further than.
+    """||H' - H||_2, which no singular value can move further than; of groups, the largest.
 
     Raises:
         InputError: the sizes differ.
     """
     if before.matrix.shape != after.matrix.shape:
         raise InputError(
-            f"the matrices have {len(before.matrix)} and {len(after.matrix)} rows; expected equal"
+            f"the matrices have shapes {tuple(before.matrix.shape)} and "
+            f"{tuple(after.matrix.shape)}; expected equal"
         )
-    return float(torch.linalg.matrix_norm(after.matrix - before.matrix, 2))
+    return float(torch.linalg.matrix_norm(after.matrix - before.matrix, 2).max())

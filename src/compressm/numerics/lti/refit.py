@@ -4,10 +4,13 @@ For fixed reduced dynamics the H2-optimal readout is C' = C X P_r^{-1}, X = E[x 
 moment of the full and the reduced state, P_r = E[z z*]; by duality B' = Q_r^{-1} Y* B with the
 cross observability Gramian Y. The same formula with empirical moments is a least-squares fit.
 
-Shapes: n and q coordinates of the full and the reduced state (2N and 2r, or N and r), H outputs.
+Shapes: n and q coordinates of the full and the reduced state (2N and 2r, or N and r), H outputs;
+with G in front for systems with groups.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,8 +18,9 @@ from torch import Tensor
 from compressm.errors import InputError
 from compressm.numerics.checks import as_double, require_finite, require_square
 from compressm.numerics.lti.compose import adjoint
-from compressm.numerics.lti.diagonal import fold_readout, unfold_readout
+from compressm.numerics.lti.coordinates import fold_readout, unfold_readout
 from compressm.numerics.lti.gramians import cross_gramian
+from compressm.numerics.lti.groups import diagonal, take
 from compressm.numerics.lti.system import StateSpace
 
 # Enough to tame directions that a few thousand samples do not determine, too small to matter
@@ -34,20 +38,27 @@ def psd_solve(moment: Tensor, right: Tensor, ridge: float = 0.0) -> Tensor:
     """
     if not ridge >= 0:
         raise InputError(f"ridge is {ridge!r}; expected a number >= 0")
-    q = moment.shape[0]
-    diagonal = moment.diagonal().real
-    mean = float(diagonal.mean())
-    if mean <= 0:
+    q = moment.shape[-1]
+    mean = diagonal(moment).real.mean(-1)
+    driven = mean > 0
+    if not bool(driven.any()):
         return torch.zeros_like(right)
-    moment = moment + ridge * mean * torch.eye(q, dtype=moment.dtype, device="cpu")
+    mean = torch.where(driven, mean, 1.0)
+    eye = torch.eye(q, dtype=moment.dtype, device="cpu")
+    moment = moment + (ridge * mean)[..., None, None] * eye
     # A unit diagonal keeps weakly driven states; an undriven one keeps its zero row.
-    scale = moment.diagonal().real.clamp_min(torch.finfo(torch.float64).eps * mean).sqrt()
-    unit = moment / (scale[:, None] * scale)
+    floor = torch.finfo(torch.float64).eps * mean[..., None]
+    scale = diagonal(moment).real.clamp_min(floor).sqrt()
+    unit = moment / (scale[..., :, None] * scale[..., None, :])
     values, vectors = torch.linalg.eigh((unit + unit.mH) / 2)
-    keep = values > 10 * q * torch.finfo(torch.float64).eps * values[-1]
-    basis = vectors[:, keep]
-    solved: Tensor = (((right / scale) @ basis) / values[keep]) @ basis.mH / scale
-    return solved
+    keep = values > 10 * q * torch.finfo(torch.float64).eps * values[..., -1:]
+    # Eigenvalues ascend, so what is kept of any group is among the last ones.
+    used = q - int(keep.sum(-1).max())
+    basis = vectors[..., used:].contiguous()
+    weights = torch.where(keep, values, torch.inf)[..., None, used:]
+    scale = scale[..., None, :]
+    solved: Tensor = (((right / scale) @ basis) / weights) @ basis.mH / scale
+    return torch.where(driven[..., None, None], solved, 0.0)
 
 
 def refit_output(
@@ -78,7 +89,7 @@ def refit_output(
         C, C_r = full.C.to(dtype), reduced.C.to(dtype)
         cross, moment = cross.to(dtype), moment.to(dtype)
         C_new = C_r + psd_solve(moment, C @ cross - C_r @ moment, ridge)
-    return _replace(reduced, B=reduced.B, C=C_new)
+    return replace(reduced, C=C_new)
 
 
 def refit_input(
@@ -94,7 +105,7 @@ def refit_input(
         ridge: relative to the mean of Q_r's diagonal; pulls towards the B that `reduced` has.
     """
     dual = refit_output(adjoint(full), adjoint(reduced), cross=cross, moment=moment, ridge=ridge)
-    return _replace(reduced, B=dual.C.mH, C=reduced.C)
+    return replace(reduced, B=dual.C.mH)
 
 
 def h2_refit(
@@ -117,7 +128,7 @@ def h2_refit(
     reduced = _h2_output(full, reduced, ridge)
     for _ in range(alternations):
         dual = _h2_output(adjoint(full), adjoint(reduced), ridge)
-        reduced = _h2_output(full, _replace(reduced, B=dual.C.mH, C=reduced.C), ridge)
+        reduced = _h2_output(full, replace(reduced, B=dual.C.mH), ridge)
     return reduced
 
 
@@ -145,24 +156,30 @@ def split_joint(full: StateSpace, reduced: StateSpace, joint: Tensor) -> tuple[T
     N, r = full.order, reduced.order
     parts = 2 if full.real_output else 1
     require_square("joint", joint, parts * (N + r))
-    blocks = joint.reshape(parts, N + r, parts, N + r)
-    cross, moment = blocks[:, :N, :, N:], blocks[:, N:, :, N:]
-    return cross.reshape(parts * N, -1), moment.reshape(parts * r, -1)
+    blocks = joint.reshape(*joint.shape[:-2], parts, N + r, parts, N + r)
+    cross, moment = blocks[..., :N, :, N:], blocks[..., N:, :, N:]
+    return _as_matrix(cross), _as_matrix(moment)
+
+
+def _as_matrix(blocks: Tensor) -> Tensor:
+    """(..., p, m, p, n) to (..., p m, p n)."""
+    return blocks.flatten(-2).flatten(-3, -2)
 
 
 def joint_of_modes(P: Tensor, indices: Tensor, *, real: bool) -> Tensor:
     """The second moment of the state of `stack(full, full.select(indices))` from that of `full`.
 
     Args:
-        P: (N, N), or (2N, 2N) in real coordinates.
-        indices: (r,) modes.
+        P: (N, N), or (2N, 2N) in real coordinates; with G in front for groups.
+        indices: (r,) or (G, r) modes.
         real: whether P is in real coordinates.
     """
     parts = 2 if real else 1
-    N = P.shape[0] // parts
-    joint = torch.cat([torch.arange(N, device="cpu"), indices])
-    at = torch.cat([joint + part * N for part in range(parts)])
-    return P[at][:, at]
+    N = P.shape[-1] // parts
+    every = torch.arange(N, device="cpu").expand(*indices.shape[:-1], N)
+    joint = torch.cat([every, indices], -1)
+    at = torch.cat([joint + part * N for part in range(parts)], -1)
+    return take(take(P, at, -2), at, -1)
 
 
 def output_error(full: StateSpace, reduced: StateSpace, joint: Tensor) -> float | None:
@@ -181,16 +198,17 @@ def output_error(full: StateSpace, reduced: StateSpace, joint: Tensor) -> float 
     if full.real_output:
         (re, im), (re_r, im_r) = _halves(unfold_readout(C)), _halves(unfold_readout(C_r))
         zero = torch.zeros_like(re_r)
-        error = torch.cat([re, -re_r, im, -im_r], 1)
-        whole = torch.cat([re, zero, im, zero], 1)
+        error = torch.cat([re, -re_r, im, -im_r], -1)
+        whole = torch.cat([re, zero, im, zero], -1)
     else:
-        error, whole = torch.cat([C, -C_r], 1), torch.cat([C, torch.zeros_like(C_r)], 1)
+        error = torch.cat([C, -C_r], -1)
+        whole = torch.cat([C, torch.zeros_like(C_r)], -1)
     energy = [float(((M @ joint.to(M.dtype)) * M.conj()).sum().real) for M in (error, whole)]
     return (max(energy[0], 0.0) / energy[1]) ** 0.5 if energy[1] > 0 else None
 
 
 def _halves(readout: Tensor) -> tuple[Tensor, ...]:
-    return readout.chunk(2, 1)
+    return readout.chunk(2, -1)
 
 
 def _h2_output(full: StateSpace, reduced: StateSpace, ridge: float) -> StateSpace:
@@ -211,13 +229,10 @@ def _checked(
         raise InputError("one system has real_output and the other has not; make them agree")
     g = 2 if real else 1
     n, q = g * full.order, g * reduced.order
-    if tuple(cross.shape) != (n, q):
-        raise InputError(f"cross has shape {tuple(cross.shape)}; expected ({n}, {q})")
+    expected = (*full.B.shape[:-2], n, q)
+    if tuple(cross.shape) != expected:
+        raise InputError(f"cross has shape {tuple(cross.shape)}; expected {expected}")
     require_square("moment", moment, q)
     require_finite("cross", cross)
     require_finite("moment", moment)
     return as_double(cross), as_double(moment), real
-
-
-def _replace(s: StateSpace, *, B: Tensor, C: Tensor) -> StateSpace:
-    return StateSpace(A=s.A, B=B, C=C, D=s.D, real_output=s.real_output)

@@ -8,10 +8,12 @@ modes of about the same pole
 and never more than ||R|| / w + ||R'|| / w'. Sums of these over the modes bound the distance of two
 systems; with `real_output` too, where the map is the mean of G(w) and conj(G(-w)).
 
-Shapes: N states.
+Shapes: N states; with groups, the bound is that of the group where it is largest.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -39,19 +41,22 @@ def mode_distance(a: StateSpace, b: StateSpace) -> float:
         InputError: the systems are of another order, or not diagonal.
     """
     a, b = _diagonal(a), _diagonal(b)
-    if a.order != b.order:
-        raise InputError(f"the systems have {a.order} and {b.order} states; expected equal")
+    if a.A.shape != b.A.shape:
+        raise InputError(
+            f"the systems have poles {tuple(a.A.shape)} and {tuple(b.A.shape)}; "
+            "expected equal shapes"
+        )
     w_a, w_b = width(a.A), width(b.A)
     size_a, size_b = _residues(a), _residues(b)
-    inner = (a.B.conj() * a.B).sum(1).real
-    scale = torch.where(inner > 0, (a.B.conj() * b.B).sum(1) / inner.clamp_min(1e-300), 1.0)
-    rows = (b.B - scale[:, None] * a.B).norm(dim=1)
-    columns = (a.C - scale * b.C).norm(dim=0)
+    inner = (a.B.conj() * a.B).sum(-1).real
+    scale = torch.where(inner > 0, (a.B.conj() * b.B).sum(-1) / inner.clamp_min(1e-300), 1.0)
+    rows = (b.B - scale[..., None] * a.B).norm(dim=-1)
+    columns = (a.C - scale[..., None, :] * b.C).norm(dim=-2)
     # R - R' = (c - s c') b^T + c' (s b - b')^T
-    gap = columns * a.B.norm(dim=1) + b.C.norm(dim=0) * rows
+    gap = columns * a.B.norm(dim=-1) + b.C.norm(dim=-2) * rows
     apart = (a.A - b.A).abs()
     near = gap / w_b + size_a * apart / (w_a * w_b)
-    return float(torch.minimum(near, size_a / w_a + size_b / w_b).sum())
+    return float(torch.minimum(near, size_a / w_a + size_b / w_b).sum(-1).max())
 
 
 def rounding_error(system: StateSpace) -> float:
@@ -62,17 +67,17 @@ def rounding_error(system: StateSpace) -> float:
     s = _diagonal(system)
     w, size = width(s.A), _residues(s)
     lost = _POLE_ROUNDINGS * _EPS
-    return float((size * (lost / (w * (w - lost).clamp_min(0)) + lost / w)).sum())
+    return float((size * (lost / (w * (w - lost).clamp_min(0)) + lost / w)).sum(-1).max())
 
 
 def _residues(s: StateSpace) -> Tensor:
-    sizes: Tensor = s.C.norm(dim=0) * s.B.norm(dim=1)
+    sizes: Tensor = s.C.norm(dim=-2) * s.B.norm(dim=-1)
     return sizes
 
 
 def _diagonal(system: StateSpace) -> StateSpace:
-    if not system.is_diagonal:
+    if not system.diagonal:
         raise InputError("expected a diagonal system")
     s = system.double()
     A, B, C = (t.to(torch.complex128) for t in (s.A, s.B, s.C))
-    return StateSpace(A=A, B=B, C=C, real_output=s.real_output)
+    return replace(s, A=A, B=B, C=C, D=None)

@@ -1,6 +1,6 @@
 """Dense Stein equations X = A X M* + F G* by doubling.
 
-Shapes: N and r states of the two systems, H inputs.
+Shapes: N and r states of the two systems, H inputs; all with groups (G, ...) in front, or none.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def stein(A: Tensor, F: Tensor, M: Tensor, G: Tensor) -> Tensor:
         X = X + step
         if not bool(torch.isfinite(X).all()):
             break
-        if float(step.norm()) <= torch.finfo(torch.float64).eps * float(X.norm()):
+        size, total = (t.norm(dim=(-2, -1)) for t in (step, X))
+        if bool((size <= torch.finfo(torch.float64).eps * total).all()):
             return X
         A = A @ A
         M = A if same else M @ M
