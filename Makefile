@@ -50,7 +50,7 @@ bench: $(STAMP) ## speed of the operators on this machine
 # The machine's own Python, if it has PyTorch: PYTHON=python3 needs no network and no .venv.
 gpu: ## tests, comparisons and timings on a CUDA device
 	@test "$(origin PYTHON)" != file || $(MAKE) --no-print-directory install
-	@PYTHONPATH=src:. $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py
+	@PYTHONPATH=src:. $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON)) experiments/gpu.py
 
 clean: ## remove everything that is made
 	rm -rf $(VENV) build dist site runs .pytest_cache .mypy_cache .ruff_cache

@@ -9,35 +9,41 @@ import listings
 Json = dict[str, Any]
 
 
+def machine(results: Json) -> str:
+    """Where times were taken; a busy machine makes everything slower, so how busy it was."""
+    facts = results["machine"]
+    load = facts["load_one_minute"]
+    busy = "" if load is None else f", load {load:.1f} at the start"
+    return f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}{busy}."
+
+
 def cutting(results: Json) -> str:
     """Seconds of a cut by every method, the share of a run, and an idle step.
 
     Args:
-        results: what `benchmarks/cutting.py` writes.
+        results: of `summaries.cutting`.
     """
     rows = []
     for row in results["methods"]:
-        cells = [f"`{row['method']}`", "yes" if row["data"] else "no"]
-        cells += [f"{row[key]:.1f}" for key in ("measure", "cut")]
+        cells = [f"`{row['method']}`", "yes" if row["looks_at_data"] else "no"]
+        cells += [f"{row[key]:.1f}" for key in ("measure_seconds", "cut_seconds")]
         rows.append([f"**{cell}**" for cell in cells] if row["default"] else cells)
-    model, run, facts = results["model"], results["run"], results["machine"]
-    long = results["published"]
-    load = "" if facts["load"] is None else f", load {facts['load']:.1f} at the start"
+    model, run, long = results["model"], results["run"], results["share"]
     table = listings.table(["method", "looks at data", "measure", "measure and cut"], rows)
     return " ".join(
         [
-            f"{table}\n\nSeconds, best of {results['rounds']}: all layers of {model['depth']}",
+            f"{table}\n\nSeconds, best of {model['rounds']}: all layers of {model['depth']}",
             f"blocks, N={model['states']} to {model['kept']}, H={model['width']}, with AdamW.",
             f"Methods that look at data see {model['batch']} sequences of {model['length']} steps;",
             "these passes are included. Bold: what `auto` takes, by what there is to look at.",
             f"The recipe `{run['recipe']}` ({run['steps']:,} steps, {run['cuts']} cuts) took",
-            f"{run['seconds']:.0f} s, of it compression {run['compression']:.1f} s,",
-            f"{100 * run['share']:.0f} %. Of the {long['steps']:,} steps of {long['name']} as",
-            f"published, {1e3 * long['step']:.0f} ms each when cut, {long['cuts']} cuts of",
-            f"{long['cut']:.1f} s are at most {100 * long['share']:.2f} %.",
+            f"{run['wall_seconds']:.0f} s, of it compression {run['cut_seconds']:.1f} s,",
+            f"{run['share_percent']:.0f} %. Of the {long['steps']:,} steps of {long['model']} as",
+            f"published, {long['step_milliseconds']:.0f} ms each when cut, {long['cuts']} cuts of",
+            f"{long['cut_seconds']:.1f} s are at most {long['share_percent']:.2f} %.",
             "`Compressor.step()` with nothing due takes",
-            f"{1e6 * results['idle_step']:.2f} µs. {facts['cpu']}, {facts['threads']} threads,",
-            f"torch {facts['torch']}{load}; source: `benchmarks/results/cutting.json`.",
+            f"{results['idle']['idle_step_microseconds']:.2f} µs. {machine(results)}",
+            results["source"],
         ]
     )
 

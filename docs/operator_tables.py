@@ -1,39 +1,65 @@
-"""Tables of Mamba's operators: the scan alone, and a training step around it."""
+"""Tables of operators: alone, and in a training step around them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import listings
+from loop_tables import machine
 
 Json = dict[str, Any]
+
+
+def lru(results: Json) -> str:
+    """Milliseconds of every operator; the ones that the cost model chooses are bold.
+
+    Args:
+        results: of `summaries.operators`.
+    """
+    rows = []
+    for t in results["timings"]:
+        name = f"{t['backend']}, T={t['chunk']}" if t["backend"] == "chunk" else t["backend"]
+        times = (_time(t, f"{key}_") for key in ("forward_backward", "model_step"))
+        cells = [name, *times]
+        cells = [f"**{cell}**" for cell in cells] if t["chosen"] else cells
+        rows.append([t["setting"], t["states"], *cells])
+    sizes = "; ".join(
+        f"{s['name']}: batch {s['batch']}, L={s['length']}, H={s['width']}, {s['depth']} "
+        f"block{'s' if s['depth'] > 1 else ''}"
+        for s in results["models"]
+    )
+    columns = ["setting", "N", "operator", "layer, forward + backward", "whole model, one step"]
+    return (
+        listings.table(columns, rows)
+        + f"\n\nMilliseconds, best (median) of {results['rounds']} rounds. {sizes}. "
+        + f"{machine(results)} {results['source']}"
+    )
 
 
 def mamba_scan(results: Json) -> str:
     """Milliseconds of one scan at every number of states, by the kernel and without it.
 
     Args:
-        results: what `benchmarks/mamba_ops.py` writes.
+        results: of `summaries.operators`.
     """
     rows = [t for t in results["timings"] if t["what"] == "scan"]
     times = {(t["states"], t["code"]): t for t in rows}
-    ratio = _ratios(results)
     table = listings.table(
         ["N", "kernel", "plain PyTorch", "ratio"],
         [
             [
                 n,
                 *(_time(times[n, code]) for code in ("compressm", "plain PyTorch")),
-                f"{ratio['scan', 'plain PyTorch', n]:.1f}",
+                f"{times[n, 'plain PyTorch']['times_ours']:.1f}",
             ]
             for n in sorted({n for n, _ in times})
         ],
     )
-    setting = results["setting"]
+    setting = results["model"]
     return (
         f"{table}\n\nMilliseconds of forward and backward, best (median) of {results['rounds']} "
         f"rounds: batch {setting['batch']}, L={setting['length']}, {2 * setting['width']} "
-        f"channels, with gate. {_machine(results)}"
+        f"channels, with gate. {machine(results)} {results['source']}"
     )
 
 
@@ -41,21 +67,24 @@ def mamba_step(results: Json) -> str:
     """Milliseconds of one training step of the whole model, by three codes.
 
     Args:
-        results: what `benchmarks/mamba_ops.py` writes.
+        results: of `summaries.operators`.
     """
-    setting, facts, ratio = results["setting"], results["machine"], _ratios(results)
+    setting, packages = results["model"], results["packages"]
     names = {
         "compressm": "`accelerate_cpu`",
-        "mambapy": f"mambapy {facts['mambapy']}",
-        "transformers": f"transformers {facts['transformers']}, its own loop",
+        "mambapy": f"mambapy {packages.get('mambapy')}",
+        "transformers": f"transformers {packages['transformers']}, its own loop",
     }
     rows = []
     for t in results["timings"]:
         if t["what"] == "model step":
             shorter = t["length"] != setting["length"]
-            time = f"{t['best'] * setting['length'] / t['length']:.0f} *" if shorter else _time(t)
-            against = ratio["model step", t["code"], t["states"]]
-            rows.append([t["states"], names[t["code"]], time, f"{against:.1f}"])
+            time = (
+                f"{t['best_milliseconds'] * setting['length'] / t['length']:.0f} *"
+                if shorter
+                else _time(t)
+            )
+            rows.append([t["states"], names[t["code"]], time, f"{t['times_ours']:.1f}"])
     note = (
         f" * Measured at L={setting['short']}, scaled linearly to L={setting['length']}; its "
         "time grows faster than that, so the ratio is a lower bound."
@@ -65,7 +94,7 @@ def mamba_step(results: Json) -> str:
         + f"\n\nMilliseconds, best (median): {setting['depth']} layers of width "
         + f"{setting['width']}, batch {setting['batch']}, L={setting['length']}; forward, "
         + f"backward and AdamW.{note if any('*' in row[2] for row in rows) else ''} "
-        + _machine(results)
+        + f"{machine(results)} {results['source']}"
     )
 
 
@@ -73,29 +102,22 @@ def mamba_profile(results: Json) -> str:
     """What a training step through `accelerate_cpu` spends its time on, by kind of operator.
 
     Args:
-        results: what `benchmarks/mamba_ops.py profile` writes.
+        results: of `summaries.profiles`.
     """
-    kinds = list(results["profiles"][0]["kinds"])
+    kinds = list(results["profiles"][0]["work_milliseconds"])
+
+    def work(p: Json) -> list[float]:
+        return [p["work_milliseconds"][kind] for kind in kinds]
+
     rows = [
-        [p["states"], f"{p['milliseconds']:.1f}", *(f"{p['kinds'][kind]:.1f}" for kind in kinds)]
+        [p["states"], *(f"{x:.1f}" for x in (p["operators_milliseconds"], *work(p)))]
         for p in results["profiles"]
     ]
     table = listings.table(["N", "all", *kinds], rows)
-    return f"{table}\n\nMilliseconds of operators. {_machine(results, 'mamba_ops_profile')}"
+    return f"{table}\n\nMilliseconds of operators. {machine(results)} {results['source']}"
 
 
-def _time(timing: Json) -> str:
-    return f"{timing['best']:.1f} ({timing['median']:.1f})"
-
-
-def _ratios(results: Json) -> dict[tuple[str, str, int], float]:
-    return {(r["what"], r["code"], r["states"]): r["ratio"] for r in results["times_ours"]}
-
-
-def _machine(results: Json, file: str = "mamba_ops") -> str:
-    facts = results["machine"]
-    load = "" if facts["load"] is None else f", load {facts['load']:.1f} at the start"
-    return (
-        f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}{load}; "
-        f"source: `benchmarks/results/{file}.json`."
-    )
+def _time(timing: Json, what: str = "") -> str:
+    """Best, and the median in brackets."""
+    best, median = (timing[f"{what}{which}_milliseconds"] for which in ("best", "median"))
+    return f"{best:.1f} ({median:.1f})"

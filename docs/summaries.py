@@ -230,3 +230,42 @@ def pace(folder: Path, experiment: str) -> Json:
     (result,) = results_of(folder, experiment)
     sizes = {"full": _full_size([result]), "kept": result["settings"]["kept"]}
     return {"sizes": sizes, "threads": result["threads"], **result["figures"]}
+
+
+def _facts(result: Result) -> Json:
+    """Of the machine that made it, as the captions of tables of times take them."""
+    machine = {key: result["machine"][key] for key in ("cpu", "load_one_minute")}
+    return {**machine, "threads": result["threads"], "torch": result["versions"]["torch"]}
+
+
+def operators(folder: Path, experiment: str) -> Json:
+    """One run in which all codes took turns: its figures, settings and machine."""
+    (result,) = [r for r in results_of(folder, experiment) if r["arm"] == "operators"]
+    return {"machine": _facts(result), **result["settings"], **result["figures"]}
+
+
+def profiles(folder: Path, experiment: str) -> Json:
+    """Profiles of a step, those with the most states first."""
+    found = [r for r in results_of(folder, experiment) if r["arm"] == "profile"]
+    found.sort(key=lambda r: -r["settings"]["states"])
+    rows = [{**r["settings"], **r["figures"]} for r in found]
+    return {"machine": _facts(found[0]), "profiles": rows}
+
+
+def cutting(folder: Path, experiment: str) -> Json:
+    """Cuts by every method, and the single runs beside them."""
+    by_arm: dict[str, list[Result]] = {}
+    for result in results_of(folder, experiment):
+        by_arm.setdefault(result["arm"], []).append(result)
+    cuts = sorted(by_arm.pop("cut"), key=lambda r: list(METHODS).index(r["settings"]["method"]))
+    default = set(DEFAULT_METHOD.values())
+    alone = {arm: {**r["settings"], **r["figures"]} for arm, (r,) in by_arm.items()}
+    return {
+        "machine": _facts(cuts[0]),
+        "model": cuts[0]["settings"],
+        "methods": [
+            {**r["settings"], **r["figures"], "default": r["settings"]["method"] in default}
+            for r in cuts
+        ],
+        **alone,
+    }

@@ -15,7 +15,6 @@ mkdocs.yml), for pages that are being written.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,6 @@ import operator_tables
 import summaries
 
 ROOT = Path(__file__).parents[1]
-TIMES = ROOT / "benchmarks" / "results"
 RESULTS = ROOT / "experiments" / "results"
 _MARK = re.compile(r"(<!-- table: ([^>]*?) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
@@ -60,19 +58,13 @@ def fill(text: str, results: Path = RESULTS) -> str:
 
 
 def _from_results(name: str, words: Sequence[str], results: Path) -> str:
-    if name in EXPERIMENTS:
-        experiments, summarise, render = EXPERIMENTS[name]
-        missing = [one for one in experiments if not (results / one).is_dir()]
-        if missing:
-            return f"*Not measured yet; `compressm bench reproduce {missing[0]}` does it.*"
-        folders = " and ".join(f"`experiments/results/{one}`" for one in experiments)
-        found = {**summarise(results, *experiments), "source": f"Source: {folders}."}
-        return render(found, *words)
-    file, render, how = FIGURES[name]
-    path = TIMES / file
-    if not path.is_file():
-        return f"*Not measured yet; `{how}` writes `benchmarks/results/{file}`.*"
-    return render(json.loads(path.read_text(encoding="utf-8")), *words)
+    experiments, summarise, render = EXPERIMENTS[name]
+    missing = [one for one in experiments if not (results / one).is_dir()]
+    if missing:
+        return f"*Not measured yet; `compressm bench reproduce {missing[0]}` does it.*"
+    folders = " and ".join(f"`experiments/results/{one}`" for one in experiments)
+    found = {**summarise(results, *experiments), "source": f"Source: {folders}."}
+    return render(found, *words)
 
 
 def ablation(results: Json, key: str, *arms: str) -> str:
@@ -124,36 +116,6 @@ def figure(cell: Mapping[str, float]) -> str:
     return f"{cell['mean']:.1f}" + (f" ± {cell['std']:.1f}" if cell["n"] > 1 else "")
 
 
-def speed(results: Json) -> str:
-    """Milliseconds of every operator; the ones that the cost model chooses are bold.
-
-    Args:
-        results: what `compressm bench ops --json` writes; timings are [best, median].
-    """
-    rows = []
-    for t in results["timings"]:
-        name = f"{t['backend']}, T={t['chunk']}" if t["backend"] == "chunk" else t["backend"]
-        times = (f"{t[key][0]:.1f} ({t[key][1]:.1f})" for key in ("forward_backward", "model_step"))
-        cells = [name, *times]
-        cells = [f"**{cell}**" for cell in cells] if t["chosen"] else cells
-        rows.append([t["setting"], t["states"], *cells])
-    sizes = "; ".join(
-        f"{s['name']}: batch {s['batch']}, L={s['length']}, H={s['width']}, {s['depth']} "
-        f"block{'s' if s['depth'] > 1 else ''}"
-        for s in results["settings"]
-    )
-    facts = results["machine"]
-    # A busy machine makes everything slower, so say how busy it was.
-    load = "" if facts["load"] is None else f", load {facts['load']:.1f} at the start"
-    columns = ["setting", "N", "operator", "layer, forward + backward", "whole model, one step"]
-    return (
-        listings.table(columns, rows)
-        + f"\n\nMilliseconds, best (median) of {results['rounds']} rounds. {sizes}. "
-        + f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}{load}; "
-        + "source: `benchmarks/results/ops.json`."
-    )
-
-
 Render = Callable[..., str]
 # name: (experiments, their summary, what makes the table)
 EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
@@ -173,19 +135,11 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
         mamba_tables.whole_run,
     ),
     "mamba-pace": (("mamba-lm-steps",), summaries.pace, mamba_tables.pace),
-}
-_MAMBA_OPS = "python benchmarks/mamba_ops.py"
-# name: (file in benchmarks/results, what makes the table, the command that writes the file)
-FIGURES: dict[str, tuple[str, Render, str]] = {
-    "ops": ("ops.json", speed, "python benchmarks/ops.py"),
-    "mamba-scan": ("mamba_ops.json", operator_tables.mamba_scan, _MAMBA_OPS),
-    "mamba-step": ("mamba_ops.json", operator_tables.mamba_step, _MAMBA_OPS),
-    "mamba-profile": (
-        "mamba_ops_profile.json",
-        operator_tables.mamba_profile,
-        f"{_MAMBA_OPS} profile",
-    ),
-    "cutting": ("cutting.json", loop_tables.cutting, "python benchmarks/cutting.py"),
+    "ops": (("lru-operators",), summaries.operators, operator_tables.lru),
+    "mamba-scan": (("mamba-operators",), summaries.operators, operator_tables.mamba_scan),
+    "mamba-step": (("mamba-operators",), summaries.operators, operator_tables.mamba_step),
+    "mamba-profile": (("mamba-operators",), summaries.profiles, operator_tables.mamba_profile),
+    "cutting": (("cutting",), summaries.cutting, loop_tables.cutting),
 }
 
 

@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.py` on the device: its comparisons notice what differs, and it measures."""
+"""`experiments/gpu.py` on the device: its comparisons notice what differs, and it measures."""
 
 import importlib.util
 import sys
@@ -11,8 +11,8 @@ import torch
 from compressm import ops
 from tests.accelerator.device import DEVICE
 
-_PATH = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
-_SPEC = importlib.util.spec_from_file_location("benchmarks_gpu", _PATH)
+_PATH = Path(__file__).parents[2] / "experiments" / "gpu.py"
+_SPEC = importlib.util.spec_from_file_location("experiments_gpu", _PATH)
 bench = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(bench)
 

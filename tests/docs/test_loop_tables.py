@@ -9,32 +9,34 @@ from tests.docs.test_tables import rows_of
 @pytest.fixture
 def results():
     methods = [
-        {"method": "published", "data": False, "default": [], "measure": 0.5, "cut": 1.25},
-        {"method": "empirical", "data": True, "default": ["data"], "measure": 1.5, "cut": 3.0},
+        {"method": "published", "looks_at_data": False, "default": False},
+        {"method": "empirical", "looks_at_data": True, "default": True},
     ]
-    long = {"name": "sMNIST", "steps": 200_000, "cuts": 4, "step": 0.03, "cut": 6.0, "share": 0.004}
+    for row, seconds in zip(methods, ((0.5, 1.25), (1.5, 3.0)), strict=True):
+        row |= dict(zip(("measure_seconds", "cut_seconds"), seconds, strict=True))
+    sizes = {"depth": 6, "states": 384, "kept": 192, "width": 512, "batch": 2, "length": 1024}
     cutting = {
-        "machine": {"cpu": "a CPU", "threads": 2, "torch": "2", "load": None},
-        "model": {
-            "depth": 6,
-            "states": 384,
-            "kept": 192,
-            "width": 512,
-            "batch": 2,
-            "length": 1024,
-        },
-        "rounds": 2,
-        "idle_step": 7e-8,
+        "machine": {"cpu": "a CPU", "threads": 2, "torch": "2", "load_one_minute": None},
+        "model": {**sizes, "rounds": 2},
         "methods": methods,
+        "idle": {"idle_step_microseconds": 0.07},
         "run": {
             "recipe": "tiny",
             "steps": 1500,
             "cuts": 4,
-            "seconds": 50.0,
-            "compression": 2.5,
-            "share": 0.05,
+            "wall_seconds": 50.0,
+            "cut_seconds": 2.5,
+            "share_percent": 5.0,
         },
-        "published": long,
+        "share": {
+            "model": "sMNIST",
+            "steps": 200_000,
+            "cuts": 4,
+            "step_milliseconds": 30.0,
+            "cut_seconds": 6.0,
+            "share_percent": 0.4,
+        },
+        "source": "",
     }
     row = {
         "optimizer": "AdamW",

@@ -4,43 +4,60 @@ import operator_tables
 
 from tests.docs.test_tables import rows_of
 
+MACHINE = {"cpu": "Some CPU", "threads": 2, "torch": "2.13.0", "load_one_minute": 0.4}
 
-def timing(what, code, states, best, length=256):
+
+def timing(what, code, states, best, ratio, length=256):
     return {
         "what": what,
         "code": code,
         "states": states,
         "length": length,
-        "best": best,
-        "median": best + 1,
+        "best_milliseconds": best,
+        "median_milliseconds": best + 1,
+        "times_ours": ratio,
     }
 
 
 RESULTS = {
-    "machine": {
-        "cpu": "Some CPU",
-        "threads": 2,
-        "torch": "2.13.0",
-        "load": 0.4,
-        "mambapy": "1.2.0",
-        "transformers": "5.24.0",
-    },
+    "machine": MACHINE,
+    "packages": {"mambapy": "1.2.0", "transformers": "5.24.0"},
     "rounds": 6,
-    "setting": {"batch": 8, "length": 256, "width": 128, "depth": 2, "short": 32},
+    "model": {"batch": 8, "length": 256, "width": 128, "depth": 2, "short": 32},
     "timings": [
-        timing("scan", "compressm", 16, 5.0),
-        timing("scan", "plain PyTorch", 16, 60.0),
-        timing("model step", "compressm", 128, 100.0),
-        timing("model step", "mambapy", 128, 4000.0),
-        timing("model step", "transformers", 128, 2500.0, length=32),
+        timing("scan", "compressm", 16, 5.0, 1.0),
+        timing("scan", "plain PyTorch", 16, 60.0, 12.0),
+        timing("model step", "compressm", 128, 100.0, 1.0),
+        timing("model step", "mambapy", 128, 4000.0, 40.0),
+        timing("model step", "transformers", 128, 2500.0, 200.0, length=32),
     ],
-    "times_ours": [
-        {"what": "scan", "code": "plain PyTorch", "states": 16, "ratio": 12.0},
-        {"what": "model step", "code": "compressm", "states": 128, "ratio": 1.0},
-        {"what": "model step", "code": "mambapy", "states": 128, "ratio": 40.0},
-        {"what": "model step", "code": "transformers", "states": 128, "ratio": 200.0},
-    ],
+    "source": "Source: `somewhere`.",
 }
+
+
+def test_speeds_are_those_of_the_file_and_the_chosen_operator_is_bold():
+    times = {"forward_backward": (3.14, 4.0), "model_step": (5.0, 6.0)}
+    row = {"setting": "sMNIST", "states": 28}
+    for name, (best, median) in times.items():
+        row |= {f"{name}_best_milliseconds": best, f"{name}_median_milliseconds": median}
+    _, _, *rows = rows_of(
+        operator_tables.lru(
+            {
+                "machine": MACHINE,
+                "rounds": 15,
+                "models": [{"name": "sMNIST", "batch": 50, "length": 784, "width": 8, "depth": 1}],
+                "timings": [
+                    {**row, "backend": "chunk", "chunk": 8, "chosen": True},
+                    {**row, "backend": "fft", "chunk": 1, "chosen": False},
+                ],
+                "source": "",
+            }
+        )
+    )
+    assert rows == [
+        ["sMNIST", "28", "**chunk, T=8**", "**3.1 (4.0)**", "**5.0 (6.0)**"],
+        ["sMNIST", "28", "fft", "3.1 (4.0)", "5.0 (6.0)"],
+    ]
 
 
 def test_scans_stand_beside_plain_pytorch():
@@ -64,9 +81,9 @@ def test_a_step_measured_at_a_shorter_length_is_scaled_and_says_so():
 
 def test_kinds_of_work_stand_in_one_row_for_each_number_of_states():
     kinds = {"scan": 4.0, "products": 11.26, "rest": 1.0}
-    profiles = [{"states": 16, "milliseconds": 16.26, "kinds": kinds}]
+    profiles = [{"states": 16, "operators_milliseconds": 16.26, "work_milliseconds": kinds}]
     text = operator_tables.mamba_profile({**RESULTS, "profiles": profiles})
     header, _, row = rows_of(text)
     assert header == ["N", "all", "scan", "products", "rest"]
     assert row == ["16", "16.3", "4.0", "11.3", "1.0"]
-    assert "mamba_ops_profile.json" in text
+    assert "Source: `somewhere`." in text

@@ -113,29 +113,6 @@ def test_an_unknown_table_is_an_error():
         tables.fill(marked("nonsense"))
 
 
-def test_speeds_are_those_of_the_file_and_the_chosen_operator_is_bold():
-    timing = {"setting": "sMNIST", "states": 28, "forward": [1.0, 2.0]}
-    both = {"forward_backward": [3.14, 4.0], "model_step": [5.0, 6.0]}
-    shape = {"batch": 50, "length": 784, "width": 8, "depth": 1}
-    _, _, *rows = rows_of(
-        tables.speed(
-            {
-                "machine": {"cpu": "a processor", "threads": 2, "torch": "2", "load": 0.25},
-                "rounds": 15,
-                "settings": [{"name": "sMNIST", **shape}],
-                "timings": [
-                    {**timing, **both, "backend": "chunk", "chunk": 8, "chosen": True},
-                    {**timing, **both, "backend": "fft", "chunk": 1, "chosen": False},
-                ],
-            }
-        )
-    )
-    assert rows == [
-        ["sMNIST", "28", "**chunk, T=8**", "**3.1 (4.0)**", "**5.0 (6.0)**"],
-        ["sMNIST", "28", "fft", "3.1 (4.0)", "5.0 (6.0)"],
-    ]
-
-
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_the_tables_in_the_pages_are_up_to_date(page):
     text = page.read_text(encoding="utf-8")

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from compressm.cli import _bench_ops, _timing
-from compressm.cli._bench_ops import Setting, bench_ops
+from compressm.cli._bench_ops import bench_ops
+from compressm.experiments.speed.lru import Setting
 from compressm.ops import choose
 
 TINY = Setting(name="tiny", batch=2, length=24, features=1, width=4, depth=1, states=(5, 3, 2))

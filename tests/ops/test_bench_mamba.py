@@ -12,7 +12,8 @@ pytest.importorskip("transformers")
 pytest.importorskip("mambapy")
 
 from compressm.cli import _bench_mamba
-from compressm.cli._bench_mamba import Setting, Timing, bench_mamba, ratios, scan_calls
+from compressm.cli._bench_mamba import bench_mamba
+from compressm.experiments.speed.mamba import Setting, Timing, ratios, scan_calls
 
 TINY = Setting(
     batch=2,

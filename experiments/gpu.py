@@ -1,11 +1,11 @@
 """What a machine with a CUDA device can tell: `make gpu`.
 
-    PYTHONPATH=src:. python benchmarks/gpu.py
+    PYTHONPATH=src:. python experiments/gpu.py
 
 The tests of `tests/accelerator` and the conformance suite on the real device, our operators beside
 `mamba_ssm`, `causal_conv1d` and `fla` where these are installed, and timings. Results go to
-benchmarks/results/gpu.json. PyTorch, NumPy and safetensors are enough; without pytest the tests are
-left out. Without a device it says so and ends with 0; a failed test or comparison ends with 1.
+experiments/results/gpu.json. PyTorch, NumPy and safetensors are enough; without pytest the tests
+are left out. Without a device it says so and ends with 0; a failed test or comparison ends with 1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from compressm.ops import gpu
 from compressm.runtime.accelerators import synchronize
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "gpu.json"
+RESULTS = ROOT / "experiments" / "results" / "gpu.json"
 SUITES = ("tests/accelerator", "tests/families/test_conformance.py")
 # Largest difference from the other implementation, relative to its largest value.
 TOLERANCE = 5e-3

@@ -1,0 +1,1 @@
+"""How fast operators, training steps and cuts are on this machine."""
