@@ -36,7 +36,7 @@ def by_definition(layer, u):
             x = silu(torch.stack([sum(window) for window in windows], 1))
         made.append(x.unflatten(-1, (layer.heads, -1)))
     q, k, v = made
-    if layer.normalised:
+    if layer.beta(u) is not None:
         q, k = (x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt() for x in (q, k))
     o, _ = matrix_state_reference(q, k, v, layer.decay(u), layer.beta(u))
     o = o / (o.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.norm_weight

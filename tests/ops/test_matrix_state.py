@@ -70,7 +70,8 @@ def test_gradients_are_those_of_the_reference(delta, decay):
 def test_registered_as_pytorch_wants_it(delta, decay):
     inputs = signals(delta, decay, batch=1, length=9, heads=2, keys=3, values=2)
     tensors = [x if x is None else x.requires_grad_() for x in inputs]
-    torch.library.opcheck(_matrix_op.scan, (*tensors, 4))
+    for unit in (0.0, 0.7):
+        torch.library.opcheck(_matrix_op.scan, (*tensors, 4, unit))
     given = [x for x in tensors if x is not None]
 
     def call(*some):
@@ -118,6 +119,30 @@ def test_strong_decay_neither_overflows_nor_loses_digits(decay, strength):
     torch.testing.assert_close(o.double(), expected[0], rtol=1e-4, atol=1e-5)
     (o.sum() + last.sum()).backward()
     assert all(bool(torch.isfinite(x.grad).all()) for x in single)
+
+
+@pytest.mark.parametrize("keys", [1, 5, 8, 19])
+@pytest.mark.parametrize("values", [4, 70])
+def test_keys_and_queries_can_be_brought_to_length_one(keys, values):
+    inputs = [x.detach() * 3 for x in signals(True, "vector", keys=keys, values=values)]
+    inputs[4] = inputs[4] / 6
+    inputs[3] = -inputs[3].abs() / 3
+    given = [x.requires_grad_() for x in inputs]
+
+    def unit(x):
+        return x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+
+    q, k, *rest = given
+    found = []
+    for outputs in (
+        run(*given, chunk_size=20, normalise=0.4),
+        matrix_state_reference(0.4 * unit(q), unit(k), *rest[:-1], initial_state=rest[-1]),
+    ):
+        gradients = torch.autograd.grad(sum(o.square().sum() for o in outputs), given)
+        found.append((*outputs, *gradients))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+    with pytest.raises(InputError, match="normalise: expected a factor above 0 or None, got 0"):
+        run(*given, normalise=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compressm.ops import gated_delta_rule, matrix_state_step
-
-_EPS = 1e-6
+from compressm.ops import gated_delta_rule, matrix_state_step, normalised
 
 
 def _delta_rule(
@@ -34,19 +32,22 @@ def _delta_rule(
     """
     exact = torch.promote_types(query.dtype, torch.float32)
     q, k, v, b, decay = (x.to(exact) for x in (query, key, value, beta, g))
-    if use_qk_l2norm_in_kernel:
-        q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _EPS) for x in (q, k))
-    q = q * q.shape[-1] ** -0.5
+    scale = q.shape[-1] ** -0.5
     shared = v.shape[2] // k.shape[2]
     if shared > 1:  # value heads that follow one another share a key head
         q, k = (x.repeat_interleave(shared, 2) for x in (q, k))
     if v.shape[1] == 1 and initial_state is not None:
+        if use_qk_l2norm_in_kernel:
+            q, k = normalised(q), normalised(k)
         rules = {"beta": b[:, 0], "log_decay": decay[:, 0]}
-        o, last = matrix_state_step(q[:, 0], k[:, 0], v[:, 0], initial_state.to(exact), **rules)
+        state = initial_state.to(exact)
+        o, last = matrix_state_step(scale * q[:, 0], k[:, 0], v[:, 0], state, **rules)
         o = o[:, None]
     else:
         before = None if initial_state is None else initial_state.to(exact)
-        o, last = gated_delta_rule(q, k, v, b, decay, initial_state=before)
+        unit = scale if use_qk_l2norm_in_kernel else None
+        q = q if use_qk_l2norm_in_kernel else scale * q
+        o, last = gated_delta_rule(q, k, v, b, decay, initial_state=before, normalise=unit)
     return o.to(query.dtype), last if output_final_state else None
 
 

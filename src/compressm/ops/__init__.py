@@ -1,5 +1,6 @@
 """Fast recurrences, time-invariant and selective."""
 
+from compressm.ops._matrix_op import normalised
 from compressm.ops.chunked import scan_states
 from compressm.ops.conv import causal_conv1d
 from compressm.ops.cost import BACKENDS, Plan, choose, plans
@@ -26,6 +27,7 @@ __all__ = [
     "linear",
     "mamba_inner",
     "matrix_state_step",
+    "normalised",
     "plans",
     "scan_states",
     "selective_scan",

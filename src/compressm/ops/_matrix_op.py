@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from compressm.ops import _matrix_chunks, _matrix_kernel
 from compressm.ops._matrix_chunks import Chunks
+from compressm.ops._matrix_kernel import EPS
 from compressm.ops.build import kernels
 
 
@@ -59,6 +60,18 @@ def _empty(
     )
 
 
+def normalised(x: Tensor) -> Tensor:
+    """x / (Σ x² + ε)^½ over the last axis."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + EPS)
+
+
+def _through_norm(g: Tensor, x: Tensor) -> Tensor:
+    """The gradient of x for that of its normalised form."""
+    rate = torch.rsqrt(x.square().sum(-1, keepdim=True) + EPS)
+    y = x * rate
+    return rate * (g - y * (y * g).sum(-1, keepdim=True))
+
+
 def _library(v: Tensor) -> ctypes.CDLL | None:
     return kernels() if v.device.type == "cpu" and v.numel() else None
 
@@ -72,19 +85,23 @@ def scan(
     beta: Tensor | None,
     initial: Tensor,
     size: int,
+    unit: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `compressm.ops.gated_delta_rule`; the last two are for the backward pass.
 
     They are the states before the chunks, (B, H, C, K, V), and, where there is β, (B, L, H, V): the
     kernel keeps what a state missed of v, the chunks what was written to it, β times that.
+    With `unit` above 0 keys and queries are brought to length one, and queries multiplied by it.
     """
     library = _library(v)
     if library is not None:
         made = _empty(v, k, beta, initial, size)
         results = dict(zip(("o", "last", "before", "missed"), made, strict=True))
         inputs = {"q": q, "k": k, "v": v, "decay": log_decay, "beta": beta, "initial": initial}
-        _matrix_kernel.forward(library, {**inputs, **results}, size)
+        _matrix_kernel.forward(library, {**inputs, **results}, size, unit)
         return tuple(results.values())  # type: ignore[return-value]
+    if unit > 0:
+        q, k = unit * normalised(q), normalised(k)
     x = _chunks(q, k, v, log_decay, beta, size)
     o, last, before, u = _matrix_chunks.forward(x, initial)
     kept = q.new_empty(0) if beta is None else _joined(u, q.shape[1])
@@ -100,6 +117,7 @@ def _(
     beta: Tensor | None,
     initial: Tensor,
     size: int,
+    unit: float,
 ) -> tuple[Tensor, ...]:
     return _empty(v, k, beta, initial, size)
 
@@ -116,20 +134,25 @@ def scan_backward(
     before: Tensor,
     u: Tensor,
     size: int,
+    unit: float,
 ) -> list[Tensor]:
     """Gradients of q, k, v, log_decay, beta, initial; an empty tensor for what was not given."""
     library = _library(v)
     if library is not None:
         inputs = {"q": q, "k": k, "v": v, "decay": log_decay, "beta": beta}
         kept = {"before": before, "missed": u, "g_o": g_o, "g_last": g_last}
-        return _matrix_kernel.backward(library, {**inputs, **kept}, size)
-    length = q.shape[1]
+        return _matrix_kernel.backward(library, {**inputs, **kept}, size, unit)
+    length, raw = q.shape[1], (q, k)
+    if unit > 0:
+        q, k = unit * normalised(q), normalised(k)
     x = _chunks(q, k, v, log_decay, beta, size)
     cut, written = _cut(g_o, size), _cut(v if beta is None else u, size)
     assert cut is not None
     assert written is not None
     g_q, g_k, g_v, g_c, g_beta, g_initial = _matrix_chunks.backward(x, before, written, cut, g_last)
     found = [_joined(g, length) for g in (g_q, g_k, g_v)]
+    if unit > 0:
+        found[:2] = [_through_norm(unit * found[0], raw[0]), _through_norm(found[1], raw[1])]
     # c is a cumulative sum, so its gradient adds up from the end of the chunk.
     decay = None if g_c is None else g_c.flip(3).cumsum(3).flip(3)
     for gradient in (decay, g_beta):
@@ -149,6 +172,7 @@ def _(
     before: Tensor,
     u: Tensor,
     size: int,
+    unit: float,
 ) -> list[Tensor]:
     given = [x.new_empty(x.shape) for x in (q, k, v)]
     given += [q.new_empty(0 if x is None else x.shape) for x in (log_decay, beta)]
@@ -156,7 +180,7 @@ def _(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    q, k, v, log_decay, beta, _, ctx.size = inputs
+    q, k, v, log_decay, beta, _, ctx.size, ctx.unit = inputs
     ctx.save_for_backward(q, k, v, log_decay, beta, *output[2:])
     ctx.mark_non_differentiable(*output[2:])
 
@@ -164,10 +188,10 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _backward(ctx: Any, g_o: Tensor, g_last: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     q, k, v, log_decay, beta, before, u = ctx.saved_tensors
     g_q, g_k, g_v, g_decay, g_beta, g_initial = scan_backward(
-        g_o, g_last, q, k, v, log_decay, beta, before, u, ctx.size
+        g_o, g_last, q, k, v, log_decay, beta, before, u, ctx.size, ctx.unit
     )
     g_decay = None if log_decay is None else g_decay
-    return g_q, g_k, g_v, g_decay, None if beta is None else g_beta, g_initial, None
+    return g_q, g_k, g_v, g_decay, None if beta is None else g_beta, g_initial, None, None
 
 
 scan.register_autograd(_backward, setup_context=_setup)

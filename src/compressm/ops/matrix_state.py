@@ -59,6 +59,7 @@ def gated_delta_rule(
     *,
     initial_state: Tensor | None = None,
     chunk_size: int | None = None,
+    normalise: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`S_t = (I - β_t k_t k_tᵀ) diag(a_t) S_{t-1} + β_t k_t v_tᵀ`, `o_t = S_tᵀ q_t`, per head.
 
@@ -69,6 +70,8 @@ def gated_delta_rule(
     Args:
         beta: β, how much of the old value of a key is replaced, (B, L, H).
         q, k, v, log_decay, initial_state, chunk_size: as `gated_linear_attention`.
+        normalise: bring q and k to length one first, x / (Σ x² + 1e-6)^½, and multiply q by this
+            factor (1/√K in most models); None: they are taken as they are.
 
     Returns:
         o (B, L, H, V) of v's type, and the last state (B, H, K, V).
@@ -76,7 +79,7 @@ def gated_delta_rule(
     Raises:
         InputError: shapes or types that do not fit.
     """
-    return _scan(q, k, v, log_decay, beta, initial_state, chunk_size)
+    return _scan(q, k, v, log_decay, beta, initial_state, chunk_size, normalise)
 
 
 def matrix_state_step(
@@ -119,7 +122,10 @@ def _scan(
     beta: Tensor | None,
     initial: Tensor | None,
     chunk_size: int | None,
+    normalise: float | None = None,
 ) -> tuple[Tensor, Tensor]:
+    if normalise is not None and not normalise > 0:
+        raise InputError(f"normalise: expected a factor above 0 or None, got {normalise}")
     _check(q, k, v, log_decay, beta, initial, chunk_size)
     batch, length, heads, keys = k.shape
     exact = torch.promote_types(v.dtype, torch.float32)
@@ -129,7 +135,14 @@ def _scan(
     usual = _KEPT if v.device.type == "cpu" else _CHUNK
     size = min(chunk_size or usual, length)
     o, last, *_ = _matrix_op.scan(
-        q.to(exact), k.to(exact), v.to(exact), decay, write, initial.to(exact), size
+        q.to(exact),
+        k.to(exact),
+        v.to(exact),
+        decay,
+        write,
+        initial.to(exact),
+        size,
+        normalise or 0.0,
     )
     return o.to(v.dtype), last
 

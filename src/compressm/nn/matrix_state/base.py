@@ -20,6 +20,7 @@ from compressm.ops import (
     gated_delta_rule,
     gated_linear_attention,
     matrix_state_step,
+    normalised,
 )
 
 _EPS = 1e-6
@@ -46,7 +47,7 @@ class MatrixStateLayer(nn.Module, ABC):
         y = W_o (norm(o) silu(W_g x))
 
     with the root mean square norm of each head, which takes the scale of q, so that none is needed
-    that depends on K. A subclass says what a and β are.
+    that depends on K. A subclass says what a and β are. Where there is β, q and k get length one.
 
     The sizes are read from the parameters, so a layer whose parameters were replaced by smaller
     ones is a valid smaller layer, and `load_state_dict` of a state with another K resizes it.
@@ -64,7 +65,6 @@ class MatrixStateLayer(nn.Module, ABC):
     """
 
     taps_usual: ClassVar[int] = 0
-    normalised: ClassVar[bool] = False  # whether q and k get length one
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class MatrixStateLayer(nn.Module, ABC):
         if beta is None:
             o, _ = gated_linear_attention(q, k, v, decay)
         else:
-            o, _ = gated_delta_rule(q, k, v, beta, decay)
+            o, _ = gated_delta_rule(q, k, v, beta, decay, normalise=1.0)
         return self._read(o, u)
 
     @final
@@ -193,7 +193,10 @@ class MatrixStateLayer(nn.Module, ABC):
                 recent.append(window[:, 1:])
             made.append(x)
         q, k, v = self._by_head(made)
-        o, S = matrix_state_step(q, k, v, state.state, beta=self.beta(u), log_decay=self.decay(u))
+        beta = self.beta(u)
+        if beta is not None:
+            q, k = normalised(q), normalised(k)
+        o, S = matrix_state_step(q, k, v, state.state, beta=beta, log_decay=self.decay(u))
         return self._read(o, u), Memory(S, tuple(recent))
 
     def _projected(self, u: Tensor) -> list[Tensor]:
@@ -201,10 +204,7 @@ class MatrixStateLayer(nn.Module, ABC):
 
     def _by_head(self, made: list[Tensor]) -> list[Tensor]:
         """(…, H, K) and (…, H, V)."""
-        q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in made)  # type: ignore[no-untyped-call]
-        if self.normalised:
-            q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _EPS) for x in (q, k))
-        return [q, k, v]
+        return [x.unflatten(-1, (self.heads, -1)) for x in made]  # type: ignore[no-untyped-call]
 
     def _read(self, o: Tensor, u: Tensor) -> Tensor:
         """The output for what the queries have read, (…, H, V)."""

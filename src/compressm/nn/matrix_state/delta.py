@@ -37,7 +37,6 @@ class DeltaNet(MatrixStateLayer):
     """
 
     taps_usual = 4
-    normalised = True
 
     def make(self, width: int, state_dim: int, device: torch.device | str | None) -> None:
         """The map to β."""
@@ -58,7 +57,6 @@ class GatedDeltaNet(MatrixStateLayer):
     """
 
     taps_usual = 4
-    normalised = True
 
     def make(self, width: int, state_dim: int, device: torch.device | str | None) -> None:
         """The maps to β and to the decay."""
@@ -82,7 +80,6 @@ class KimiDeltaAttention(MatrixStateLayer):
     """
 
     taps_usual = 4
-    normalised = True
 
     def make(self, width: int, state_dim: int, device: torch.device | str | None) -> None:
         """The maps to β and to the decays."""

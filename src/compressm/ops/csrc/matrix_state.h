@@ -8,7 +8,9 @@
 // where dp is what goes through the prediction. A state of a few thousand numbers stays in the
 // nearest cache, so a step costs three products of its size and needs no others: on a CPU that is
 // less than matrix products over chunks. Columns of S never meet, so they are done kColumns vectors
-// at a time; the backward pass starts from states kept every `every` steps.
+// at a time; the backward pass starts from states kept every `every` steps. Where `unit` is set, q
+// and k are first brought to length one, x r with r = (sum x x + eps)^-1/2, and q is multiplied by
+// `scale`; on the way back dx = r (d - x r (x r)' d).
 #pragma once
 
 #include "scan.h"
@@ -20,7 +22,8 @@ constexpr int kColumns = 4;  // vectors of columns of a state that are done toge
 // Null where an input is not there. Strides count elements, for batch, step and head; what lies
 // inside a head is dense, and so is everything without strides.
 struct MatrixArgs {
-    int64_t batch, length, heads, keys, values, every, threads, wide_decay;
+    int64_t batch, length, heads, keys, values, every, threads, wide_decay, unit;
+    double scale, eps;
     const void *q, *k, *v, *decay, *beta, *initial;
     void *o, *last, *before, *missed;
     int64_t q_s[3], k_s[3], v_s[3];
@@ -60,8 +63,9 @@ class Columns {
     static constexpr int W = Simd<T>::W;
     static constexpr int kRows = C == 1 ? 8 : C == 2 ? 4 : C == 3 ? 3 : 2;  // sums kept apart
     const MatrixArgs& a_;
-    const int64_t b_, h_, K_, column_;
+    const int64_t b_, h_, K_, P_, column_;
     Vec<T>* work_;
+    T *units_, *rates_;  // q and k of the steps at hand, each P_ long, and what they were multiplied by
 
     using Row = Vec<T>[C];
 
@@ -78,6 +82,41 @@ class Columns {
         return in<T>(p) + b_ * s[0] + t * s[1] + h_ * s[2];
     }
     T* row(void* p, int64_t t, int64_t width) const { return to<T>(p) + at(t) * width; }
+
+    // Where q (0) and k (1) of step t are to be read; `slot` is where they lie when brought to length.
+    const T* read_key(int which, int64_t t, int64_t slot) {
+        const T* x = which ? key(a_.k, a_.k_s, t) : key(a_.q, a_.q_s, t);
+        if (!a_.unit) return x;
+        Vec<T> squares = {};
+        for (int64_t n = 0; n < K_; n += W) {
+            const Vec<T> v = load_some<T>(x + n, lanes(n));
+            squares += v * v;
+        }
+        const T rate = T(1) / std::sqrt(sum<T>(squares) + static_cast<T>(a_.eps));
+        const T by = which ? rate : rate * static_cast<T>(a_.scale);
+        T* to = units_ + (2 * slot + which) * P_;
+        rates_[2 * slot + which] = rate;
+        for (int64_t n = 0; n < K_; n += W) store<T>(to + n, load_some<T>(x + n, lanes(n)) * by);
+        return to;
+    }
+    const T* kept_key(int which, int64_t t, int64_t slot) const {
+        if (a_.unit) return units_ + (2 * slot + which) * P_;
+        return which ? key(a_.k, a_.k_s, t) : key(a_.q, a_.q_s, t);
+    }
+    int lanes(int64_t n) const { return static_cast<int>(K_ - n < W ? K_ - n : W); }
+
+    // Adds what the lanes of `rows` sum up to, the gradient of what was read, to that of q or k.
+    void add_gradient(int which, T* to, Vec<T>* rows, int64_t slot) const {
+        if (!a_.unit) return add_sums<T>(to, rows, K_);
+        T* d = reinterpret_cast<T*>(work_);  // behind it lies what the pass itself needs
+        for (int64_t n = 0; n < P_; ++n) d[n] = T(0);
+        add_sums<T>(d, rows, K_);
+        const T* x = units_ + (2 * slot + which) * P_;
+        const T rate = rates_[2 * slot + which], scale = which ? T(1) : static_cast<T>(a_.scale);
+        T along = 0;  // x is `scale` times what has length one
+        for (int64_t n = 0; n < K_; ++n) along += x[n] * d[n];
+        for (int64_t n = 0; n < K_; ++n) to[n] += rate * (scale * d[n] - x[n] * along / scale);
+    }
 
     // A state (K, V) of tensors of states that are (B, H, `count`, K, V).
     template <typename P>
@@ -128,15 +167,22 @@ class Columns {
    public:
     // Vectors of workspace that one task needs.
     static int64_t vectors(const MatrixArgs& a, bool back) {
-        const int64_t K = (a.keys + W - 1) / W * W, T_ = back ? a.every : 1;
-        return T_ * (K / W) + (back ? (a.every + 1) * a.keys * C + 3 * K : 0) + a.keys * C;
+        const int64_t P = padded(a), slots = back ? a.every : 1;
+        const int64_t own = slots * (P / W) + (back ? (a.every + 1) * a.keys * C + 3 * P : 0);
+        return own + a.keys * C + P / W + slots * (2 * P / W) + (2 * slots + W - 1) / W;
+    }
+    static int64_t padded(const MatrixArgs& a) { return (a.keys + W - 1) / W * W; }
+
+    Columns(const MatrixArgs& a, int64_t b, int64_t h, int64_t column, Vec<T>* work, bool back)
+        : a_(a), b_(b), h_(h), K_(a.keys), P_(padded(a)), column_(column) {
+        const int64_t slots = back ? a.every : 1;
+        units_ = reinterpret_cast<T*>(work);
+        rates_ = units_ + 2 * slots * P_;
+        work_ = work + slots * (2 * P_ / W) + (2 * slots + W - 1) / W;
     }
 
-    Columns(const MatrixArgs& a, int64_t b, int64_t h, int64_t column, Vec<T>* work)
-        : a_(a), b_(b), h_(h), K_(a.keys), column_(column), work_(work) {}
-
     void forward() {
-        Vec<T>* S = work_;
+        Vec<T>* S = work_ + P_ / W;
         T* a = reinterpret_cast<T*>(S + K_ * C);
         if (a_.initial == nullptr) {
             for (int64_t i = 0; i < K_ * C; ++i) S[i] = Vec<T>{};
@@ -146,7 +192,7 @@ class Columns {
         const int64_t kept = (a_.length + a_.every - 1) / a_.every;
         for (int64_t t = 0; t < a_.length; ++t) {
             if (t % a_.every == 0) write_state(S, state_of(a_.before, t / a_.every, kept));
-            const T *q = key(a_.q, a_.q_s, t), *k = key(a_.k, a_.k_s, t);
+            const T *q = read_key(0, t, 0), *k = read_key(1, t, 0);
             const T* v = key(a_.v, a_.v_s, t) + column_;
             if (t == 0 || a_.decay != nullptr) decays(a, t);
             Vec<T> u[C], o[C];
@@ -179,8 +225,8 @@ class Columns {
     }
 
     void backward() {
-        const int64_t padded = (K_ + W - 1) / W * W, kept = (a_.length + a_.every - 1) / a_.every;
-        Vec<T>*G = work_, *states = G + K_ * C, *dq = states + (a_.every + 1) * K_ * C;
+        const int64_t padded = P_, kept = (a_.length + a_.every - 1) / a_.every;
+        Vec<T>*G = work_ + P_ / W, *states = G + K_ * C, *dq = states + (a_.every + 1) * K_ * C;
         Vec<T>*dk = dq + padded, *da = dk + padded;
         T* decay = reinterpret_cast<T*>(da + padded);
         for (int64_t n = 0; n < padded; ++n) dq[n] = dk[n] = da[n] = Vec<T>{};
@@ -191,10 +237,12 @@ class Columns {
             read_state(states, state_of(a_.before, c, kept));
             for (int64_t t = 0; t < steps; ++t) {
                 decays(decay + t * padded, start + t);
-                again(states + t * K_ * C, start + t, decay + t * padded);
+                read_key(0, start + t, t);
+                read_key(1, start + t, t);
+                again(states + t * K_ * C, start + t, decay + t * padded, t);
             }
             for (int64_t t = steps - 1; t >= 0; --t)
-                retreat(G, states + t * K_ * C, start + t, decay + t * padded, dq, dk, da);
+                retreat(G, states + t * K_ * C, start + t, decay + t * padded, dq, dk, da, t);
         }
         write_state(G, state_of(a_.g_initial, 0, 1));
     }
@@ -214,18 +262,18 @@ class Columns {
     }
 
     // The state after a step, behind the one before it.
-    void again(Vec<T>* S, int64_t t, const T* a) const {
+    void again(Vec<T>* S, int64_t t, const T* a, int64_t slot) const {
         Vec<T> u[C];
         written(u, t);
-        const T* k = key(a_.k, a_.k_s, t);
+        const T* k = kept_key(1, t, slot);
         Vec<T>* next = S + K_ * C;
         for (int64_t n = 0; n < K_; ++n)
             for (int j = 0; j < C; ++j) next[n * C + j] = S[n * C + j] * a[n] + u[j] * k[n];
     }
 
     void retreat(Vec<T>* G, const Vec<T>* S, int64_t t, const T* a, Vec<T>* dq, Vec<T>* dk,
-                 Vec<T>* da) const {
-        const T *q = key(a_.q, a_.q_s, t), *k = key(a_.k, a_.k_s, t);
+                 Vec<T>* da, int64_t slot) const {
+        const T *q = kept_key(0, t, slot), *k = kept_key(1, t, slot);
         const T* g_o = row(const_cast<void*>(a_.g_o), t, a_.values) + column_;
         Vec<T> u[C], d[C], du[C], dp[C];
         const T beta = written(u, t);
@@ -271,8 +319,8 @@ class Columns {
             da[n] = faded;
             all += faded;
         }
-        add_sums<T>(row(a_.g_q, t, K_), dq, K_);
-        add_sums<T>(row(a_.g_k, t, K_), dk, K_);
+        add_gradient(0, row(a_.g_q, t, K_), dq, slot);
+        add_gradient(1, row(a_.g_k, t, K_), dk, slot);
         if (a_.decay == nullptr) return;
         if (a_.wide_decay)
             add_sums<T>(row(a_.g_decay, t, K_), da, K_);
@@ -295,7 +343,7 @@ void matrix_state(const MatrixArgs& a, bool back) {
             for (int64_t first = 0; first < a.values; first += wide) {
                 const auto run = [&](auto count) {
                     Columns<T, decltype(count)::value> some(a, task / a.heads, task % a.heads,
-                                                            first, work.data());
+                                                            first, work.data(), back);
                     back ? some.backward() : some.forward();
                 };
                 const int64_t rest = a.values - first < wide ? a.values - first : wide;
