@@ -2,7 +2,7 @@
 
 A layer has `forward(u (B, L, H), mask=None) -> (B, L, H)`, `step(u (B, H), state)`,
 `initial_state(batch)` and the properties `width` and `state_dim`. A new one is one line:
-`register_layer("s5", S5)`.
+`register_layer("mine", Mine)`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from compressm.errors import InputError
 from compressm.nn import matrix_state
+from compressm.nn.linoss import LinOSS
 from compressm.nn.lru import LRU
+from compressm.nn.s4d import S4D
+from compressm.nn.s5 import S5
 
 
 @runtime_checkable
@@ -68,6 +71,9 @@ def state_dims(model: nn.Module) -> dict[str, int]:
 
 
 register_layer("lru", LRU)
+register_layer("s5", S5)
+register_layer("s4d", S4D)
+register_layer("linoss", LinOSS)
 register_layer("linear-attention", matrix_state.LinearAttention)
 register_layer("retention", matrix_state.Retention)
 register_layer("gla", matrix_state.GatedLinearAttention)
