@@ -130,8 +130,8 @@ class Compressor:
     state of each.
 
     Args:
-        model, optimizer, policy, uniform, method, data, forward, loss, transport, select, seed,
-            ema: as for `compress_`.
+        model, optimizer, policy, uniform, method, data, forward, loss: as for `compress_`.
+        transport, select, seed, ema: as for `compress_`.
         schedule: the steps at which to measure and cut, each of them acted on exactly once; or
             `WhenSettled`, which measures at intervals and cuts when the ranking has settled.
         guard: undo cuts that cost more than the user's budget, see `Guard`.

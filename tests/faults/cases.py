@@ -1,6 +1,10 @@
 """The cuts that are made to fail, by name."""
 
-from compressm import MetricBudget, WhenSettled
+from contextlib import contextmanager
+
+import torch
+
+from compressm import MetricBudget, StepTimeBudget, WhenSettled
 from tests.faults.scenes import (
     OnTokens,
     Scene,
@@ -44,6 +48,30 @@ def metric_budget(folder):
     return scene
 
 
+def time_budget(folder):
+    """All plans are fast enough; the search ends at the second."""
+    policy = StepTimeBudget(lambda: scene.forward(), 60.0, repeats=1, max_trials=2)
+    scene = Scene(folder, policy=policy)
+    return scene
+
+
+@contextmanager
+def unusual():
+    """As few people set it, but together: what a cut must not be touched by, and must not touch."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_deterministic_debug_mode("warn")
+    try:
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            yield
+    finally:
+        torch.set_deterministic_debug_mode("default")
+        torch.set_default_dtype(torch.float32)
+
+
+def autocast(folder):
+    return guarded(folder, around=unusual)
+
+
 def once(folder):
     return Scene(folder, once=True)
 
@@ -80,6 +108,8 @@ CASES = {
         judged,
         judged_bad,
         metric_budget,
+        time_budget,
+        autocast,
         once,
         once_guarded,
         settled,
@@ -87,11 +117,3 @@ CASES = {
         mamba2,
     )
 }
-
-
-def unharmed(name, folder):
-    """What comes of the case when nothing fails. One scene at a time: they share random numbers."""
-    folder.mkdir()
-    scene = CASES[name](folder)
-    scene.act()
-    return scene.outcome()

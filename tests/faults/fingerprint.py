@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from compressm.runtime import steady
 from compressm.writeback.carry import _HOOKS
 
 # What changes from call to call without meaning anything.
@@ -113,17 +114,24 @@ def _name(key):
     return f"a {type(key).__name__}" if isinstance(key, torch.Tensor) else str(key)
 
 
-def _process():
+def settings():
+    """What a thread, or the process, has set for torch."""
     return {
-        "torch random": bits(torch.get_rng_state()),
-        "python random": hash(random.getstate()),
-        "numpy random": repr(np.random.get_state()),
-        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
         "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "autocast": (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()),
         "defaults": (torch.get_default_dtype(), torch.get_default_device()),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "anomaly": torch.is_anomaly_enabled(),
+        "remembered": (steady._CALLER.get(), steady._AROUND.get()),
+    }
+
+
+def _process():
+    return settings() | {
+        "torch random": bits(torch.get_rng_state()),
+        "python random": hash(random.getstate()),
+        "numpy random": repr(np.random.get_state()),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
         "handlers": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],
     }
 

@@ -6,10 +6,10 @@ All callers of all functions, first and last call: COMPRESSM_FAULTS=1 pytest tes
 import pytest
 
 from compressm.errors import InputError
-from tests.faults.cases import CASES, unharmed
-from tests.faults.fingerprint import differences
+from tests.faults.cases import CASES
 from tests.faults.inject import ERRORS, FULL, calls_of, failing_call, sampled
 from tests.faults.scenes import FULL as UNCUT
+from tests.faults.stage import Stage
 
 # How many points of failure are sampled of each case; what any case has reached is not repeated.
 SAMPLE = {"plain": 18, "guarded": 16, "judged_bad": 10, "mamba": 5, "mamba2": 4}
@@ -30,39 +30,32 @@ def points(counts):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.timeout(3600 if FULL else 300)
+@pytest.mark.timeout(7200 if FULL else 300)
 def test_a_cut_that_fails_anywhere_has_not_happened(name, tmp_path):
-    folders = (tmp_path / str(number) for number in range(10**6))
+    stage = Stage(name, tmp_path)
+    places = sampled(points(stage.observed(calls_of)), SAMPLE.get(name, 6))
 
-    def fresh():
-        folder = next(folders)
-        folder.mkdir()
-        return CASES[name](folder)
-
-    result = unharmed(name, next(folders))
-    places = sampled(points(calls_of(fresh().act)), SAMPLE.get(name, 6))
-    scene = fresh()
-    before = scene.fingerprint()
-    for number, (site, call) in enumerate(places):
+    def fail(point):
+        number, (site, call) = point
         error = ERRORS[number % len(ERRORS)]("injected")
+        scene = stage.scene
         events = 0 if scene.compressor is None else len(scene.compressor.events)
         # A model that fails in calibration is told of in our words.
         kinds = (type(error), InputError)
-        with failing_call(site, call, error) as reached, pytest.raises(kinds) as caught:
+        with failing_call(site, call, error), pytest.raises(kinds) as caught:
             scene.act()
-        assert error in (caught.value, caught.value.__cause__), site
-        changed = differences(before, scene.fingerprint())
+        assert error in (caught.value, caught.value.__cause__)
+        changed = stage.changes()
         if not changed:
-            continue
+            return
         if name == "judged_bad" and len(scene.compressor.events) == events:
             # The trial has been undone, and the next attempt at it is still to come.
-            assert scene.states == [UNCUT] * len(scene.states), site
-            assert scene.compressor.pending, site
+            assert scene.states == [UNCUT] * len(scene.states)
+            assert scene.compressor.pending
             scene.act()
         # Else it was at the very end, when all was done.
-        assert scene.outcome() == result, site
-        scene = fresh()
-        before = scene.fingerprint()
-        assert reached
-    scene.act()
-    assert scene.outcome() == result
+        assert scene.outcome() == stage.expected, changed[:5]
+        stage.renew()
+
+    stage.fail_everywhere(enumerate(places), fail)
+    stage.finish()

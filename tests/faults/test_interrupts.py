@@ -1,15 +1,13 @@
 """Ctrl-C, as a real signal, at any line of ours that a cut runs: it is whole, or not there."""
 
 import signal
-from contextlib import suppress
 
 import pytest
 
-from tests.faults.cases import CASES, unharmed
-from tests.faults.fingerprint import differences
 from tests.faults.inject import FULL, interrupted, lines_of, sampled
+from tests.faults.stage import Stage
 
-NAMES = ["plain", "guarded", "judged"]
+NAMES = ["plain", "guarded", "judged", "autocast"]
 # A cut that is made whatever comes: replacing parameters, putting them back, closing files.
 CAREFUL = ("commit.py", "standing.py", "fallback.py", "interrupts.py", "snapshot.py")
 _reached = set()
@@ -27,31 +25,24 @@ def places_of(act):
     return sampled(careful, 12) + sampled([p for p in new if not is_careful(p)], 10)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.timeout(3600 if FULL else 300)
+@pytest.mark.timeout(7200 if FULL else 300)
 def test_ctrl_c_at_any_line(name, tmp_path):
-    folders = (tmp_path / str(number) for number in range(10**6))
-
-    def fresh():
-        folder = next(folders)
-        folder.mkdir()
-        return CASES[name](folder)
-
-    result = unharmed(name, next(folders))
-    places = places_of(fresh().act)
+    stage = Stage(name, tmp_path)
+    places = stage.observed(places_of)
     assert places
-    scene = fresh()
-    before = scene.fingerprint()
-    for place in places:
-        events = len(scene.compressor.events)
-        with suppress(KeyboardInterrupt):  # Python drops what is raised while it drops a generator
-            interrupted(scene.act, place)
+
+    def interrupt(place):
+        events = len(stage.scene.compressor.events)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(stage.scene.act, place)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        changed = differences(before, scene.fingerprint())
+        changed = stage.changes()
         if changed:
-            assert len(scene.compressor.events) == events + 1, (place, changed[:5])
-            assert scene.outcome() == result, place
-            scene = fresh()
-            before = scene.fingerprint()
-    scene.act()
-    assert scene.outcome() == result
+            assert len(stage.scene.compressor.events) == events + 1, changed[:5]
+            assert stage.scene.outcome() == stage.expected
+            stage.renew()
+
+    stage.fail_everywhere(places, interrupt)
+    stage.finish()

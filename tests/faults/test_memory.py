@@ -3,31 +3,27 @@
 import pytest
 import torch
 
-from tests.faults.cases import CASES, unharmed
-from tests.faults.fingerprint import differences
 from tests.faults.inject import FULL, Operations, sampled
+from tests.faults.stage import Stage
+
+
+def operations_of(act):
+    with Operations() as operations:
+        act()
+    return range(1, operations.count + 1)
 
 
 @pytest.mark.parametrize("name", ["guarded", "mamba2"])
-@pytest.mark.timeout(3600 if FULL else 300)
+@pytest.mark.timeout(7200 if FULL else 300)
 def test_memory_runs_out_at_any_operation(name, tmp_path):
-    folders = (tmp_path / str(number) for number in range(10**6))
+    stage = Stage(name, tmp_path)
+    numbers = sampled(stage.observed(operations_of), 9 if name == "guarded" else 4)
 
-    def fresh():
-        folder = next(folders)
-        folder.mkdir()
-        return CASES[name](folder)
-
-    result = unharmed(name, next(folders))
-    counted = fresh()
-    with Operations() as operations:
-        counted.act()
-    scene = fresh()
-    before = scene.fingerprint()
-    for number in sampled(range(1, operations.count + 1), 9 if name == "guarded" else 4):
+    def run_out(number):
         error = torch.OutOfMemoryError("no memory left") if number % 2 else MemoryError()
         with pytest.raises(type(error)), Operations(number, error):
-            scene.act()
-        assert not differences(before, scene.fingerprint()), number
-    scene.act()
-    assert scene.outcome() == result
+            stage.scene.act()
+        assert not stage.changes()
+
+    stage.fail_everywhere(numbers, run_out)
+    stage.finish()

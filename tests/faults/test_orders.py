@@ -16,6 +16,7 @@ from compressm import Compressor, Guard, Schedule
 from compressm.nn import SequenceClassifier, state_dims
 from compressm.policies import Policy
 from tests.faults.fingerprint import differences, fingerprint, outcome
+from tests.faults.inject import FULL as EVERY_FAULT
 from tests.faults.inject import InjectedError
 
 FULL, DEPTH, EVERY = 7, 2, 100
@@ -227,14 +228,30 @@ class Orders(RuleBasedStateMachine):
                 assert all(v.shape in (p.shape, ()) for v in tensors)
 
 
-TestOrders = Orders.TestCase
+@pytest.mark.timeout(7200 if EVERY_FAULT else 300)
+class TestOrders(Orders.TestCase):
+    pass
+
+
 TestOrders.settings = settings(
-    max_examples=6,
-    phases=[Phase.generate],  # shrinking takes minutes, and the orders are short
-    stateful_step_count=12,
+    max_examples=200 if EVERY_FAULT else 6,
+    # Shrinking takes minutes, and the orders are short.
+    phases=tuple(Phase) if EVERY_FAULT else (Phase.generate,),
+    stateful_step_count=20 if EVERY_FAULT else 12,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_a_cut_that_fails_after_a_load_leaves_the_groups_in_their_order():
+    """Loading puts the parameters of a group behind its options."""
+    run = Run()
+    run.load(run.saved())
+    before = [list(group) for o in run.optimizers for group in o.param_groups]
+    assert before[0][-1] == "params"
+    with pytest.raises(InjectedError):
+        run.cut((3, 3), "fails")
+    assert [list(group) for o in run.optimizers for group in o.param_groups] == before
 
 
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be:DeprecationWarning")

@@ -9,11 +9,11 @@ import torch
 from compressm.errors import CompressmError
 from compressm.policies import Policy
 from compressm.storage import files
-from tests.faults.cases import CASES, unharmed
+from tests.faults.cases import CASES
 from tests.faults.disks import ENOSPC
-from tests.faults.fingerprint import differences
 from tests.faults.inject import ERRORS, InjectedError
 from tests.faults.scenes import FULL
+from tests.faults.stage import Stage
 
 
 def failing(owner, name, number, error, patch, *, after=False):
@@ -88,8 +88,14 @@ def companion(scene, patch, name="load_state_dict", after=False):
     failing(scene.scheduler, name, 1, InjectedError("companion"), patch, after=after)
 
 
-def disk(scene, patch, after=False):
-    failing(files, "save_file", 1, ENOSPC, patch, after=after)
+def sums(scene, patch, number=1):
+    """Of the parameters, by which it is seen whether code of the user has changed them."""
+    module = sys.modules["compressm.writeback.undisturbed"]
+    failing(module, "checksum", number, MemoryError("sums"), patch)
+
+
+def disk(scene, patch, number=1, after=False):
+    failing(files, "save_file", number, ENOSPC, patch, after=after)
 
 
 SABOTAGE = {
@@ -119,23 +125,23 @@ SABOTAGE = {
     "the disk, at once": ("guarded", disk, {}, CompressmError),
     "the disk, at the end": ("guarded", disk, {"after": True}, CompressmError),
     "the disk under a trial": ("tried", disk, {}, CompressmError),
+    "the disk at the verdict": ("judged_bad", disk, {}, CompressmError),
+    "summing up before calibration": ("plain", sums, {}, MemoryError),
+    "summing up after calibration": ("plain", sums, {"number": 60}, MemoryError),
 }
 
 
 @pytest.mark.parametrize("what", SABOTAGE)
 def test_what_is_not_ours_fails(what, tmp_path, monkeypatch):
     name, sabotage, settings, kind = SABOTAGE[what]
-    result = unharmed(name, tmp_path / "unharmed")
-    (tmp_path / "harmed").mkdir()
-    scene = CASES[name](tmp_path / "harmed")
+    stage = Stage(name, tmp_path)
     with monkeypatch.context() as patch:
-        sabotage(scene, patch, **settings)
-        before = scene.fingerprint()
+        sabotage(stage.scene, patch, **settings)
+        stage.look()
         with pytest.raises(kind):
-            scene.act()
-        assert not differences(before, scene.fingerprint())
-    scene.act()
-    assert scene.outcome() == result
+            stage.scene.act()
+        assert not stage.changes()
+    stage.finish()
 
 
 def test_steps_between_a_failed_second_attempt_and_the_next_are_kept(tmp_path, monkeypatch):
@@ -151,3 +157,23 @@ def test_steps_between_a_failed_second_attempt_and_the_next_are_kept(tmp_path, m
     event = scene.act()
     assert event.kind == "trial"
     assert all(torch.equal(p, kept) for p, kept in zip(head, trained, strict=True))
+
+
+@pytest.mark.parametrize("name", ["guarded", "judged_bad"])
+def test_a_rollback_needs_no_room_on_the_disk(name, tmp_path, monkeypatch):
+    """What it goes back to is there; from the first evaluation of the cut model all is full."""
+    stage = Stage(name, tmp_path)
+    filled = []
+
+    def fill(result):
+        filled.append(1)
+        monkeypatch.setattr(files, "save_file", lambda *_, **__: (_ for _ in ()).throw(ENOSPC))
+        return result
+
+    metric = stage.scene.metric
+    stage.scene.metric = lambda states: fill(metric(states)) if min(states) < FULL else 1.0
+    event = stage.scene.act()
+    assert filled
+    assert event.kind in ("cut", "trial")
+    assert event.tried[0].accepted is False
+    assert not list(stage.scene.folder.glob(f"*{files.PARTIAL}"))

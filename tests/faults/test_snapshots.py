@@ -7,26 +7,23 @@ import pytest
 
 from compressm import Compressor, FixedRank, Guard, Schedule
 from compressm.errors import CheckpointError, CompressmError
-from tests.faults.cases import CASES, unharmed
-from tests.faults.fingerprint import differences
+from tests.faults.cases import CASES
 from tests.faults.scenes import CUT, FULL
+from tests.faults.stage import Stage
 
 
 def test_a_damaged_snapshot_leaves_a_cut_pending_until_it_is_whole_again(tmp_path):
-    result = unharmed("judged_bad", tmp_path / "unharmed")
-    (tmp_path / "damaged").mkdir()
-    scene = CASES["judged_bad"](tmp_path / "damaged")
-    (file,) = (tmp_path / "damaged").glob("*.snapshot")
+    stage = Stage("judged_bad", tmp_path)
+    (file,) = stage.scene.folder.glob("*.snapshot")
     content = file.read_bytes()
     file.write_bytes(content[:-100])
-    before = scene.fingerprint()
+    stage.look()
     with pytest.raises(CheckpointError, match="snapshot"):
-        scene.act()
-    assert not differences(before, scene.fingerprint())
-    assert scene.compressor.pending
+        stage.scene.act()
+    assert not stage.changes()
+    assert stage.scene.compressor.pending
     file.write_bytes(content)
-    scene.act()
-    assert scene.outcome() == result
+    stage.finish()
 
 
 def test_a_snapshot_that_cannot_be_removed_is_a_warning(tmp_path, monkeypatch):

@@ -1,7 +1,5 @@
 """One callback in several fits: it goes on where it was, with another model it starts anew."""
 
-import signal
-
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -87,6 +85,7 @@ def test_validation_before_and_between_changes_nothing():
     assert (steps(callback), dims(module)) == ([3, 8], {2})
 
 
+@pytest.mark.usefixtures("ctrl_c")  # Lightning leaves another handler behind
 def test_an_interrupted_fit_is_taken_up_again():
     class Interrupting(pl.Callback):
         armed = True
@@ -98,10 +97,8 @@ def test_an_interrupted_fit_is_taken_up_again():
 
     module, callback = Regression(), cutting(3, 8)
     trainer = trainer_of(callback, Interrupting(), max_steps=10)
-    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit):  # what Lightning makes of Ctrl-C
         trainer.fit(module, batches(5))
-    signal.signal(signal.SIGINT, before)
     assert steps(callback) == [3]
     trainer.fit(module, batches(5))
     assert trainer.global_step == 10

@@ -26,7 +26,7 @@ _CAREFUL = {
     "folder.py",
     "logger.py",
     "model_files.py",
-    "moments.py",
+
     "snapshot.py",
     "guarded_cut.py",
     "state_trees.py",

@@ -161,10 +161,11 @@ def test_a_killed_run_ends_like_the_uninterrupted_one(finished, tmp_path, monkey
     assert untimed[0] == untimed[1]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, signal_number, code):
     training_step = SequenceModule.training_step
-    handler = signal.getsignal(signal_number)
+    handler = signal.getsignal(signal.SIGTERM)
 
     def interrupted(self, batch, batch_idx):
         if self.global_step == 8:
@@ -178,7 +179,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch, signal_numb
             with pytest.raises(SystemExit) as stop:
                 train(tiny(), tmp_path / "r", say=said.append)
     finally:
-        signal.signal(signal_number, handler)
+        signal.signal(signal.SIGTERM, handler)
     assert stop.value.code == code
     assert said[-1].endswith(f"compressm train --resume {tmp_path / 'r'}")
     assert resume(tmp_path / "r").last["step"] == 24

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from compressm.engine.cut import Cutter
 from compressm.runtime.interrupts import held
+from compressm.runtime.steady import settings_back
 from compressm.writeback import Attributes, Snapshot, Standing
 
 T = TypeVar("T")
@@ -48,12 +49,13 @@ class Fallback:
             books: objects whose attributes are put back to what they are now, in any case.
             records: see `here`.
         """
-        written = Attributes(books)
+        written, settings = Attributes(books), settings_back()
         try:
             self.here(*records)
             return work()
         except BaseException:  # also Ctrl-C
             with held():
+                settings()
                 written.put_back()
                 if self._point is not None:
                     standing, recorded = self._point

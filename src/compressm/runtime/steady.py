@@ -14,7 +14,7 @@ device that is named, and sums over threads differ by rounding only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -97,6 +97,19 @@ def steady() -> Iterator[None]:
         _AROUND.reset(inner)
         if token is not None:
             _CALLER.reset(token)
+
+
+def settings_back() -> Callable[[], None]:
+    """What sets everything to what it is now: Ctrl-C can come while `steady` is being left."""
+    here, caller, around = Ambient.now(), _CALLER.get(), _AROUND.get()
+
+    def put_back() -> None:
+        _CALLER.set(caller)
+        _AROUND.set(around)
+        _switch(here, Ambient.now())
+        torch.set_grad_enabled(here.grad)
+
+    return put_back
 
 
 def around() -> Ambient:

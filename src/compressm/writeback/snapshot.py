@@ -237,10 +237,8 @@ class Snapshot:
             for group, members, options in zip(
                 optimizer.param_groups, saved["members"][i], saved["groups"][i], strict=True
             ):
-                listed = group["params"]
-                listed[:] = [tensors[n] for n in members]
-                group.clear()
-                group.update(params=listed, **copy.deepcopy(options))
+                group["params"][:] = [tensors[n] for n in members]
+                set_options_(group, copy.deepcopy(options))
             optimizer.state.clear()
             for number, state in states[i].items():
                 optimizer.state[tensors[number]] = state
@@ -271,3 +269,10 @@ class Snapshot:
 def options_of(group: dict[str, Any]) -> dict[str, Any]:
     """A copy of all that a parameter group says but its parameters."""
     return {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
+
+
+def set_options_(group: dict[str, Any], options: dict[str, Any]) -> None:
+    """Let a parameter group say just this of all but its parameters, in the order it has."""
+    for key in group.keys() - options.keys() - {"params"}:
+        del group[key]
+    group.update(options)

@@ -49,8 +49,8 @@ class Attributes:
 class Standing:
     """What a failed cut goes back to.
 
-    That is all attributes of modules (parameters, buffers, hooks, flags, configurations), groups
-    and states of optimizers, random numbers and the number of threads.
+    That is all attributes of modules (parameters, buffers, hooks, flags, configurations), which
+    gradients there are, groups and states of optimizers, random numbers and the number of threads.
 
     Args:
         model: all its modules are covered.
@@ -72,6 +72,7 @@ class Standing:
         modules |= {id(m): m for m in model.modules()}
         self._attributes = Attributes([*modules.values(), *optimizers])
         self._kept = [(container, container.copy()) for container in containers(roots)]
+        self._grads = [(parameter, parameter.grad) for parameter in model.parameters()]
         self._owners = optimizers
         self._records = Records(model)
         self._generators = [(generator, generator.get_state()) for generator in generators]
@@ -82,6 +83,9 @@ class Standing:
         reshard_(self._model)
         self._records.put_back()
         self._attributes.put_back()
+        for parameter, grad in self._grads:
+            if parameter.grad is not grad:
+                parameter.grad = grad
         for parameter in self._model.parameters():
             welcome_back_(parameter)
         for container, saved in self._kept:

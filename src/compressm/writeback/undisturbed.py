@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm.errors import InputError
+from compressm.runtime.interrupts import held
 from compressm.runtime.randomness import random_states, set_random_states
 from compressm.storage.bits import checksum, same, same_bits, tensors_in
 from compressm.writeback.companions import Companion
 from compressm.writeback.ownership import followed, named_owners
-from compressm.writeback.snapshot import options_of
+from compressm.writeback.snapshot import options_of, set_options_
 
 # Changed parameters that an error names.
 _NAMED = 3
@@ -54,9 +55,12 @@ def undisturbed(
     before = _Outlook(models, optimizers, companions, grads_aside)
     sums = {} if may_train else before.summed_up()
     try:
+        if grads_aside:
+            before.put_grads_aside()
         yield
     finally:
-        before.put_back()
+        with held():
+            before.put_back()
     if not may_train:
         _require_same(sums, before.summed_up(), argument)
 
@@ -105,9 +109,11 @@ class _Outlook:
         ]
         self._companions = [(c, copy.deepcopy(c.state_dict())) for c in companions]
         self._optimizers = optimizers
-        if grads_aside:
-            for parameter in self._parameters.values():
-                parameter.grad = None
+
+    def put_grads_aside(self) -> None:
+        """Parameters have no gradients until `put_back`."""
+        for parameter in self._parameters.values():
+            parameter.grad = None
 
     def summed_up(self) -> dict[str, Tensor]:
         """A checksum of each parameter, and of each optimizer's state."""
@@ -140,8 +146,7 @@ class _Outlook:
             for group, members, options in groups:
                 group["params"][:] = members
                 if not same(options_of(group), options):
-                    group.clear()
-                    group.update(params=members, **options)
+                    set_options_(group, options)
         for companion, state in self._companions:
             if not same(companion.state_dict(), state):
                 companion.load_state_dict(state)
