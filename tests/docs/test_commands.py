@@ -6,9 +6,9 @@ import tomllib
 import click
 import pytest
 import typer
-import yaml
 
 from compressm.cli import build_app
+from compressm.storage.yaml_text import parse_yaml
 from compressm.train import load_recipe
 from compressm.train.parse import build_config
 from tests.docs.pages import PAGES, ROOT, blocks, commands, name
@@ -65,4 +65,4 @@ def test_recipes_in_the_pages_are_recipes():
     ]
     assert shown
     for text in shown:
-        assert build_config(yaml.safe_load(text.replace("4e-3", "0.004"))).name
+        assert build_config(parse_yaml(text, "a page")).name

@@ -7,9 +7,10 @@ import yaml
 
 from compressm.errors import ConfigError
 from compressm.policies import FixedRank
+from compressm.storage.yaml_text import read_yaml
 from compressm.train import build_policy, load_recipe
 from compressm.train.config import CompressConfig, OptimConfig, TrainerConfig
-from compressm.train.parse import apply_overrides, build_config, read_yaml
+from compressm.train.parse import apply_overrides, build_config
 
 RECIPE = """
 name: tiny
@@ -127,6 +128,7 @@ def test_slips(recipe, override, message):
         ("", "expected settings"),
         ("name: x", "'data' is missing"),
         ("name: \x00", "not valid YAML"),
+        ("optim:\n  lr: 1e-3\n  clip: 1.0\n  lr: 2e-3", r"line 4\): the key 'lr' is there twice"),
     ],
 )
 def test_damaged_files(tmp_path, text, message):

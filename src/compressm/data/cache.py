@@ -21,14 +21,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from compressm.data.extras import require
+
 log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """COMPRESSM_CACHE, or `compressm` in the user's cache folder (XDG_CACHE_HOME, ~/.cache)."""
+    """COMPRESSM_CACHE, or `compressm` where the system keeps the caches of a user.
+
+    Raises:
+        MissingExtraError: platformdirs, which knows that place, is not installed.
+    """
     if own := os.environ.get("COMPRESSM_CACHE"):
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "compressm"
+    folder: Path = require("platformdirs", "platformdirs").user_cache_path(
+        "compressm", appauthor=False
+    )
+    return folder
 
 
 def cached(

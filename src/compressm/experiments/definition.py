@@ -25,8 +25,9 @@ from typing import Any
 
 from compressm.errors import ConfigError
 from compressm.experiments.kinds import Kind, build_kind, kind_settings, settings_of
+from compressm.storage.yaml_text import read_yaml
 from compressm.train import RunConfig, load_recipe
-from compressm.train.parse import build_dataclass, read_yaml
+from compressm.train.parse import build_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

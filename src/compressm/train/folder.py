@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from compressm.errors import CheckpointError, ConfigError
 from compressm.storage.files import PARTIAL, make_folder, read_text, write_text
 from compressm.storage.outputs import require_folder
 from compressm.storage.state_trees import load_tree
+from compressm.storage.yaml_text import read_yaml, write_yaml
 from compressm.train.config import RunConfig
 from compressm.train.lock import locked
-from compressm.train.parse import build_config, read_yaml
+from compressm.train.parse import build_config
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class RunFolder:
         """
         make_folder(self.path)
         # First of all: from here on the run can be resumed.
-        write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+        write_text(self.config, write_yaml(config.to_dict()))
         make_folder(self.checkpoint.parent)
 
     @contextmanager

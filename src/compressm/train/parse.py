@@ -1,71 +1,21 @@
-"""YAML and `key=value` overrides into a `RunConfig`, with an error for every slip."""
+"""Plain values and `key=value` overrides into a `RunConfig`, with an error for every slip."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
-
-import yaml
 
 from compressm.arguments import did_you_mean
 from compressm.data.options import check_type
 from compressm.errors import ConfigError
-from compressm.storage.files import reason
+from compressm.storage.yaml_text import parse_yaml
 from compressm.train.config import RunConfig
 from compressm.train.models import ModelConfig, kind_of
 
 T = TypeVar("T")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose floats may be written 1e-3, and whose mappings have no key twice."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key!r} is there twice", node.start_mark
-            )
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or holds something else.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no file {path}") from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {reason(error)}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} cannot be read: it is not UTF-8 text ({error.reason} at byte {error.start})"
-        ) from error
-    values = _parse(text, str(path))
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected settings as `key: value` lines, got {values!r:.60}")
-    return values
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -90,7 +40,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
             if not isinstance(target, dict):
                 above = ".".join(parents[: depth + 1])
                 raise ConfigError(f"override {override!r}: {above} is a single value, not a group")
-        target[leaf] = _parse(text, f"override {override!r}")
+        target[leaf] = parse_yaml(text, f"override {override!r}")
     return result
 
 
@@ -160,14 +110,3 @@ def _copy(values: Any) -> Any:
     if isinstance(values, Mapping):
         return {key: _copy(value) for key, value in values.items()}
     return values
-
-
-def _parse(text: str, what: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
-        raise ConfigError(f"{what} is not valid YAML{line}: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # Of the last two: a date that there is not, and brackets a thousand deep.
-        raise ConfigError(f"{what} is not valid YAML: {error!s:.100}") from error

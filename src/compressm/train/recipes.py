@@ -7,8 +7,9 @@ from pathlib import Path
 
 from compressm.arguments import did_you_mean
 from compressm.errors import ConfigError
+from compressm.storage.yaml_text import read_yaml
 from compressm.train.config import RunConfig
-from compressm.train.parse import apply_overrides, build_config, read_yaml
+from compressm.train.parse import apply_overrides, build_config
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 
