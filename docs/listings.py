@@ -21,6 +21,8 @@ from compressm.families.matrix_state import METHODS as SELECTIVE
 from compressm.families.matrix_state.corrections import CORRECTIONS
 from compressm.families.matrix_state.mamba1 import MambaAdapter, NormedMambaAdapter
 from compressm.families.matrix_state.mamba2 import Mamba2Adapter
+from compressm.families.matrix_state.orders import ORDERS
+from compressm.families.matrix_state.orders.contributions import ByContributions
 from compressm.policies import POLICIES, Policy
 from compressm.train import BlocksConfig, bundled_recipes, load_recipe
 from compressm.writeback.optimizer_state import TABLE, Kind
@@ -65,21 +67,6 @@ def method_table() -> str:
     return table(columns, rows)
 
 
-_ORDER = {
-    "greedy": "greedy, with weights",
-    "additive": "greedy, as they are",
-    "diagonal": "own energy",
-    "hankel": "averaged dynamics",
-    "magnitude": "size of the weights",
-    "random": "random",
-}
-_CORRECT = {
-    "none": "nothing",
-    "weights": "weights",
-    **{name: kind.label for name, kind in CORRECTIONS.items()},
-}
-
-
 def selective_method_table() -> str:
     """What each named method of selective layers does, and which kinds of layer have it."""
     kinds = {
@@ -93,9 +80,11 @@ def selective_method_table() -> str:
         have = [kind for kind, adapter in kinds.items() if name in adapter.methods]
         mark = f" (auto: {', '.join(auto)})" if auto else ""
         needs = "data and loss" if m.weigh == "gradient" else "data" if m.needs_data else "nothing"
-        weigh = m.weigh if m.needs_data else "–"
+        looks = issubclass(ORDERS[m.order], ByContributions)
+        weigh = m.weigh if looks else "–"
+        made_up = "nothing" if m.correct is None else CORRECTIONS[m.correct].label
         has = "all" if len(have) == len(kinds) else ", ".join(have)
-        rows.append([f"`{name}`{mark}", _ORDER[m.order], weigh, _CORRECT[m.correct], needs, has])
+        rows.append([f"`{name}`{mark}", ORDERS[m.order].label, weigh, made_up, needs, has])
     columns = ["method", "chosen by", "compared at", "made up by", "needs", "layers"]
     return table(columns, rows)
 

@@ -8,9 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from compressm.families import find_sites
 from compressm.families.lti.adapter import METHODS as LTI_METHODS
 from compressm.families.matrix_state.mamba1 import MambaAdapter, NormedMambaAdapter
 from compressm.families.matrix_state.mamba2 import Mamba2Adapter
+from compressm.families.matrix_state.orders import ORDERS
+from compressm.families.matrix_state.orders.gramians import ByGramians
 from compressm.nn import LRU
 from tests.accelerator.device import DEVICE
 from tests.families import mambas
@@ -80,61 +83,49 @@ def build_bare(layer: type[nn.Module], states: int) -> nn.Module:
 
 
 @torch.no_grad()
-def pad_mamba(build: Callable[[int], nn.Module], model: nn.Module, extra: int) -> nn.Module:
-    """The new states have no input, or no output, or (behind a norm) neither."""
-    small = dict(model.named_parameters())
-    old = small[next(name for name in small if name.endswith("A_log"))].shape[1]
-    padded = build(old + extra)
-    ratio = (old + extra) / old
-    normed = any("b_layernorm" in name for name, _ in model.named_modules())
-    learned = any("b_layernorm" in name for name in small)
+def pad(
+    build: Callable[[int], nn.Module], model: nn.Module, extra: int, *, together: bool = False
+) -> nn.Module:
+    """By the layout: half of the new states are never written, the other half never read.
+
+    With `together` no new state is either: a norm over all of them would see it.
+    """
+    ((_, site),) = find_sites(model).items()
+    old, more = site.state_dim, site.state_dim + extra
+    padded = build(more)
+    ((_, wide),) = find_sites(padded).items()
     for name, new in padded.named_parameters():
-        value = small[name]
-        if name.endswith("A_log"):
-            new[:, :old] = value
-        elif name.endswith("x_proj.weight"):
-            rank = len(value) - 2 * old
-            new[: rank + old] = value[: rank + old]
-            if normed:
-                new[rank:] = 0
-                new[rank : rank + old] = value[rank : rank + old]
-            else:
-                new[rank + old : rank + old + extra // 2] = 0
-                new[rank + 2 * old + extra + extra // 2 :] = 0
-            new[rank + old + extra : rank + 2 * old + extra] = value[rank + old :]
-        elif "b_layernorm" in name or "c_layernorm" in name:
-            # A norm over more entries, of which the new ones are zero, leaves the others larger.
-            new[:old] = value / ratio**0.5
-        elif normed and not learned and name.endswith("mixer.D"):
-            new.copy_(value * ratio)
-        elif normed and not learned and name.endswith("out_proj.weight"):
-            new.copy_(value / ratio)
-        else:
-            new.copy_(value)
+        if new.shape == model.get_parameter(name).shape:
+            new.copy_(model.get_parameter(name))
+    half = old + extra // 2
+    silent = {"write": slice(old, half), "read": slice(half, more)}
+    for name, axis in site.adapter.layout(site.module).parameters.items():
+        new = wide.module.get_parameter(name)
+        value = axis.padded(site.module.get_parameter(name), old, more)
+        for role, entries in zip(axis.roles, axis.entries(more), strict=True):
+            zero = silent.get(role, slice(0, 0))
+            zero = slice(old, more) if together and role in silent else zero
+            loud = torch.ones(more, dtype=torch.bool)
+            loud[:old] = loud[zero] = False
+            at = entries[:, loud].flatten()
+            value.index_copy_(axis.dim, at, new.index_select(axis.dim, at))
+        new.copy_(value)
     return padded
 
 
 @torch.no_grad()
-def pad_mamba2(build: Callable[[int], nn.Module], model: nn.Module, extra: int) -> nn.Module:
-    """The convolution of the new rows of B and C is zero."""
-    small = dict(model.named_parameters())
-    groups, inner = 2, mambas.INNER
-    convolved = len(small[next(name for name in small if name.endswith("conv1d.weight"))])
-    old = (convolved - inner) // (2 * groups)
-    padded = build(old + extra)
-    rows = torch.arange(2 * groups * (old + extra)).view(2 * groups, -1)[:, :old].flatten()
-    kept = torch.cat([torch.arange(inner), inner + rows])
-    for name, new in padded.named_parameters():
-        value = small[name]
-        if "conv1d" in name:
-            new.zero_()
-            new[kept] = value
-        elif "in_proj" in name:
-            ahead = len(value) - convolved - mambas.HEADS
-            heads = torch.arange(len(new) - mambas.HEADS, len(new))
-            new[torch.cat([torch.arange(ahead), ahead + kept, heads])] = value
-        else:
-            new.copy_(value)
+def pad_normed(build: Callable[[int], nn.Module], model: nn.Module, extra: int) -> nn.Module:
+    """A norm over more entries, of which the new ones are zero, leaves the others larger."""
+    ((name, site),) = find_sites(model).items()
+    ratio = (site.state_dim + extra) / site.state_dim
+    padded = pad(build, model, extra, together=True)
+    inside = dict(padded.get_submodule(name).named_parameters())
+    learned = [inside[key] for key in inside if key.startswith(("b_layernorm", "c_layernorm"))]
+    for weight in learned:
+        weight /= ratio**0.5
+    if not learned:
+        inside["D"].mul_(ratio)
+        inside["out_proj.weight"].div_(ratio)
     return padded
 
 
@@ -148,14 +139,18 @@ def on_device(case: Case) -> Case:
     )
 
 
-def mamba_case(build: Callable[[int], nn.Module], adapter: type, tolerance: float) -> Case:
-    two = adapter is Mamba2Adapter
+def mamba_case(build: partial[nn.Module], adapter: type, tolerance: float) -> Case:
     return Case(
         build=build,
         inputs=tokens,
-        methods={name: method.needs_data for name, method in adapter().methods.items()},
-        pad=partial(pad_mamba2 if two else pad_mamba, build),
-        blind=("random",),
+        methods={
+            name: method.needs_data
+            for name, method in adapter().methods.items()
+            if (build.func is build_bare or not issubclass(ORDERS[method.order], ByGramians))
+        },
+        pad=partial(pad_normed if adapter is NormedMambaAdapter else pad, build),
+        # Stacked, keys and queries do not say which states are written but never read.
+        blind=("random", "pivoted-qr"),
         tolerance=tolerance,
     )
 

@@ -9,10 +9,11 @@ from compressm.errors import InputError
 from compressm.families import find_sites
 from compressm.families.layout import StateAxis
 from compressm.families.matrix_state import METHODS, Choice, MatrixStateMethod
-from compressm.families.matrix_state.corrections import CORRECTIONS
+from compressm.families.matrix_state.corrections import CORRECTIONS, register_correction
 from compressm.families.matrix_state.corrections.fit import Fit
 from compressm.families.matrix_state.mamba2 import resized_rows
-from compressm.numerics.matrix_state.selective import selective_output
+from compressm.families.matrix_state.orders import ORDERS, register_order
+from compressm.numerics.matrix_state.states import output_of
 from tests.families import mambas
 from tests.families.conformance import CASES, tokens
 
@@ -171,7 +172,7 @@ def test_the_layer_read_is_the_layer(family):
         with torch.no_grad():  # the gated MLP that shares the layer is not read
             model[1].out_proj.weight[:, : model[1].d_mlp] = 0
     layer, s, _, output = one_call(model, case.inputs())
-    u = layer.activations(s, selective_output(s))
+    u = layer.activations(s, output_of(s))
     W, bias = layer.p["out_proj.weight"], layer.p.get("out_proj.bias", 0)
     computed = u @ W[:, -u.shape[-1] :].mT + bias
     torch.testing.assert_close(computed, output, rtol=1e-4, atol=1e-5)
@@ -182,9 +183,10 @@ def test_rows_and_scan_are_those_of_the_layer(family):
     """What a fit changes and computes with, against what was measured."""
     case = CASES[family]
     layer, s, hidden, _ = one_call(case.build(6), case.inputs())
-    name, *own = layer.rows()
-    B, C = layer.shared(*(layer.p[name][at] for at in own), layer.projected(hidden, s), s.mask)
-    for actual, expected in ((B, s.B), (C, s.C), (layer.scan(s), selective_output(s))):
+    rows = [layer.p[part.name][part.at] for part in layer.parts()]
+    keys, queries = layer.keys_and_queries(rows, layer.row_inputs(hidden, s), s.mask)
+    pairs = (keys, s.keys), (queries, s.queries), (layer.scan(s), output_of(s))
+    for actual, expected in pairs:
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -205,12 +207,15 @@ def test_fitted_rows_leave_less_and_other_rows_stay(family):
     assert errors["greedy-fit"] < 0.95 * errors[plain]
     before, after = (outputs[m].get_submodule(name) for m in (plain, "greedy-fit"))
     layer = site.adapter.read(after)
-    fitted, *own = layer.rows()
+    own = {
+        name: torch.cat([part.at for part in layer.parts() if part.name == name])
+        for name in layer.made_by
+    }
     for key, value in after.state_dict().items():
         other = before.state_dict()[key]
-        if key == fitted:
+        if key in own:
             rest = torch.ones(len(value), dtype=torch.bool)
-            rest[torch.cat(own)] = False
+            rest[own[key]] = False
             value, other = value[rest], other[rest]
         assert torch.equal(value, other), key
 
@@ -242,11 +247,15 @@ def test_a_fit_without_data_keeps_the_rows_and_says_so():
     assert "not fitted" in fit.notes[0]
 
 
-def test_methods_name_corrections_that_there_are(monkeypatch):
-    assert {m.correct for m in METHODS.values()} == {"none", "weights", *CORRECTIONS}
-    monkeypatch.setitem(METHODS, "misspelt", MatrixStateMethod(correct="fti"))
-    with pytest.raises(KeyError, match="fti"):
-        compress_(model_with(6), policy=FixedRank(3), method="misspelt", data=[tokens()])
+def test_every_order_and_correction_is_in_a_method_and_others_are_refused():
+    assert {m.correct for m in METHODS.values()} == {None, *CORRECTIONS}
+    assert {m.order for m in METHODS.values()} == {*ORDERS}
+    for wrong, known in (({"correct": "fti"}, "fit"), ({"order": "greedily"}, "greedy")):
+        with pytest.raises(InputError, match=rf"got '{next(iter(wrong.values()))}'.*{known}"):
+            MatrixStateMethod(**wrong)
+    for register, name in ((register_order, "greedy"), (register_correction, "fit")):
+        with pytest.raises(InputError, match=f"'{name}' is registered already"):
+            register(name)(object)
 
 
 def test_multipliers_of_rows_follow_the_states():

@@ -10,7 +10,7 @@ from compressm.numerics.matrix_state.mixing import (
     mixing_basis,
     ridge_solve,
 )
-from tests.numerics.test_selective import signals
+from tests.numerics.test_states import signals
 
 
 def draw(*shape, seed=0):
@@ -92,15 +92,14 @@ def test_averaged_dynamics_score_each_mode_by_its_hankel_singular_value():
     """For inputs that do not change, a mode alone is y = c (z - a)^{-1} b: σ = |c b| / (1 - a²)."""
     s = signals(groups=1)
     steady = {
-        "dt": s.dt[:1, :1].expand_as(s.dt),
-        "B": s.B[:1, :1].expand_as(s.B),
-        "C": s.C[:1, :1].expand_as(s.C),
+        name: getattr(s, name)[:1, :1].expand_as(getattr(s, name))
+        for name in ("steps", "keys", "queries")
     }
     averages = AveragedDynamics()
     averages.update(type(s)(**{**vars(s), **steady}))
-    dt, B, C = s.dt[0, 0, 0], s.B[0, 0, 0], s.C[0, 0, 0]
-    a, b = torch.exp(dt[:, None] * s.A[0]), dt[:, None] * B
+    dt, B, C = s.steps[0, 0, 0], s.keys[0, 0, 0], s.queries[0, 0, 0]
+    a, b = torch.exp(dt[:, None] * s.decay[0]), dt[:, None] * B
     k = torch.arange(4000)[:, None, None]
     P = (a**k * b).square().sum(0)  # Gramians of a mode, summed up
     Q = (a**k * C).square().sum(0)
-    torch.testing.assert_close(averages.scores(s.A)[0], (P * Q).sqrt().sum(0))
+    torch.testing.assert_close(averages.scores()[0], (P * Q).sqrt().sum(0))

@@ -1,23 +1,20 @@
-"""What selective layer families (Mamba and its kin) share: methods, measuring, choosing, refits.
+"""Families whose state is a matrix that keys write and queries read: Mamba, the delta rule, kin.
 
-Their states can be selected, not mixed: A[d,n] differs between channels, or a nonlinearity stands
-behind the projections to B and C. A family adds how its layer is read (`SelectiveLayer`) and what
-a choice of states changes in it. Shapes as in `numerics.selective`.
+Three things, apart from each other: *signals* (`numerics.matrix_state.signals`) drive a
+*recurrence* (`recurrences`), and a *family*, one file each, says how its layer makes them, where
+its states are, and which map follows. Orders, corrections and their combinations work on signals,
+recurrences and layouts, and know no layer.
 """
 
-from compressm.families.matrix_state.adapter import METHODS, SelectiveAdapter
-from compressm.families.matrix_state.layer import (
-    Choice,
-    MatrixStateMethod,
-    NewValue,
-    SelectiveLayer,
-)
+from compressm.families.matrix_state.adapter import MatrixStateAdapter
+from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue
+from compressm.families.matrix_state.method import METHODS, MatrixStateMethod
 
 __all__ = [
     "METHODS",
     "Choice",
+    "MatrixStateAdapter",
+    "MatrixStateLayer",
     "MatrixStateMethod",
     "NewValue",
-    "SelectiveAdapter",
-    "SelectiveLayer",
 ]

@@ -1,4 +1,4 @@
-"""The adapter that selective families subclass, and the methods that they know."""
+"""The adapter that families with a matrix-valued state subclass."""
 
 from __future__ import annotations
 
@@ -12,38 +12,26 @@ from compressm.calibration import Given
 from compressm.errors import InputError
 from compressm.families.base import Adapter, Observer
 from compressm.families.layout import Layout
-from compressm.families.matrix_state.layer import MatrixStateMethod, SelectiveLayer
-from compressm.families.matrix_state.stages import SelectiveObserver
+from compressm.families.matrix_state.layer import MatrixStateLayer
+from compressm.families.matrix_state.method import METHODS, MatrixStateMethod
+from compressm.families.matrix_state.stages import MatrixStateObserver
 from compressm.spectrum import StateCost
 
-METHODS: dict[str, MatrixStateMethod] = {
-    "greedy-fit": MatrixStateMethod(correct="fit"),
-    "greedy-refit": MatrixStateMethod(correct="refit"),
-    "greedy-weights": MatrixStateMethod(correct="weights"),
-    "greedy-output": MatrixStateMethod(correct="output"),
-    "greedy-weights-scan": MatrixStateMethod(correct="weights", weigh="scan"),
-    "greedy-weights-gradient": MatrixStateMethod(correct="weights", weigh="gradient"),
-    "greedy": MatrixStateMethod(order="additive"),
-    "diagonal": MatrixStateMethod(order="diagonal", weigh="scan"),
-    "hankel": MatrixStateMethod(order="hankel", weigh="scan"),
-    "magnitude": MatrixStateMethod(order="magnitude"),
-    "random": MatrixStateMethod(order="random"),
-}
 
-
-class SelectiveAdapter(Adapter):
-    """Base of the selective families.
+class MatrixStateAdapter(Adapter):
+    """Base of the families with a matrix-valued state.
 
     Attributes:
         default: what "auto" means where there is data; without, it is "magnitude".
-        lacking: methods whose result this layer cannot store, each with the reason.
+        lacking: methods that are not for these layers, each with the reason: what it would have to
+            store, or what it does not see.
     """
 
     default: str = "greedy-fit"
     lacking: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
-    def read(self, module: nn.Module) -> SelectiveLayer:
+    def read(self, module: nn.Module) -> MatrixStateLayer:
         """The layer as it is now."""
 
     @abstractmethod
@@ -65,6 +53,7 @@ class SelectiveAdapter(Adapter):
             state_bytes=self.state_bytes(module),
         )
 
+    @final
     def inputs(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
@@ -92,7 +81,7 @@ class SelectiveAdapter(Adapter):
             name = "magnitude" if given == "nothing" else self.default
         if name in self.lacking:
             raise InputError(
-                f"method: {self.family} layers cannot store the result of {name!r}: "
+                f"method: {name!r} is not for {self.family} layers: "
                 f"{self.lacking[name]}; use {self.default!r}"
             )
         if name not in METHODS:
@@ -109,4 +98,4 @@ class SelectiveAdapter(Adapter):
                 "pass loss=lambda model, batch: <scalar>"
             )
         layer, cost = self.read(module), self.cost(module)
-        return SelectiveObserver(self.inputs, layer, chosen, cost, runs=name)
+        return MatrixStateObserver(self.inputs, layer, chosen, cost, runs=name)

@@ -1,4 +1,8 @@
-"""A selective layer as it was read, a choice among its states, and how both were arrived at."""
+"""A layer with a matrix-valued state as it was read, and a choice among its states.
+
+Shapes as in `numerics.matrix_state.signals`; H outputs, F inputs of the rows that make keys and
+queries.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +10,17 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compressm.edits import Edit, Selection, Transport
-from compressm.numerics.matrix_state.contributions import Weigh
-from compressm.numerics.matrix_state.selective import SelectiveSignals
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatrixStateMethod:
-    """How the states of a selective layer are ranked, and what makes up for those that go.
-
-    Attributes:
-        order: "greedy": one by one, each time the state whose contribution explains most of the
-            output together with those kept; "additive": the same, with contributions at the weight
-            that they have; "diagonal": energy of each state's own contribution, as
-            forward-statistics pruning has it; "hankel": Hankel singular value of each mode under
-            averaged dynamics; "magnitude": norms of the rows that make B and C; "random".
-        correct: "none"; "weights": each kept contribution gets its least-squares weight, where the
-            layer can store it; or the name of one of the `corrections`, which come on top of that.
-        weigh: where contributions are compared, see `numerics.contributions`.
-    """
-
-    order: Literal["greedy", "additive", "diagonal", "hankel", "magnitude", "random"] = "greedy"
-    correct: str = "none"
-    weigh: Weigh = "output"
-
-    @property
-    def needs_data(self) -> bool:
-        """Whether real activations are needed."""
-        return self.order not in ("magnitude", "random") or self.correct != "none"
+from compressm.families.layout import Layout, Role
+from compressm.families.matrix_state.recurrences import Recurrence
+from compressm.numerics.matrix_state.matching import residual_energy
+from compressm.numerics.matrix_state.signals import Signals
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,18 +30,28 @@ class Choice:
     Attributes:
         indices: (G, r) int64, ascending in each group.
         weights: (G, r) by which their contributions grow, or None where they stay as they are.
-        mix: (r, N), rows of C as mixes of the old ones, where these were refitted.
-        squares: (2, G, N) mean squares of B_t and C_t where they were measured.
-        covariance: (G, N, N) second moments of C_t.
+        squares: (2, G, N) mean squares of keys and queries where they were measured.
+        covariance: (G, N, N) second moments of the queries.
         moments: (K, N, N) Gram matrices of the contributions where they were measured.
     """
 
     indices: Tensor
     weights: Tensor | None = None
-    mix: Tensor | None = None
     squares: Tensor | None = None
     covariance: Tensor | None = None
     moments: Tensor | None = None
+
+    @property
+    def error(self) -> float | None:
+        """Relative error of the contributions where they are compared."""
+        if self.moments is None:
+            return None
+        groups, ones = len(self.indices), torch.ones_like(self.indices, dtype=torch.float64)
+        by_group = self.moments.view(groups, -1, *self.moments.shape[1:]).sum(1)
+        weights = ones if self.weights is None else self.weights
+        triples = zip(by_group, self.indices, weights, strict=True)
+        left, whole = sum(residual_energy(*t) for t in triples), float(self.moments.sum())
+        return (left / whole) ** 0.5 if whole > 0 else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,56 +62,102 @@ class NewValue:
     transport: Transport
 
 
-class SelectiveLayer(ABC):
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Rows of a parameter that make keys or queries, (G N,) of them."""
+
+    name: str
+    role: Role
+    at: Tensor
+
+
+class MatrixStateLayer(ABC):
     """A layer as it was when it was read: its tensors, and what they do.
 
     Args:
         module: the live layer; its parameters are only looked at.
+        layout: where its states are.
 
     Attributes:
+        recurrence: what its signals drive.
+        made_by: parameters whose rows make keys and queries (by their roles in the layout), that a
+            fit may change; all are multiplied with the same inputs.
+        weighed: the parameter whose entries for reading take weights of contributions; None: a
+            nonlinearity stands between every such parameter and the queries.
+        mixable: whether these entries can be replaced by mixes of all old ones.
         p: its parameters by name.
+        dtype: that it is computed in; single precision for half-precision weights.
         groups: G.
         blocks: K, blocks of channels whose contributions are kept apart (a multiple of G).
         state_dim: N.
-        weighable: whether contributions can get weights.
-        mixable: whether rows of C can be mixed.
     """
 
+    recurrence: ClassVar[Recurrence]
+    made_by: ClassVar[tuple[str, ...]]
+    weighed: str | None = None
+    mixable: bool = False
     groups: int = 1
     blocks: int = 1
-    weighable: bool = True
-    mixable: bool = False
-    state_dim: int
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    def __init__(self, module: nn.Module, layout: Layout) -> None:
+        self.module, self.layout = module, layout
+        self.state_dim = layout.state_dim(module)
         self.p: dict[str, Tensor] = {name: p.detach() for name, p in module.named_parameters()}
-        # Half-precision weights are computed with in single precision.
-        self.dtype = torch.promote_types(self.p["A_log"].dtype, torch.float32)
+        self.dtype = torch.float32
+        for p in self.p.values():
+            self.dtype = torch.promote_types(self.dtype, p.dtype)
 
     @abstractmethod
-    def signals(self, hidden: Tensor, mask: Tensor | None) -> SelectiveSignals:
-        """What drives the scan for the inputs (B, L, width) of a call; mask (B, L) or None."""
+    def signals(self, hidden: Tensor, mask: Tensor | None) -> Signals:
+        """What drives the recurrence for the inputs (B, L, width) of a call; mask (B, L)."""
 
     @abstractmethod
-    def rows(self) -> tuple[str, Tensor, Tensor]:
-        """The parameter that makes B and C, and which of its rows make each, (G N,) int64."""
+    def row_inputs(self, hidden: Tensor, s: Signals) -> Tensor:
+        """(B, L, F) what the rows that make keys and queries are multiplied with."""
 
     @abstractmethod
-    def projected(self, hidden: Tensor, s: SelectiveSignals) -> Tensor:
-        """(B, L, F) what those rows are multiplied with."""
+    def keys_and_queries(
+        self, rows: Sequence[Tensor], inputs: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and queries, (B, L, G, N), of other rows (G N, F), in the order of `parts`."""
 
     @abstractmethod
-    def shared(self, B: Tensor, C: Tensor, inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """B_t and C_t, (B, L, G, N), of rows (G N, F) and their inputs."""
+    def activations(self, s: Signals, y: Tensor) -> Tensor:
+        """(B, L, G J V) what the output map sees for the output y (B, L, G, J, V)."""
 
     @abstractmethod
-    def scan(self, s: SelectiveSignals) -> Tensor:
-        """y (B, L, G, E), by the operators for training: fast and differentiable."""
+    def beside(self, hidden: Tensor) -> Tensor | None:
+        """(B, L, H) what the layer puts out beside all that, if it does."""
+
+    @property
+    @abstractmethod
+    def out_weight(self) -> Tensor:
+        """W (H, G J V), the linear map at the end with gains that stand before it."""
 
     @abstractmethod
-    def activations(self, s: SelectiveSignals, y: Tensor) -> Tensor:
-        """(B, L, G E) what the output map sees for the output y (B, L, G, E) of the scan."""
+    def changes(self, choice: Choice) -> dict[str, NewValue]:
+        """Parameters that are different when only the chosen states stay."""
+
+    @property
+    def weighable(self) -> bool:
+        """Whether contributions can get weights."""
+        return self.weighed is not None
+
+    @final
+    def parts(self) -> list[Part]:
+        """Rows that make keys and queries: of each parameter, keys first."""
+        roles: tuple[Role, ...] = ("write", "read")
+        found = [
+            Part(name, role, self.layout.parameters[name].rows(role, self.state_dim))
+            for name in self.made_by
+            for role in roles
+        ]
+        return [part for part in found if len(part.at)]
+
+    @final
+    def scan(self, s: Signals) -> Tensor:
+        """y (B, L, G, J, V), fast and differentiable."""
+        return self.recurrence.scan(s)
 
     @final
     def mapped(self, activations: Tensor) -> Tensor:
@@ -129,40 +166,72 @@ class SelectiveLayer(ABC):
         own = activations.shape[-1]
         return functional.linear(activations, self.p["out_proj.weight"][:, -own:].to(self.dtype))
 
-    def output(self, hidden: Tensor, s: SelectiveSignals, y: Tensor) -> Tensor:
-        """(B, L, H) what the layer puts out for the output y (B, L, G, E) of the scan."""
-        out, bias = self.mapped(self.activations(s, y)), self.p.get("out_proj.bias")
-        return out if bias is None else out + bias.to(self.dtype)
-
-    @abstractmethod
-    def decay_rates(self) -> Tensor:
-        """A (G, E, N) or (G, E, 1), negative."""
-
-    @abstractmethod
-    def magnitudes(self) -> Tensor:
-        """(G, N) how large the weights are that make B and C, multiplied."""
-
-    @abstractmethod
-    def changes(self, choice: Choice) -> dict[str, NewValue]:
-        """Parameters that are different when only the chosen states stay."""
-
-    @abstractmethod
-    def resized(self, state_dim: int) -> None:
-        """Take note that the tensors in `p` have so many states now."""
-
-    @property
-    def out_weight(self) -> Tensor:
-        """W (H, G E), the linear map at the end."""
-        return self.p["out_proj.weight"].to(self.dtype)
+    @final
+    def output(self, hidden: Tensor, s: Signals, y: Tensor) -> Tensor:
+        """(B, L, H) what the layer puts out for the output y of the recurrence."""
+        out, bias, beside = (
+            self.mapped(self.activations(s, y)),
+            self.parameter("out_proj.bias"),
+            self.beside(hidden),
+        )
+        out = out if bias is None else out + bias
+        return out if beside is None else out + beside
 
     @final
-    def reduced(self, changes: Mapping[str, NewValue], state_dim: int) -> SelectiveLayer:
+    def parameter(self, name: str) -> Tensor | None:
+        """A parameter in the dtype of computation; None: the layer has no such one."""
+        value = self.p.get(name)
+        return None if value is None else value.to(self.dtype)
+
+    @final
+    def magnitudes(self) -> Tensor:
+        """(G, N) norms of all that makes keys and queries, multiplied."""
+        sizes: dict[str, Tensor] = {}
+        for name, axis in self.layout.parameters.items():
+            if name.endswith("bias"):
+                continue
+            value = self.p[name].movedim(axis.dim, 0).flatten(1)
+            for role in set(axis.roles) & {"write", "read"}:
+                rows = value[axis.rows(role, self.state_dim).to(value.device)]
+                size = torch.linalg.vector_norm(rows, dim=1)
+                sizes[role] = sizes[role] * size if role in sizes else size
+        both: Tensor = sizes["write"] * sizes["read"]
+        return both.view(self.groups, -1)
+
+    @final
+    def selected(self, choice: Choice) -> dict[str, NewValue]:
+        """The chosen states of every parameter, with their weights.
+
+        A contribution that is w times as large passes w times the gradient to what is inside it:
+        decays and keys. What it got its weight from sees the gradient that it saw.
+        """
+        w = None if choice.weights is None else choice.weights.cpu().double()
+        changes, r = {}, choice.indices.shape[1]
+        for name, axis in self.layout.parameters.items():
+            rows = axis.kept(self.state_dim, choice.indices)
+            value = self.p[name].cpu().index_select(axis.dim, rows)
+            factors = None
+            if w is not None:
+                weighed = value.new_ones(len(rows), dtype=torch.float64)
+                factors = torch.ones_like(weighed)
+                for role, at in zip(axis.roles, axis.entries(r).flatten(1), strict=True):
+                    takes = name == self.weighed and role == "read"
+                    (weighed if takes else factors)[at] = w.flatten()
+                shape = [-1 if i == axis.dim else 1 for i in range(value.ndim)]
+                value = value.double() * weighed.view(shape)
+                untouched = name == self.weighed and set(axis.roles) == {"read"}
+                factors = None if untouched else factors
+            changes[name] = NewValue(value, Selection(rows, axis.dim, factors))
+        return changes
+
+    @final
+    def reduced(self, changes: Mapping[str, NewValue], state_dim: int) -> MatrixStateLayer:
         """This layer with the changes made, to be computed with."""
         other = copy.copy(self)
         other.p = dict(self.p)
         for name, change in changes.items():
             other.p[name] = change.value.to(self.p[name])
-        other.resized(state_dim)
+        other.state_dim = state_dim
         return other
 
     @final
@@ -172,11 +241,6 @@ class SelectiveLayer(ABC):
             Edit(module=self.module, names=(name,), values=(c.value,), transport=c.transport)
             for name, c in changes.items()
         ]
-
-
-def picked(value: Tensor, rows: Tensor, dim: int, factors: Tensor | None = None) -> NewValue:
-    """Existing entries of a parameter, as they are; gradients grow by `factors`."""
-    return NewValue(value.cpu().index_select(dim, rows), Selection(rows, dim, factors))
 
 
 def scaled(value: Tensor, factor: float) -> NewValue:

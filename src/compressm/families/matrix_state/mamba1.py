@@ -11,20 +11,21 @@ Source: Gu and Dao 2023 (arXiv 2312.00752); norms: Jamba (arXiv 2403.19887), Fal
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressm.edits import Selection
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, Role, StateAxis
-from compressm.families.matrix_state import Choice, NewValue, SelectiveAdapter, SelectiveLayer
-from compressm.families.matrix_state.layer import picked, scaled
+from compressm.families.matrix_state.adapter import MatrixStateAdapter
+from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue, scaled
+from compressm.families.matrix_state.recurrences import ChannelDecay
 from compressm.families.structure import Tensors
-from compressm.numerics.matrix_state.selective import SelectiveSignals
-from compressm.ops import selective_scan
+from compressm.numerics.matrix_state.signals import Signals
 
 _NORMS: dict[str, Role] = {"b_layernorm": "write", "c_layernorm": "read"}
 
@@ -34,27 +35,26 @@ def _ones(length: int) -> Tensor:
 
 
 @final
-class Mamba1Layer(SelectiveLayer):
+class Mamba1Layer(MatrixStateLayer):
     """One mixer, read once."""
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module)
+    recurrence: ClassVar = ChannelDecay()
+    made_by: ClassVar = ("x_proj.weight",)
+
+    def __init__(self, module: nn.Module, layout: Layout) -> None:
+        super().__init__(module, layout)
         self.act: Any = module.act
-        self.channels, self.state_dim = self.p["A_log"].shape
+        self.channels = self.p["A_log"].shape[0]
         self.rank = self.p["dt_proj.weight"].shape[1]
         self.normed = hasattr(module, "b_layernorm")
         self.mixable = not self.normed
-
-    def resized(self, state_dim: int) -> None:
-        self.state_dim = state_dim
-
-    def _get(self, name: str) -> Tensor | None:
-        value = self.p.get(name)
-        return None if value is None else value.to(self.dtype)
+        learned = "c_layernorm.weight"
+        # A norm without weights keeps only proportions of its inputs, but these it keeps.
+        self.weighed = learned if learned in self.p else "x_proj.weight"
 
     def _linear(self, name: str, inputs: Tensor) -> Tensor:
         weight = self.p[f"{name}.weight"].to(self.dtype)
-        return functional.linear(inputs, weight, self._get(f"{name}.bias"))
+        return functional.linear(inputs, weight, self.parameter(f"{name}.bias"))
 
     def _norm(self, name: str, inputs: Tensor) -> Tensor:
         norm = getattr(self.module, name, None)
@@ -62,96 +62,64 @@ class Mamba1Layer(SelectiveLayer):
             return inputs
         eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", 0.0))
         out: Tensor = inputs * torch.rsqrt(inputs.square().mean(-1, keepdim=True) + eps)
-        weight = self._get(f"{name}.weight")
+        weight = self.parameter(f"{name}.weight")
         return out if weight is None else out * weight
 
-    def decay_rates(self) -> Tensor:
-        return -self.p["A_log"].to(self.dtype).exp()[None]
-
-    def signals(self, hidden: Tensor, mask: Tensor | None) -> SelectiveSignals:
+    def signals(self, hidden: Tensor, mask: Tensor | None) -> Signals:
         counts = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask > 0
         keep = counts[..., None].to(self.dtype)
         x, z = self._linear("in_proj", hidden.to(self.dtype) * keep).chunk(2, -1)
         kernel = self.p["conv1d.weight"].to(self.dtype)
         x = functional.pad(x.mT, (kernel.shape[-1] - 1, 0))
-        x = functional.conv1d(x, kernel, self._get("conv1d.bias"), groups=self.channels).mT
+        x = functional.conv1d(x, kernel, self.parameter("conv1d.bias"), groups=self.channels).mT
         x = self.act(x) * keep
         sizes = [self.rank, self.state_dim, self.state_dim]
         dt, B, C = torch.split(self._linear("x_proj", x), sizes, -1)
         B, C = self._norm("b_layernorm", B), self._norm("c_layernorm", C)
         dt = functional.softplus(self._linear("dt_proj", self._norm("dt_layernorm", dt)))
-        return SelectiveSignals(
-            x=x[:, :, None],
-            dt=dt[:, :, None],
-            A=self.decay_rates(),
-            B=B[:, :, None],
-            C=C[:, :, None],
-            gate=functional.silu(z)[:, :, None],
+        return Signals(
+            values=x[:, :, None, :, None],
+            steps=dt[:, :, None],
+            decay=-self.p["A_log"].to(self.dtype).exp()[None],
+            keys=B[:, :, None],
+            queries=C[:, :, None],
+            gate=functional.silu(z)[:, :, None, :, None],
             mask=counts,
         )
 
-    def rows(self) -> tuple[str, Tensor, Tensor]:
-        states = torch.arange(self.state_dim, device="cpu")
-        return "x_proj.weight", self.rank + states, self.rank + self.state_dim + states
+    def row_inputs(self, hidden: Tensor, s: Signals) -> Tensor:
+        return s.values[:, :, 0, :, 0]
 
-    def projected(self, hidden: Tensor, s: SelectiveSignals) -> Tensor:
-        return s.x[:, :, 0]
-
-    def shared(self, B: Tensor, C: Tensor, inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_and_queries(
+        self, rows: Sequence[Tensor], inputs: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
         made = []
-        for rows, norm in zip((B, C), _NORMS, strict=True):
-            made.append(self._norm(norm, functional.linear(inputs, rows))[:, :, None])
+        for own, norm in zip(rows, _NORMS, strict=True):
+            made.append(self._norm(norm, functional.linear(inputs, own))[:, :, None])
         return made[0], made[1]
 
-    def scan(self, s: SelectiveSignals) -> Tensor:
-        x, dt = s.x[:, :, 0].mT, s.dt[:, :, 0].mT
-        y = selective_scan(x, dt, s.A[0], s.B.movedim(1, 3), s.C.movedim(1, 3))
-        assert isinstance(y, Tensor)
-        return y.mT[:, :, None]
+    def activations(self, s: Signals, y: Tensor) -> Tensor:
+        x, y, gate = (t[:, :, 0, :, 0] for t in (s.values, y, s.gate))
+        return (y + self.p["D"].to(self.dtype) * x) * gate
 
-    def activations(self, s: SelectiveSignals, y: Tensor) -> Tensor:
-        return ((y + self.p["D"].to(self.dtype) * s.x) * s.gate)[:, :, 0]
+    def beside(self, hidden: Tensor) -> Tensor | None:
+        return None
 
-    def magnitudes(self) -> Tensor:
-        sizes = [self.rank, self.state_dim, self.state_dim]
-        _, B, C = torch.split(self.p["x_proj.weight"], sizes)
-        both: Tensor = torch.linalg.vector_norm(B, dim=1) * torch.linalg.vector_norm(C, dim=1)
-        for name in _NORMS:
-            if f"{name}.weight" in self.p:
-                both = both * self.p[f"{name}.weight"].abs()
-        return both[None]
+    @property
+    def out_weight(self) -> Tensor:
+        return self.p["out_proj.weight"].to(self.dtype)
 
     def changes(self, choice: Choice) -> dict[str, NewValue]:
-        kept, N, R = choice.indices[0], self.state_dim, self.rank
-        ones = torch.ones(len(kept), dtype=torch.float64, device="cpu")
-        steps = torch.ones(R, dtype=torch.float64, device="cpu")
-        w = ones if choice.weights is None else choice.weights[0]
-        rows = torch.cat([torch.arange(R, device="cpu"), R + kept, R + N + kept])
-        # A contribution that is w times as large passes w times the gradient to what is inside it:
-        # the decay and the row of B. What it got its weight from sees the gradient that it saw.
-        inner = None if choice.weights is None else w
-        old = self.p["x_proj.weight"].cpu().double()
-        learned = "c_layernorm.weight" in self.p
-        read = w if learned else ones
-        to_x = None if inner is None else torch.cat([steps, w, read])
-        new = old[rows]
-        if choice.mix is not None:
-            new[-len(kept) :] = choice.mix @ old[R + N :]
-        elif not learned:
-            new[-len(kept) :] *= w[:, None]
-        changes = {
-            "A_log": picked(self.p["A_log"], kept, 1, inner),
-            "x_proj.weight": NewValue(new, Selection(rows, 0, to_x)),
-        }
-        if self.normed:
-            changes |= self._norm_changes(choice, w, learned)
-        return changes
+        changes = self.selected(choice)
+        return changes | self._norm_changes(choice, changes) if self.normed else changes
 
-    def _norm_changes(self, choice: Choice, w: Tensor, learned: bool) -> dict[str, NewValue]:
+    def _norm_changes(self, choice: Choice, changes: Mapping[str, NewValue]) -> dict[str, NewValue]:
         """What makes up for norms that see fewer entries, on average over the data."""
-        kept, gains = choice.indices[0], [1.0, 1.0]
+        learned, gains = self.weighed in changes and self.weighed != "x_proj.weight", [1.0, 1.0]
         for i, square in enumerate(self._normed_squares(choice)):
-            square = square[kept] * (w.square() if i == 1 and not learned else 1.0)
+            square = square[choice.indices[0]]
+            if i == 1 and not learned and choice.weights is not None:
+                square = square * choice.weights[0].square()
             mean = float(square.mean())
             # The norm multiplies the kept entries by about this much more than before.
             gains[i] = mean**-0.5 if mean > 0 else 1.0
@@ -161,11 +129,9 @@ class Mamba1Layer(SelectiveLayer):
                 "D": scaled(self.p["D"], out),
                 "out_proj.weight": scaled(self.p["out_proj.weight"], 1 / out),
             }
-        inner = None if choice.weights is None else w
-        B, C = (self.p[f"{name}.weight"].cpu().double()[kept] for name in _NORMS)
         return {
-            "b_layernorm.weight": NewValue(B / gains[0], Selection(kept, 0, inner)),
-            "c_layernorm.weight": NewValue(C * w / gains[1], Selection(kept, 0)),
+            name: replace(changes[name], value=changes[name].value.double() / gain)
+            for name, gain in zip((f"{norm}.weight" for norm in _NORMS), gains, strict=True)
         }
 
     def _normed_squares(self, choice: Choice) -> list[Tensor]:
@@ -186,7 +152,13 @@ class Mamba1Layer(SelectiveLayer):
         return squares
 
 
-class _Mamba1(SelectiveAdapter):
+_DECAYS_DIFFER = dict.fromkeys(
+    ("elimination-fit", "elimination", "pivoted-qr", "energy"),
+    "it looks at keys and queries alone, and here every state has decays of its own",
+)
+
+
+class _Mamba1(MatrixStateAdapter):
     config_keys = ("state_size", "mamba_d_state")
     tensors = Tensors(
         needed=(
@@ -225,8 +197,8 @@ class _Mamba1(SelectiveAdapter):
         A = module.get_parameter("A_log")
         return A.shape[0] * A.element_size()
 
-    def read(self, module: nn.Module) -> SelectiveLayer:
-        return Mamba1Layer(module)
+    def read(self, module: nn.Module) -> MatrixStateLayer:
+        return Mamba1Layer(module, self.layout(module))
 
 
 @final
@@ -238,6 +210,7 @@ class MambaAdapter(_Mamba1):
     """Rows of C are free: weights and mixes are stored in them."""
 
     family = "Mamba"
+    lacking: ClassVar = _DECAYS_DIFFER
 
 
 @final
@@ -249,4 +222,4 @@ class NormedMambaAdapter(_Mamba1):
     """B, C and the step sizes are normalised, so rows of C cannot be mixed."""
 
     family = "normed Mamba"
-    lacking: ClassVar = {"greedy-refit": "a norm stands behind the C projection"}
+    lacking: ClassVar = _DECAYS_DIFFER | {"greedy-refit": "a norm stands behind the C projection"}

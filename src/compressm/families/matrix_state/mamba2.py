@@ -11,6 +11,7 @@ Source: Dao and Gu 2024 (arXiv 2405.21060).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, final
@@ -22,11 +23,11 @@ from torch.nn import functional
 from compressm.errors import InputError
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, Role, StateAxis
-from compressm.families.matrix_state import Choice, NewValue, SelectiveAdapter, SelectiveLayer
-from compressm.families.matrix_state.layer import picked
+from compressm.families.matrix_state.adapter import MatrixStateAdapter
+from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue
+from compressm.families.matrix_state.recurrences import HeadDecay
 from compressm.families.structure import Tensors
-from compressm.numerics.matrix_state.selective import SelectiveSignals
-from compressm.ops import ssd
+from compressm.numerics.matrix_state.signals import Signals
 
 
 def _groups(module: Any) -> int:
@@ -39,24 +40,18 @@ def _channels(module: Any) -> int:
     return heads * int(module.head_dim if hasattr(module, "head_dim") else module.headdim)
 
 
-def _state_dim(module: nn.Module) -> int:
-    channels = _channels(module)
-    convolved = module.get_parameter("conv1d.weight").shape[0]
-    return (convolved - channels) // (2 * _groups(module))
-
-
 @final
-class Mamba2Layer(SelectiveLayer):
+class Mamba2Layer(MatrixStateLayer):
     """One mixer, read once."""
 
-    weighable = False
+    recurrence: ClassVar = HeadDecay()
+    made_by: ClassVar = ("in_proj.weight",)
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module)
+    def __init__(self, module: nn.Module, layout: Layout) -> None:
+        super().__init__(module, layout)
         if "init_states" in self.p:
             raise InputError("model: Mamba-2 layers with learned initial states cannot be cut")
         self.groups, self.blocks = _groups(module), len(self.p["A_log"])
-        self.state_dim = _state_dim(module)
         self.channels = _channels(module)
         rows = len(self.p["in_proj.weight"])
         # Where a gated MLP shares the projection, its rows come first.
@@ -65,26 +60,15 @@ class Mamba2Layer(SelectiveLayer):
         limit = getattr(module, "time_step_limit", None) or getattr(module, "dt_limit", None)
         self.limit = (0.0, float("inf")) if limit is None else tuple(limit)
 
-    def resized(self, state_dim: int) -> None:
-        self.state_dim = state_dim
-
-    def decay_rates(self) -> Tensor:
-        per_head = -self.p["A_log"].to(self.dtype).exp()
-        return self._by_channel(per_head).view(self.groups, -1, 1)
-
     def _by_channel(self, per_head: Tensor) -> Tensor:
         return per_head.repeat_interleave(self.channels // self.blocks, -1)
 
-    def _get(self, name: str) -> Tensor | None:
-        value = self.p.get(name)
-        return None if value is None else value.to(self.dtype)
-
-    def signals(self, hidden: Tensor, mask: Tensor | None) -> SelectiveSignals:
+    def signals(self, hidden: Tensor, mask: Tensor | None) -> Signals:
         counts = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask > 0
         keep = counts[..., None].to(self.dtype)
         inputs = hidden.to(self.dtype) * keep * getattr(self.module, "ssm_in_multiplier", 1.0)
         weight = self.p["in_proj.weight"].to(self.dtype)
-        rows = functional.linear(inputs, weight, self._get("in_proj.bias"))
+        rows = functional.linear(inputs, weight, self.parameter("in_proj.bias"))
         multiplier = getattr(self.module, "mup_vector", None)
         if multiplier is not None:
             rows = rows * self._multiplied(multiplier)
@@ -92,53 +76,42 @@ class Mamba2Layer(SelectiveLayer):
         parts = [self.ahead, self.channels, len(kernel), self.blocks]
         _, z, xBC, dt = torch.split(rows, parts, -1)
         xBC = functional.pad(xBC.mT, (kernel.shape[-1] - 1, 0))
-        bias = self._get("conv1d.bias")
+        bias = self.parameter("conv1d.bias")
         xBC = self.act(functional.conv1d(xBC, kernel, bias, groups=len(kernel)).mT) * keep
         shared = self.groups * self.state_dim
         x, B, C = torch.split(xBC, [self.channels, shared, shared], -1)
         dt = functional.softplus(dt + self.p["dt_bias"].to(self.dtype)).clamp(*self.limit)
         by_group = (*hidden.shape[:2], self.groups, -1)
-        return SelectiveSignals(
-            x=x.reshape(by_group),
-            dt=self._by_channel(dt).reshape(by_group),
-            A=self.decay_rates(),
-            B=B.reshape(by_group),
-            C=C.reshape(by_group),
-            gate=functional.silu(z).reshape(by_group),
+        by_head = (*hidden.shape[:2], self.groups, self.blocks // self.groups, -1)
+        return Signals(
+            values=x.reshape(by_head),
+            steps=dt.reshape(by_group),
+            decay=-self.p["A_log"].to(self.dtype).exp().view(self.groups, -1, 1),
+            keys=B.reshape(by_group),
+            queries=C.reshape(by_group),
+            gate=functional.silu(z).reshape(by_head),
             mask=counts,
         )
 
-    def rows(self) -> tuple[str, Tensor, Tensor]:
-        start, shared = self.ahead + 2 * self.channels, self.groups * self.state_dim
-        states = start + torch.arange(shared, device="cpu")
-        return "in_proj.weight", states, states + shared
-
-    def projected(self, hidden: Tensor, s: SelectiveSignals) -> Tensor:
+    def row_inputs(self, hidden: Tensor, s: Signals) -> Tensor:
         scale = getattr(self.module, "ssm_in_multiplier", 1.0)
         return hidden.to(self.dtype) * s.mask[..., None].to(self.dtype) * scale
 
-    def shared(self, B: Tensor, C: Tensor, inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        _, *own = self.rows()
-        at = torch.cat(own).to(inputs.device)
-        bias = self._get("in_proj.bias")
-        both = functional.linear(inputs, torch.cat([B, C]), None if bias is None else bias[at])
+    def keys_and_queries(
+        self, rows: Sequence[Tensor], inputs: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        at = torch.cat([part.at for part in self.parts()]).to(inputs.device)
+        bias = self.parameter("in_proj.bias")
+        both = functional.linear(inputs, torch.cat(list(rows)), None if bias is None else bias[at])
         multiplier = getattr(self.module, "mup_vector", None)
         if multiplier is not None:
             both = both * self._multiplied(multiplier)[..., at - self.ahead]
-        kernel, bias = self.p["conv1d.weight"].to(self.dtype), self._get("conv1d.bias")
+        kernel, bias = self.p["conv1d.weight"].to(self.dtype), self.parameter("conv1d.bias")
         kernel, bias = kernel[self.channels :], None if bias is None else bias[self.channels :]
         padded = functional.pad(both.mT, (kernel.shape[-1] - 1, 0))
         both = self.act(functional.conv1d(padded, kernel, bias, groups=len(kernel)).mT)
         both = (both * mask[..., None].to(self.dtype)).unflatten(-1, (2, self.groups, -1))
         return both[:, :, 0], both[:, :, 1]
-
-    def scan(self, s: SelectiveSignals) -> Tensor:
-        batch, length = s.mask.shape
-        x, dt = (t.reshape(batch, length, self.blocks, -1) for t in (s.x, s.dt))
-        A = s.A.reshape(self.groups, -1).expand(s.x.shape[2:]).reshape(self.blocks, -1)[:, 0]
-        y = ssd(x, dt[..., 0], A, s.B, s.C)
-        assert isinstance(y, Tensor)
-        return y.reshape(s.x.shape)
 
     def _multiplied(self, vector: Tensor) -> Tensor:
         axis = StateAxis(
@@ -153,14 +126,14 @@ class Mamba2Layer(SelectiveLayer):
     @property
     def out_weight(self) -> Tensor:
         W = self.p["out_proj.weight"].to(self.dtype)[:, -self.channels :]
-        norm = self._get("norm.weight")
+        norm = self.parameter("norm.weight")
         return W if norm is None else W * norm
 
-    def activations(self, s: SelectiveSignals, y: Tensor) -> Tensor:
+    def activations(self, s: Signals, y: Tensor) -> Tensor:
         D = self.p["D"].to(self.dtype).flatten()
         skip = D if len(D) == self.channels else self._by_channel(D)
-        y, gate = y.flatten(2) + skip * s.x.flatten(2), s.gate.flatten(2)
-        weight = self._get("norm.weight")
+        y, gate = y.flatten(2) + skip * s.values.flatten(2), s.gate.flatten(2)
+        weight = self.parameter("norm.weight")
         gated: Tensor = y * gate
         if weight is None:
             return gated
@@ -174,43 +147,18 @@ class Mamba2Layer(SelectiveLayer):
         out: Tensor = u * gate if first else u
         return out
 
-    def output(self, hidden: Tensor, s: SelectiveSignals, y: Tensor) -> Tensor:
-        out = super().output(hidden, s, y)
-        if self.ahead:  # a gated MLP shares the layer
-            weight, columns = self.p["in_proj.weight"], self.p["out_proj.weight"]
-            rows = functional.linear(hidden.to(self.dtype), weight[: self.ahead].to(self.dtype))
-            gate, value = rows.chunk(2, -1)
-            mlp = columns[:, : -self.channels].to(self.dtype)
-            out = out + functional.linear(functional.silu(gate) * value, mlp)
-        return out
-
-    def magnitudes(self) -> Tensor:
-        shared = self.groups * self.state_dim
-        start = self.ahead + 2 * self.channels
-        kernel = self.p["conv1d.weight"].flatten(1)[self.channels :]
-        rows = self.p["in_proj.weight"][start : start + 2 * shared]
-        sizes: Tensor = torch.linalg.vector_norm(rows, dim=1)
-        sizes = sizes * torch.linalg.vector_norm(kernel, dim=1)
-        return (sizes[:shared] * sizes[shared:]).view(self.groups, -1)
+    def beside(self, hidden: Tensor) -> Tensor | None:
+        if not self.ahead:
+            return None
+        # A gated MLP shares the layer.
+        weight, columns = self.p["in_proj.weight"], self.p["out_proj.weight"]
+        rows = functional.linear(hidden.to(self.dtype), weight[: self.ahead].to(self.dtype))
+        gate, value = rows.chunk(2, -1)
+        mlp = columns[:, : -self.channels].to(self.dtype)
+        return functional.linear(functional.silu(gate) * value, mlp)
 
     def changes(self, choice: Choice) -> dict[str, NewValue]:
-        N, G, D = self.state_dim, self.groups, self.channels
-        kept = (choice.indices + N * torch.arange(G, device="cpu")[:, None]).flatten()
-        conv = torch.cat([torch.arange(D, device="cpu"), D + kept, D + G * N + kept])
-        ahead, total = self.ahead + D, len(self.p["in_proj.weight"])
-        rows = torch.cat(
-            [
-                torch.arange(ahead, device="cpu"),
-                ahead + conv,
-                torch.arange(total - self.blocks, total, device="cpu"),
-            ]
-        )
-        picks = {"in_proj": rows, "conv1d": conv}
-        return {
-            name: picked(self.p[name], picks[name.split(".")[0]], 0)
-            for name in _SIZED
-            if name in self.p
-        }
+        return self.selected(choice)
 
 
 _SIZED = ("in_proj.weight", "in_proj.bias", "conv1d.weight", "conv1d.bias")
@@ -234,7 +182,7 @@ def resized_rows(vector: Tensor, axis: StateAxis, states: int) -> Tensor:
     "transformers.models.granitemoehybrid.modeling_granitemoehybrid.GraniteMoeHybridMambaLayer",
     "mamba_ssm.modules.mamba2.Mamba2",
 )
-class Mamba2Adapter(SelectiveAdapter):
+class Mamba2Adapter(MatrixStateAdapter):
     """Selection of states in every group; `out_proj` makes up for it."""
 
     family = "Mamba-2"
@@ -288,5 +236,5 @@ class Mamba2Adapter(SelectiveAdapter):
         remembered = _channels(module) + 2 * _groups(module) * kernel.shape[-1]
         return remembered * rows.element_size()
 
-    def read(self, module: nn.Module) -> SelectiveLayer:
-        return Mamba2Layer(module)
+    def read(self, module: nn.Module) -> MatrixStateLayer:
+        return Mamba2Layer(module, self.layout(module))

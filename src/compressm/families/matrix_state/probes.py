@@ -1,4 +1,4 @@
-"""What is recorded of a selective layer while calibration batches pass through it."""
+"""What is recorded of a layer while calibration batches pass through it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from compressm.calibration.evidence import Evidence
-from compressm.families.matrix_state.layer import MatrixStateMethod, SelectiveLayer
+from compressm.families.matrix_state.layer import MatrixStateLayer
+from compressm.families.matrix_state.orders.base import Call, Order
 from compressm.numerics.checks import require_finite
-from compressm.numerics.matrix_state.averaged import AveragedDynamics
-from compressm.numerics.matrix_state.contributions import ContributionMoments
 from compressm.numerics.sampling import content_keys, sampled_sequences, sampled_steps
 
 Inputs = Callable[[Sequence[Any], Mapping[str, Any]], tuple[Tensor, Tensor | None]]
@@ -61,7 +60,7 @@ class LayerProbe(ABC):
     needs_gradient = False
     per_call, tokens = 1024, 8192
 
-    def __init__(self, inputs: Inputs, layer: SelectiveLayer) -> None:
+    def __init__(self, inputs: Inputs, layer: MatrixStateLayer) -> None:
         self.module, self.layer = layer.module, layer
         self._inputs = inputs
         self._share = self.per_call
@@ -130,26 +129,21 @@ class LayerProbe(ABC):
 
 
 @final
-class Contributions(LayerProbe):
-    """Gram matrices of what the states contribute, and averaged dynamics where they are asked."""
+class OrderProbe(LayerProbe):
+    """Shows calls of the layer to an order of its states."""
 
-    def __init__(self, inputs: Inputs, layer: SelectiveLayer, method: MatrixStateMethod) -> None:
-        self.needs_gradient = method.weigh == "gradient"
+    def __init__(self, inputs: Inputs, layer: MatrixStateLayer, order: Order) -> None:
+        self.needs_gradient = order.weigh == "gradient"
         super().__init__(inputs, layer)
-        self.moments = ContributionMoments(layer.blocks, layer.state_dim, method.weigh)
-        self.averages = AveragedDynamics() if method.order == "hankel" else None
+        self.order = order
 
     def add(self, seen: Seen) -> None:
         s, W = self.layer.signals(seen.hidden, seen.mask), self.layer.out_weight
         slope = None
         if seen.gradient is not None:
             slope = (seen.gradient.to(W.dtype) @ W).view(s.gate.shape) * s.gate
-        self.moments.update(s, seen.steps, out_weight=W, gradient=slope)
-        if self.averages is not None:
-            self.averages.update(s)
+        self.order.add(Call(signals=s, steps=seen.steps, out_weight=W, slope=slope))
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
         super().pool(total)
-        self.moments.pool(total)
-        if self.averages is not None:
-            self.averages.pool(total)
+        self.order.pool(total)

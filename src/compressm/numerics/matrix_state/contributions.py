@@ -1,13 +1,15 @@
-"""What the states of a selective layer contribute to its output, as streamed Gram matrices.
+"""What the states of a layer contribute to its output, as streamed Gram matrices.
 
-State n adds z_t[d,n] = C_t[n] h_t[d,n] to channel d of the scan, which leaves the layer through a
-gate g_t[d] and a linear map W. The Gram matrix of the contributions,
-M[n,m] = mean_t <e_t[n], e_t[m]>, is taken where `weigh` says: of the scan e = z ("scan"), after
-the gate e = g z ("gate"), of the layer's output e = W (g z) ("output"), or of the loss to first
-order, e_t[n] = sum_d dLoss/dy_t[d] z_t[d,n] ("gradient").
+State n adds z_t[d,n] = q_t[n] h_t[d,n] to channel d of the recurrence, which leaves the layer
+through a gate g_t[d] and a linear map W. The Gram matrix of the contributions,
+M[n,m] = mean_t <e_t[n], e_t[m]>, is taken where `weigh` says: of the recurrence e = z ("scan"),
+after the gate e = g z ("gate"), of the layer's output e = W (g z) ("output"), or of the loss to
+first order, e_t[n] = sum_d dLoss/dy_t[d] z_t[d,n] ("gradient").
 
-Shapes: B batch, L length, G groups, E channels of a group, N states, K blocks of channels with a
-matrix each, H outputs.
+Under a delta rule the states interact, and what one adds is with all others in place.
+
+Shapes as in `signals`; E = J V channels of a group, K blocks of channels with a matrix each,
+H outputs.
 """
 
 from __future__ import annotations
@@ -19,13 +21,14 @@ import torch
 from torch import Tensor
 
 from compressm.errors import InputError
-from compressm.numerics.matrix_state.selective import SelectiveSignals, selective_states
+from compressm.numerics.matrix_state.signals import Signals
+from compressm.numerics.matrix_state.states import states_of
 
 Weigh = Literal["scan", "gate", "output", "gradient"]
 
 
 class ContributionMoments:
-    """Streams M, and second moments of B and C, over calls of a layer.
+    """Streams M, and second moments of keys and queries, over calls of a layer.
 
     Args:
         blocks: K, a multiple of the groups; blocks are consecutive channels of one group.
@@ -57,20 +60,20 @@ class ContributionMoments:
 
     @property
     def squares(self) -> Tensor:
-        """Mean squares of B_t and C_t, (2, G, N)."""
-        B, C = self._seen()
-        return torch.stack([B, C.diagonal(dim1=1, dim2=2)])
+        """Mean squares of k_t and q_t, (2, G, N)."""
+        keys, queries = self._seen()
+        return torch.stack([keys, queries.diagonal(dim1=1, dim2=2)])
 
     @property
     def covariance(self) -> Tensor:
-        """Second moment E[C C'] of the rows of C, (G, N, N)."""
+        """Second moment E[q q'] of the queries, (G, N, N)."""
         return self._seen()[1]
 
     def _seen(self) -> tuple[Tensor, Tensor]:
         if self._second is None or not self._count:
             raise InputError("no time step has been seen: no data, or all of it masked")
-        B, C = self._second
-        return B / self._count, C / self._count
+        keys, queries = self._second
+        return keys / self._count, queries / self._count
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
         """Replace the sums by their totals over several processes."""
@@ -81,7 +84,7 @@ class ContributionMoments:
 
     def update(
         self,
-        s: SelectiveSignals,
+        s: Signals,
         steps: Tensor | None = None,
         *,
         out_weight: Tensor | None = None,
@@ -94,19 +97,19 @@ class ContributionMoments:
             steps: (L,) bool, the time steps that are looked at; None: all.
             out_weight: W (H, G E), for "output"; with one block per channel group its full rows
                 count, with several only the lengths of its columns.
-            gradient: (B, L, G, E), dLoss/dy of the scan, for "gradient".
+            gradient: (B, L, G, J, V), dLoss/dy of the recurrence, for "gradient".
         """
         if steps is None:
-            steps = torch.ones(s.x.shape[1], dtype=torch.bool, device="cpu")
+            steps = torch.ones(s.mask.shape[1], dtype=torch.bool, device="cpu")
         steps = steps.cpu()
-        for at, h in selective_states(s, steps):
+        for at, h in states_of(s, steps):
             at = at.to(h.device)
-            z = h.mul_(s.C.transpose(0, 1)[at][:, :, :, None, :])
+            z = h.mul_(s.queries.transpose(0, 1)[at][:, :, :, None, :])
             self._sum += self._gram(z, s, at, out_weight, gradient)
         counted = s.mask[:, steps.to(s.mask.device)]
         self._count += float(counted.sum())
-        B, C = (t[:, steps.to(t.device)][counted].double() for t in (s.B, s.C))
-        squares, second = B.square().sum(0).cpu(), torch.einsum("tgn,tgm->gnm", C, C).cpu()
+        k, q = (t[:, steps.to(t.device)][counted].double() for t in (s.keys, s.queries))
+        squares, second = k.square().sum(0).cpu(), torch.einsum("tgn,tgm->gnm", q, q).cpu()
         if self._second is not None:
             squares, second = self._second[0] + squares, self._second[1] + second
         self._second = (squares, second)
@@ -114,7 +117,7 @@ class ContributionMoments:
     def _gram(
         self,
         z: Tensor,
-        s: SelectiveSignals,
+        s: Signals,
         at: Tensor,
         out_weight: Tensor | None,
         gradient: Tensor | None,
@@ -124,10 +127,11 @@ class ContributionMoments:
         keep = s.mask.transpose(0, 1)[at].to(z.dtype)[..., None, None]
         if self._weigh == "gradient":
             assert gradient is not None
-            slope = (gradient.transpose(0, 1)[at] * keep)[..., None]
+            slope = (gradient.flatten(3).transpose(0, 1)[at] * keep)[..., None]
             z = (z * slope).reshape(*z.shape[:2], blocks, -1, states).sum(3)
         else:
-            gain = keep if self._weigh == "scan" else s.gate.transpose(0, 1)[at] * keep
+            gate = s.gate.flatten(3)
+            gain = keep if self._weigh == "scan" else gate.transpose(0, 1)[at] * keep
             whole = self._weigh == "output" and blocks == 1
             if self._weigh == "output" and not whole:
                 assert out_weight is not None

@@ -1,10 +1,13 @@
-"""Second passes over the data that make up for the states that go, by name (`correct`)."""
+"""What makes up for the states that go, by name (`correct`): one file each."""
 
-from compressm.families.matrix_state.corrections.base import Correction
-from compressm.families.matrix_state.corrections.fit import Fit
-from compressm.families.matrix_state.corrections.output import OutputFit
-from compressm.families.matrix_state.corrections.refit import Refit
+from compressm.families.matrix_state.corrections import fit as fit
+from compressm.families.matrix_state.corrections import output as output
+from compressm.families.matrix_state.corrections import refit as refit
+from compressm.families.matrix_state.corrections import weights as weights
+from compressm.families.matrix_state.corrections.base import (
+    CORRECTIONS,
+    Correction,
+    register_correction,
+)
 
-CORRECTIONS: dict[str, type[Correction]] = {"refit": Refit, "output": OutputFit, "fit": Fit}
-
-__all__ = ["CORRECTIONS", "Correction"]
+__all__ = ["CORRECTIONS", "Correction", "register_correction"]

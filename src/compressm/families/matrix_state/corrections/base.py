@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import ClassVar, TypeVar, final
 
-from compressm.families.matrix_state.layer import Choice, NewValue, SelectiveLayer
+from compressm.errors import InputError
+from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue
 from compressm.families.matrix_state.probes import Inputs, LayerProbe
 
 # Relative errors below this are rounding, which no fit can gain on.
@@ -24,25 +25,31 @@ class Correction(ABC):
 
     Attributes:
         label: what it changes, in a few words for tables.
-        probe: what has to see the calibration batches before `finish`.
+        probe: what has to see the calibration batches before `finish`; None: nothing.
         notes: what a reader of the event should know, after `finish`.
     """
 
     label: ClassVar[str]
-    probe: LayerProbe
+    probe: LayerProbe | None
     notes: tuple[str, ...] = ()
 
     def __init__(
-        self, inputs: Inputs, layer: SelectiveLayer, choice: Choice, changes: Mapping[str, NewValue]
+        self,
+        inputs: Inputs,
+        layer: MatrixStateLayer,
+        choice: Choice,
+        changes: Mapping[str, NewValue],
     ) -> None:
         self.layer, self.choice, self.changes = layer, choice, dict(changes)
         self.probe = self.watch(inputs)
 
     @property
-    def cut(self) -> SelectiveLayer:
+    @final
+    def cut(self) -> MatrixStateLayer:
         """The layer after the choice alone."""
         return self.layer.reduced(self.changes, self.choice.indices.shape[1])
 
+    @final
     def judge(self, before: float | None, after: float | None) -> None:
         """Note a correction that gained nothing where there was something to gain."""
         if before is None or after is None:
@@ -54,9 +61,26 @@ class Correction(ABC):
             )
 
     @abstractmethod
-    def watch(self, inputs: Inputs) -> LayerProbe:
+    def watch(self, inputs: Inputs) -> LayerProbe | None:
         """The probe; called once."""
 
     @abstractmethod
     def finish(self) -> tuple[dict[str, NewValue], float | None]:
         """All changes, and the relative error that they leave where they were fitted."""
+
+
+CORRECTIONS: dict[str, type[Correction]] = {}
+C = TypeVar("C", bound=type[Correction])
+
+
+def register_correction(name: str) -> Callable[[C], C]:
+    """Make a correction known to methods by name."""
+
+    def register(correction: C) -> C:
+        if name in CORRECTIONS:
+            known = CORRECTIONS[name].__name__
+            raise InputError(f"correction: {name!r} is registered already, by {known}")
+        CORRECTIONS[name] = correction
+        return correction
+
+    return register

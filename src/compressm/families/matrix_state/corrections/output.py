@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from compressm.edits import Selection
-from compressm.families.matrix_state.corrections.base import Correction
-from compressm.families.matrix_state.layer import NewValue, SelectiveLayer
+from compressm.families.matrix_state.corrections.base import Correction, register_correction
+from compressm.families.matrix_state.layer import MatrixStateLayer, NewValue
 from compressm.families.matrix_state.probes import Inputs, LayerProbe, Seen
 from compressm.numerics.matrix_state.mixing import OutputMoments
-from compressm.numerics.matrix_state.selective import selective_output
+from compressm.numerics.matrix_state.states import output_of
 
 _NAME = "out_proj.weight"
 
@@ -22,7 +22,7 @@ _NAME = "out_proj.weight"
 class OutputProbe(LayerProbe):
     """Moments of what the output map sees, in the full layer and in the cut one."""
 
-    def __init__(self, inputs: Inputs, layer: SelectiveLayer, cut: SelectiveLayer) -> None:
+    def __init__(self, inputs: Inputs, layer: MatrixStateLayer, cut: MatrixStateLayer) -> None:
         super().__init__(inputs, layer)
         self._cut = cut
         self.moments = OutputMoments(layer.out_weight.shape[1])
@@ -31,7 +31,7 @@ class OutputProbe(LayerProbe):
         both, steps = [], seen.steps.to(seen.hidden.device)
         for layer in (self.layer, self._cut):
             s = layer.signals(seen.hidden, seen.mask)
-            u = layer.activations(s, selective_output(s))[:, steps]
+            u = layer.activations(s, output_of(s))[:, steps]
             both.append(u[s.mask[:, steps]])
         self.moments.update(*both)
 
@@ -41,10 +41,11 @@ class OutputProbe(LayerProbe):
 
 
 @final
+@register_correction("output")
 class OutputFit(Correction):
     """The output map, with weights of the contributions where the layer can store them."""
 
-    label = "weights where it can, output projection"
+    label: ClassVar = "weights where it can, output projection"
     probe: OutputProbe
 
     def watch(self, inputs: Inputs) -> OutputProbe:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compressm.families.matrix_state.corrections.base import Correction
-from compressm.families.matrix_state.layer import NewValue, SelectiveLayer
+from compressm.families.matrix_state.corrections.base import Correction, register_correction
+from compressm.families.matrix_state.layer import MatrixStateLayer, NewValue
 from compressm.families.matrix_state.probes import Inputs, LayerProbe, Seen
 from compressm.numerics.matrix_state.mixing import MixMoments, mixing_basis
-from compressm.numerics.matrix_state.selective import selective_output, selective_states
+from compressm.numerics.matrix_state.states import output_of, states_of
 
 
 @final
@@ -28,7 +28,7 @@ class MixProbe(LayerProbe):
     per_call, tokens = 4096, 16384
 
     def __init__(
-        self, inputs: Inputs, layer: SelectiveLayer, kept: Tensor, start: Tensor, basis: Tensor
+        self, inputs: Inputs, layer: MatrixStateLayer, kept: Tensor, start: Tensor, basis: Tensor
     ) -> None:
         super().__init__(inputs, layer)
         self._kept = kept
@@ -37,16 +37,16 @@ class MixProbe(LayerProbe):
     def add(self, seen: Seen) -> None:
         s, W = self.layer.signals(seen.hidden, seen.mask), self.layer.out_weight
         kept = self._kept.to(seen.hidden.device)
-        C, few = s.C, replace(s, A=s.A[..., kept], B=s.B[..., kept], C=s.C[..., kept])
+        C, few = s.queries, s.of_states(kept)
         exact = torch.finfo(seen.output.dtype).eps <= torch.finfo(torch.float32).eps
         if exact:
-            skip = self.layer.activations(s, torch.zeros_like(s.x))
+            skip = self.layer.activations(s, torch.zeros_like(s.values))
             scan = seen.output - functional.linear(skip, W, self.layer.p.get("out_proj.bias"))
         else:  # half precision would be taken for something to fit
-            scan = torch.matmul(selective_output(s).flatten(2) * s.gate.flatten(2), W.mT)
+            scan = torch.matmul((output_of(s) * s.gate).flatten(2), W.mT)
         scan = (scan * s.mask[..., None]).transpose(0, 1)
-        gate = (s.gate[:, :, 0] * s.mask[..., None]).transpose(0, 1)
-        for at, h in selective_states(few, seen.steps):
+        gate = (s.gate[:, :, 0].flatten(2) * s.mask[..., None]).transpose(0, 1)
+        for at, h in states_of(few, seen.steps):
             here = at.to(h.device)
             U = torch.matmul(W, h[:, :, 0] * gate[here][..., None])
             rows = C.transpose(0, 1)[here][:, :, 0]
@@ -58,10 +58,11 @@ class MixProbe(LayerProbe):
 
 
 @final
+@register_correction("refit")
 class Refit(Correction):
     """Each kept row of C becomes the best linear mix of the old ones."""
 
-    label = "refit of C"
+    label: ClassVar = "refit of C"
     probe: MixProbe
 
     def watch(self, inputs: Inputs) -> MixProbe:
@@ -76,4 +77,9 @@ class Refit(Correction):
     def finish(self) -> tuple[dict[str, NewValue], float | None]:
         mix, error = self.probe.moments.solve()
         self.judge(self.probe.moments.unfitted, error)
-        return self.layer.changes(replace(self.choice, mix=mix)), error
+        name, r = self.layer.weighed, len(mix)
+        assert name is not None
+        axis, old = self.layer.layout.parameters[name], self.layer.p[name].cpu().double()
+        rows = mix @ old[axis.rows("read", self.layer.state_dim)]
+        value = self.changes[name].value.double().index_copy(0, axis.rows("read", r), rows)
+        return self.changes | {name: replace(self.changes[name], value=value)}, error

@@ -1,0 +1,27 @@
+"""QR with column pivoting of keys and queries stacked: the published choice after training."""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from compressm.families.matrix_state.orders.base import register_order
+from compressm.families.matrix_state.orders.gramians import ByGramians
+from compressm.numerics.matrix_state.gramians import pivots, stacked
+from compressm.numerics.matrix_state.matching import TermOrder, ranked_terms
+
+
+@final
+@register_order("pivoted-qr")
+class PivotedQR(ByGramians):
+    """Key dimensions that span the others; energies are still those of P o Q."""
+
+    label: ClassVar = "pivoted QR of keys and queries"
+
+    def terms(self, P: Tensor, Q: Tensor) -> TermOrder:
+        order = pivots(stacked(P, Q))
+        scores = torch.empty(len(P), dtype=torch.float64, device="cpu")
+        scores[order] = torch.arange(len(P), 0, -1, dtype=torch.float64, device="cpu")
+        return ranked_terms(P * Q, scores, len(P))

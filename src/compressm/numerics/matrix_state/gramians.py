@@ -1,0 +1,82 @@
+"""Gramians of a matrix-valued state: what keys write and what queries read.
+
+P = E[k k'] and Q = E[q q'] of each group, where they enter the recurrence. For stationary inputs
+and without a delta rule, dropping a set R of states costs about 1_R' (P o Q) 1_R of the output's
+energy (o: elementwise); under a delta rule states interact, and it is a ranking.
+
+Shapes as in `signals`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from compressm.errors import InputError
+from compressm.numerics.matrix_state.signals import Signals
+
+
+class KeyQueryGramians:
+    """Streams P and Q over calls of a layer.
+
+    Args:
+        groups: G.
+        states: N.
+    """
+
+    def __init__(self, groups: int, states: int) -> None:
+        self._sums = torch.zeros(2, groups, states, states, dtype=torch.float64, device="cpu")
+        self._count = 0.0
+
+    def update(self, s: Signals) -> None:
+        """Add one call."""
+        for i, rows in enumerate((s.keys, s.queries)):
+            counted = rows[s.mask].double()
+            self._sums[i] += torch.einsum("tgn,tgm->gnm", counted, counted).cpu()
+        self._count += float(s.mask.sum())
+
+    def pool(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Replace the sums by their totals over several processes."""
+        self._sums = total(self._sums)
+        self._count = float(total(torch.tensor(self._count, dtype=torch.float64, device="cpu")))
+
+    @property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """P and Q, (G, N, N) float64.
+
+        Raises:
+            InputError: no time step has been seen.
+        """
+        if not self._count:
+            raise InputError("no time step has been seen: no data, or all of it masked")
+        P, Q = self._sums / self._count
+        return P, Q
+
+
+def stacked(P: Tensor, Q: Tensor) -> Tensor:
+    """The Gram matrix (N, N) of keys and queries stacked, each of unit energy in all."""
+    parts = [G / G.diagonal().sum().clamp_min(1e-300) for G in (P, Q)]
+    return parts[0] + parts[1]
+
+
+def pivots(gram: Tensor) -> Tensor:
+    """Columns in the order of QR with column pivoting, from their Gram matrix: (N,) int64.
+
+    Each next column is the one with the largest part outside the span of those before it. That is
+    how key dimensions have been chosen after training; the published code goes on to strong
+    rank-revealing QR, whose exchanges start from this order.
+
+    Source: Businger and Golub (1965); by pivoted Cholesky of the Gram matrix.
+    """
+    left, order = gram.detach().cpu().double().clone(), []
+    free = torch.ones(len(left), dtype=torch.bool, device="cpu")
+    for _ in range(len(left)):
+        pick = int(torch.where(free, left.diagonal(), -torch.inf).argmax())
+        order.append(pick)
+        free[pick] = False
+        size = float(left[pick, pick])
+        if size > 0:
+            left = left - torch.outer(left[:, pick], left[pick]) / size
+    return torch.tensor(order, device="cpu")
