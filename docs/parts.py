@@ -21,7 +21,7 @@ PARTS: dict[str, set[str]] = {
     "nn": {"ops"},
     "policies": {"spectrum"},
     "families": {"calibration", "edits", "nn", "numerics", "ops", "spectrum"},
-    "distributed": {"edits", "storage"},
+    "distributed": {"edits", "runtime", "storage"},
     "writeback": {"distributed", "edits", "runtime", "storage"},
     "engine": {
         "calibration",

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,27 @@ if settings is not None:
         settings.load_profile("ci")
 
 
-def pytest_collection_finish(session):
-    """Set aside what the imports made: a cut looks through all objects for optimizers and modules.
+_IMPORTED = set()
 
-    Half a million of them are torch's, transformers' and Lightning's own. What tests make comes
-    later and is seen.
+
+def _set_aside():
+    """Of what is alive, a cut need not look through what imports made: half a million objects.
+
+    What tests make comes later, and is looked through for optimizers and modules.
     """
+    _IMPORTED.update(sys.modules)
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish(session):
+    _set_aside()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item):
+    if len(sys.modules) > len(_IMPORTED) + 20:
+        _set_aside()
 
 
 @pytest.fixture(autouse=True)

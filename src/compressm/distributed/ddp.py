@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from compressm.distributed.unwrapped import uncompiled
 from compressm.errors import DistributedError
+from compressm.runtime.living import living
 
 _INTERNALS = (
     "_build_params_for_reducer",
@@ -36,8 +37,8 @@ def find_owner(model: nn.Module) -> DistributedDataParallel | None:
     """A live DDP somewhere in this process that wraps `model` or something that contains it."""
 
     def search() -> DistributedDataParallel | None:
-        found = (o for o in gc.get_objects() if type(o) is DistributedDataParallel)
-        return next((d for d in found if any(m is model for m in d.module.modules())), None)
+        wrappers = living(DistributedDataParallel)
+        return next((d for d in wrappers if any(m is model for m in d.module.modules())), None)
 
     if search() is None:
         return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import compress
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 
 from compressm.arguments import shown
 from compressm.errors import OptimizerError
+from compressm.runtime.living import living
 from compressm.writeback.partition import require_known
 
 _CONTAINERS = (list, deque, tuple, set, frozenset)
@@ -133,10 +133,7 @@ def holders(parameter: Tensor, optimizers: Iterable[Optimizer]) -> list[str]:
 
 def live_optimizers() -> list[Optimizer]:
     """All optimizers alive in this process; some may be garbage that has not been collected."""
-    everything = gc.get_objects()
-    # Types first: there are few, and `isinstance` would ask proxies for their class.
-    kinds = {kind for kind in set(map(type, everything)) if issubclass(kind, Optimizer)}
-    return list(compress(everything, map(kinds.__contains__, map(type, everything))))
+    return living(Optimizer)
 
 
 def strangers(parameters: Iterable[Tensor], optimizers: Sequence[Optimizer]) -> dict[int, str]:

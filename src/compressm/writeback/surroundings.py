@@ -7,11 +7,12 @@ done only when something changes its shape.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from compressm.runtime.living import living
 
 
 class Surroundings:
@@ -22,9 +23,7 @@ class Surroundings:
     """
 
     def __init__(self, known: Iterable[nn.Module] = ()) -> None:
-        everything = gc.get_objects()
-        kinds = {kind for kind in set(map(type, everything)) if issubclass(kind, nn.Module)}
-        found = {id(o): o for o in everything if type(o) in kinds and "_modules" in vars(o)}
+        found = {id(module): module for module in living(nn.Module) if "_modules" in vars(module)}
         found |= {id(inner): inner for module in known for inner in module.modules()}
         self.modules: list[nn.Module] = list(found.values())
         self._parents: dict[int, list[nn.Module]] = {}
