@@ -231,6 +231,12 @@ def _summary(cls: type) -> str:
     return " ".join(first.split()).rstrip(".")
 
 
+def loop_block() -> str:
+    """The training loop of the README."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return text.split("<!-- loop -->\n")[1].split("<!-- /loop -->")[0].strip()
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
@@ -249,3 +255,5 @@ LISTINGS: dict[str, Callable[[], str]] = {
     "optimizer-keys": optimizer_key_table,
     "recipes": recipe_table,
 }
+# What is no table, and is repeated all the same.
+BLOCKS: dict[str, Callable[[], str]] = {"loop": loop_block}

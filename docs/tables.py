@@ -31,12 +31,17 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
 _MARK = re.compile(r"(<!-- table: ([^>]*?) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
+# What readers of the file see, where the built page has the whole file, or nothing.
+_FILE = re.compile(r"<!-- file: (\S+) -->\n.*?<!-- /file -->", re.DOTALL)
+_SOURCE = re.compile(r"<!-- source -->\n.*?<!-- /source -->", re.DOTALL)
+
 Json = dict[str, Any]
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """MkDocs' hook: fill the tables of one page."""
-    return fill(markdown)
+    """MkDocs' hook: fill the tables of one page, and what only its source says differently."""
+    whole = _FILE.sub(lambda match: (ROOT / match[1]).read_text(encoding="utf-8"), markdown)
+    return fill(_SOURCE.sub("", whole))
 
 
 def fill(text: str, results: Path = RESULTS) -> str:
@@ -48,10 +53,8 @@ def fill(text: str, results: Path = RESULTS) -> str:
 
     def make(match: re.Match[str]) -> str:
         name, *words = match[2].split()
-        if name in listings.LISTINGS:
-            made = listings.LISTINGS[name]()
-        else:
-            made = _from_results(name, words, results)
+        listed = listings.LISTINGS | listings.BLOCKS
+        made = listed[name]() if name in listed else _from_results(name, words, results)
         return f"{match[1]}\n{made}\n\n{match[3]}"
 
     return _MARK.sub(make, text)

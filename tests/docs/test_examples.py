@@ -54,4 +54,4 @@ def test_no_block_is_left_open_or_unnamed():
         text = page.read_text(encoding="utf-8")
         assert text.count("```") == 2 * len(list(blocks(text))), name(page)
         for language, line, _ in blocks(text):
-            assert language in {"python", "bash", "yaml", "text"}, f"{name(page)}:{line}"
+            assert language in {"python", "bash", "yaml", "toml", "text"}, f"{name(page)}:{line}"
