@@ -6,6 +6,7 @@ Everything is computed in float64 / complex128 on the CPU, whatever comes in.
 from compressm.numerics.lti.cauchy import disc_defect
 from compressm.numerics.lti.compose import adjoint, difference, stack
 from compressm.numerics.lti.diagonal import Diagonalisation, diagonalise
+from compressm.numerics.lti.discretise import DISCRETISATIONS, discretise, undiscretise
 from compressm.numerics.lti.empirical import StateMoments
 from compressm.numerics.lti.gramians import Gramians, cross_gramian, gramians
 from compressm.numerics.lti.greedy import ModeOrder, greedy_modes
@@ -38,6 +39,7 @@ from compressm.numerics.lti.truncation import balanced_truncation
 
 __all__ = [
     "DATA_RIDGE",
+    "DISCRETISATIONS",
     "Balancing",
     "Diagonalisation",
     "Gramians",
@@ -54,6 +56,7 @@ __all__ = [
     "diagonalise",
     "difference",
     "disc_defect",
+    "discretise",
     "gramians",
     "greedy_modes",
     "h2_error",
@@ -76,6 +79,7 @@ __all__ = [
     "split_joint",
     "stack",
     "truncation_bound",
+    "undiscretise",
     "weyl_bound",
     "width",
     "with_idle_parts_driven",
