@@ -94,3 +94,37 @@ def test_reset_has_no_rule():
 def test_edits_that_cannot_be_applied_are_refused(name, value, says):
     with pytest.raises(InputError, match=says):
         Edit(module=nn.Linear(2, 2), names=(name,), values=(value,), transport=Reset())
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_groups_project_each_by_itself(dim):
+    """On every group the same as a projection of its own, variances of blank directions too."""
+    matrix = torch.randn(3, 8, 4, dtype=torch.float64)
+    matrix[1, :, 3] = 0
+    shape = [2, 3, 4, 5][2 - dim :]
+    pair = tuple(torch.rand(shape, dtype=torch.float64) for _ in range(2))
+    rule = Project(matrix, dim)
+    for g in range(3):
+        mine = tuple(t.select(dim - 1, g) for t in pair)
+        alone = Project(matrix[g], dim - 1)
+        for got, want in zip(rule.first(pair), alone.first(mine), strict=True):
+            torch.testing.assert_close(got.select(dim - 1, g), want)
+        if g != 1:
+            for got, want in zip(rule.second(pair), alone.second(mine), strict=True):
+                torch.testing.assert_close(got.select(dim - 1, g), want)
+    known = [t for g in (0, 2) for t in (Project(matrix[g], 0).second(tuple(
+        x.select(dim - 1, g).movedim(dim - 1, 0) for x in pair)))]  # fmt: skip
+    one, other = (x.select(dim - 1, 1).movedim(dim - 1, 0) for x in rule.second(pair))
+    filled = torch.cat([*(t.flatten() for t in known), one.flatten(), other[:1].flatten()])
+    torch.testing.assert_close(other[1], filled.mean().expand_as(other[1]))
+
+
+def test_nothing_that_moves_leaves_zero_variances():
+    (moved,) = Project(torch.zeros(3, 2, dtype=torch.float64), 0).second((torch.ones(3, 4),))
+    assert torch.equal(moved, torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((4,), 0), ((2, 4, 3), 0), ((1, 2, 4, 3), 2)])
+def test_projections_without_meaning_are_refused(shape, dim):
+    with pytest.raises(InputError, match="groups on the axis"):
+        Project(torch.zeros(shape), dim)

@@ -120,15 +120,27 @@ class Selection(Transport):
 @final
 @dataclass(frozen=True, eq=False)
 class Project(Transport):
-    """A change of basis: the group, stacked along `dim`, obeys p ≈ M p'.
+    """A change of basis: the parameters, stacked along `dim`, obey p ≈ M p'.
 
     Attributes:
-        matrix: M, (sum of full sizes, sum of reduced sizes), real float64.
+        matrix: M, (sum of full sizes, sum of reduced sizes), real float64; (G, …, …) where each of
+            the G groups, which lie along the axis before `dim`, has its own.
         dim: the state axis.
+
+    Raises:
+        InputError: no matrix, or groups without an axis before `dim`.
     """
 
     matrix: Tensor
     dim: int
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that say nothing."""
+        if self.matrix.ndim not in (2, 3) or self.dim < self.matrix.ndim - 2:
+            raise InputError(
+                "matrix: expected (full, reduced), or (G, full, reduced) with groups on the axis "
+                f"before dim, got {tuple(self.matrix.shape)} at dim {self.dim}"
+            )
 
     @property
     def separate(self) -> bool:
@@ -141,27 +153,39 @@ class Project(Transport):
         moved = self._apply(self.matrix.square(), tensors)
         # A direction with no image (the imaginary part of a real mode) would get zero variance,
         # and Adam would take its first steps there several times too long.
-        blank = (self.matrix == 0).all(0)
+        blank = (self.matrix == 0).all(-2)
         if not bool(blank.any()):
             return moved
-        parts, out = blank.chunk(len(moved)), []
-        mean = torch.cat([t.movedim(self.dim, 0).flatten() for t in moved]).sum() / (
-            (~blank).sum().to(moved[0].device) * (moved[0].numel() // moved[0].shape[self.dim])
-        )
-        for t, empty in zip(moved, parts, strict=True):
-            filled = t.movedim(self.dim, 0).clone()
+        out = []
+        seen = (~blank).sum().to(moved[0].device) * (moved[0].numel() // self._length(moved[0]))
+        mean = torch.cat([self._front(t).flatten() for t in moved]).sum() / seen.clamp_min(1)
+        for t, empty in zip(moved, blank.chunk(len(moved), -1), strict=True):
+            filled = self._front(t).clone()
             filled[empty.to(t.device)] = mean
-            out.append(filled.movedim(0, self.dim).contiguous())
+            out.append(self._back(filled))
         return tuple(out)
 
     def _apply(self, matrix: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        stacked = torch.cat([t.movedim(self.dim, 0) for t in tensors])
-        flat = stacked.reshape(stacked.shape[0], -1)
+        along = matrix.ndim - 2
+        stacked = torch.cat([self._front(t) for t in tensors], along)
+        flat = stacked.reshape(*stacked.shape[: along + 1], -1)
         m = matrix.to(device=flat.device, dtype=torch.promote_types(flat.dtype, torch.float32))
         moved = (m.mT @ flat.to(m.dtype)).to(flat.dtype)
-        moved = moved.reshape(-1, *stacked.shape[1:])
-        parts = moved.chunk(len(tensors))
-        return tuple(part.movedim(0, self.dim).contiguous() for part in parts)
+        moved = moved.reshape(*moved.shape[: along + 1], *stacked.shape[along + 1 :])
+        return tuple(self._back(part) for part in moved.chunk(len(tensors), along))
+
+    def _length(self, t: Tensor) -> int:
+        """Entries along the state axis, of all groups."""
+        return t.shape[self.dim] * (t.shape[self.dim - 1] if self.matrix.ndim == 3 else 1)
+
+    def _front(self, t: Tensor) -> Tensor:
+        """The state axis in front, behind that of the groups where there are some."""
+        axes = range(self.dim - self.matrix.ndim + 2, self.dim + 1)
+        return t.movedim(tuple(axes), tuple(range(len(axes))))
+
+    def _back(self, t: Tensor) -> Tensor:
+        axes = range(self.dim - self.matrix.ndim + 2, self.dim + 1)
+        return t.movedim(tuple(range(len(axes))), tuple(axes)).contiguous()
 
 
 @final
