@@ -14,10 +14,11 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from compressm.edits import Edit, Project, Reset, Selection
+from compressm.edits import Edit, Project, Reset, Selection, Transport
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis
 from compressm.families.lti.adapter import LinearAdapter
+from compressm.families.lti.writing import kept_length, kept_states, written
 from compressm.families.structure import Tensors
 from compressm.nn import LRU
 from compressm.numerics import Reduction, StateSpace, disc_defect, width
@@ -31,6 +32,7 @@ _NO_PHASE = 1e-10
 _FULL_TURN = 1e-3
 # exp(-exp(ν)) of a float32 layer is 0 or 1 beyond these, and the logarithms would be infinite.
 _NU_LOG_RANGE = (-30.0, 4.0)
+_B, _C = ("B_re", "B_im"), ("C_re", "C_im")
 
 
 @final
@@ -83,62 +85,29 @@ class LRUAdapter(LinearAdapter):
         assert isinstance(module, LRU)
         reduced, indices = reduction.system, reduction.indices
         if indices is not None:
-            return self._write_selection(module, reduced, indices)
-        lam, B, C = reduced.A, reduced.B, reduced.C
-        gamma = disc_defect(lam).sqrt()
-        old_gamma = module.gamma_log.detach().cpu().double().exp()
-
-        # The scale of a state is free. Rows of B as long as they were keep the step sizes of
-        # adaptive optimizers meaningful; C takes up the rest.
-        full_rows = torch.cat([module.B_re, module.B_im], dim=1).detach().cpu().double().norm(dim=1)
-        rows = (B / gamma[:, None]).abs().square().sum(1).sqrt()
-        scale = torch.where(rows > 0, full_rows.square().mean().sqrt() / rows, 1.0)
-        scale = torch.where(scale > 0, scale, 1.0)
-        B = scale[:, None] * B / gamma[:, None]
-        C = C / scale
-
-        twice = torch.cat([scale, scale])
-        lift, project = reduction.lift, reduction.project
-        to_B = (
-            lift * (torch.cat([gamma, gamma]) / twice) / torch.cat([old_gamma, old_gamma])[:, None]
+            return [
+                kept_states(module, ("nu_log", "theta_log", "gamma_log", *_B), indices, 0),
+                _edit(module, _C, reduced.C, Selection(indices, 1)),
+            ]
+        gamma = disc_defect(reduced.A).sqrt()
+        rows = torch.cat([module.B_re, module.B_im], dim=1).detach().cpu().double().norm(dim=1)
+        new = written(
+            reduction,
+            scale=kept_length(reduced.B, gamma, rows),
+            gain=gamma,
+            old_gain=module.gamma_log.detach().cpu().double().exp(),
         )
-        # The output reads [Re C, -Im C] on [Re x; Im x]; the signs belong to the stored C_im.
-        sign = torch.ones(project.shape[1], dtype=torch.float64, device="cpu")
-        sign[project.shape[1] // 2 :] = -1
-        sign_r = torch.ones(project.shape[0], dtype=torch.float64, device="cpu")
-        sign_r[project.shape[0] // 2 :] = -1
-        to_C = sign[:, None] * (twice[:, None] * project).mT * sign_r
-
         poles = ("nu_log", "theta_log", "gamma_log")
-        values = (*polar_logs(lam, module.theta_log.dtype), gamma.log())
+        values = (*polar_logs(reduced.A, module.theta_log.dtype), gamma.log())
         return [
             Edit(module=module, names=poles, values=values, transport=Reset()),
-            Edit(
-                module=module,
-                names=("B_re", "B_im"),
-                values=(B.real, B.imag),
-                transport=Project(matrix=to_B, dim=0),
-            ),
-            Edit(
-                module=module,
-                names=("C_re", "C_im"),
-                values=(C.real, C.imag),
-                transport=Project(matrix=to_C, dim=1),
-            ),
+            _edit(module, _B, new.B, Project(new.b_matrix, 0)),
+            _edit(module, _C, new.C, Project(new.c_matrix, 1)),
         ]
 
-    def _write_selection(self, module: LRU, reduced: StateSpace, indices: Tensor) -> list[Edit]:
-        rows = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im")
-        values = tuple(getattr(module, name).detach().cpu()[indices] for name in rows)
-        return [
-            Edit(module=module, names=rows, values=values, transport=Selection(indices, 0)),
-            Edit(
-                module=module,
-                names=("C_re", "C_im"),
-                values=(reduced.C.real, reduced.C.imag),
-                transport=Selection(indices, 1),
-            ),
-        ]
+
+def _edit(module: LRU, names: tuple[str, str], value: Tensor, transport: Transport) -> Edit:
+    return Edit(module=module, names=names, values=(value.real, value.imag), transport=transport)
 
 
 def polar_logs(lam: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
