@@ -16,7 +16,9 @@ from parts import PARTS
 import compressm
 from compressm.data import available, known_options
 from compressm.families import registered
-from compressm.families.lti.adapter import DEFAULT_METHOD, METHODS, Method
+from compressm.families.lti import DEFAULT_METHOD, METHODS, LinearMethod
+from compressm.families.lti.refits import REFITS
+from compressm.families.lti.sources import CONTROLLABILITY, OBSERVABILITY
 from compressm.families.matrix_state import METHODS as SELECTIVE
 from compressm.families.matrix_state.corrections import CORRECTIONS
 from compressm.families.matrix_state.mamba1 import MambaAdapter, NormedMambaAdapter
@@ -28,9 +30,6 @@ from compressm.train import BlocksConfig, bundled_recipes, load_recipe
 from compressm.writeback.optimizer_state import TABLE, Kind
 
 ROOT = Path(__file__).parents[1]
-_STATES = {"infinite": "white noise", "empirical": "real inputs"}
-_OUTPUTS = {"infinite": "white noise", "gradient": "loss gradient"}
-_REFIT = {"none": "none", "h2": "H2-optimal", "data": "least squares on data"}
 
 
 def methods() -> list[str]:
@@ -38,7 +37,7 @@ def methods() -> list[str]:
     return list(METHODS)
 
 
-def _needs(method: Method) -> str:
+def _needs(method: LinearMethod) -> str:
     if method.observability == "gradient":
         return "data and loss"
     return "data" if method.needs_data else "nothing"
@@ -55,12 +54,15 @@ def method_table() -> str:
     rows = []
     for name, m in METHODS.items():
         mark = when[default[name]] if name in default else ""
-        refit = "with the moments that chose them" if m.basis == "modes" else _REFIT[m.refit]
+        refit = "with the moments that chose them" if m.basis == "modes" else REFITS[m.refit].label
         basis = {
             "modes": "existing modes, greedy",
             "balanced": f"balanced, {'real map' if m.real_pairs else 'complex system'}",
         }[m.basis]
-        sources = (_STATES[m.controllability], _OUTPUTS[m.observability])
+        sources = (
+            CONTROLLABILITY[m.controllability].label,
+            OBSERVABILITY[m.observability].label,
+        )
         bound = "yes" if m.guaranteed else "no"
         rows.append([f"`{name}`{mark}", *sources, basis, refit, _needs(m), bound])
     columns = ["method", "P from", "Q from", "basis", "readout refit", "needs", "bound holds"]

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from compressm.experiments import Results, grouped, spread
-from compressm.families.lti.adapter import DEFAULT_METHOD, METHODS
+from compressm.families.lti import DEFAULT_METHOD, METHODS
 from compressm.families.matrix_state import METHODS as SELECTIVE
 
 Json = dict[str, Any]

@@ -5,7 +5,8 @@ from torch import nn
 
 from compressm import register_adapter
 from compressm.edits import Edit, Reset
-from compressm.families.lti.adapter import LinearAdapter
+from compressm.families import Layout, StateAxis
+from compressm.families.lti import LinearAdapter
 from compressm.numerics import StateSpace
 from compressm.spectrum import StateCost
 
@@ -31,8 +32,15 @@ class Stacked(nn.Module):
 class StackedAdapter(LinearAdapter):
     family = "stacked"
 
-    def state_dim(self, module):
-        return len(module.a)
+    def layout(self, module):
+        both = ("state", "state")
+        return Layout(
+            parameters={
+                "a": StateAxis(0),
+                "B": StateAxis(0, roles=both),
+                "C": StateAxis(1, roles=both),
+            }
+        )
 
     def cost(self, module):
         return StateCost(parameters=1 + 4 * module.B.shape[1], state_bytes=8)

@@ -13,7 +13,7 @@ from compressm import CompressmError, Compressor, EventLog, FixedRank, Schedule,
 from compressm.errors import CheckpointError, InputError
 from compressm.families import find_sites
 from compressm.nn import state_dims
-from tests.checkpoints.layers import Stacked
+from tests.checkpoints.layers import Stacked, StackedAdapter
 from tests.families import mambas
 from tests.families.conformance import CASES
 from tests.loops.common import CUT, FULL, build, parameters_alive
@@ -175,14 +175,16 @@ def test_first_states_of_every_group():
         torch.testing.assert_close(padded(inputs), model(inputs))
 
 
-def test_families_that_do_not_say_where_their_states_are():
-    model = nn.Sequential(Stacked(4, 4))
-    resize_(model, {"0": 3})
-    assert [tuple(p.shape) for p in model.parameters()] == [(3,), (6, 4), (4, 6)]
-    with torch.device("meta"):
-        model = nn.Sequential(Stacked(4, 4))
-    with pytest.raises(InputError, match="not known where stacked layers have their states"):
+def test_families_that_do_not_say_where_their_states_are(monkeypatch):
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            model = nn.Sequential(Stacked(4, 4))
         resize_(model, {"0": 3})
+        assert [tuple(p.shape) for p in model.parameters()] == [(3,), (6, 4), (4, 6)]
+    monkeypatch.setattr(StackedAdapter, "layout", lambda *_: None)
+    monkeypatch.setattr(StackedAdapter, "state_dim", lambda _, module: len(module.a))
+    with pytest.raises(InputError, match="not known where stacked layers have their states"):
+        resize_(model, {"0": 2})
 
 
 @pytest.mark.skipif(not mambas.HAVE_TRANSFORMERS, reason="needs transformers")

@@ -13,7 +13,7 @@ from compressm.errors import (
     RankError,
     UnstableSystemError,
 )
-from compressm.families.lti.adapter import LinearMeasurement
+from compressm.families.lti.measurement import LinearMeasurement
 from compressm.writeback import prepared
 from tests.distributed.loops import CUT, FULL, Loop, calibration, module_of
 

@@ -4,7 +4,7 @@ import listings
 import pytest
 import tables
 
-from compressm.families.lti.adapter import METHODS
+from compressm.families.lti import METHODS
 from tests.docs.pages import PAGES, name
 
 

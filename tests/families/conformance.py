@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm.families import find_sites
-from compressm.families.lti.adapter import METHODS as LTI_METHODS
+from compressm.families.lti import METHODS as LTI_METHODS
 from compressm.families.matrix_state.mamba1 import MambaAdapter, NormedMambaAdapter
 from compressm.families.matrix_state.mamba2 import Mamba2Adapter
 from compressm.families.matrix_state.orders import ORDERS

@@ -7,7 +7,7 @@ from torch import nn
 from compressm import EnergyTolerance, FixedRank, compress_, measure, register_adapter
 from compressm.errors import InputError
 from compressm.families.base import adapter_for
-from compressm.families.lti.adapter import LinearAdapter
+from compressm.families.lti import LinearAdapter
 from compressm.families.lti.lru import LRUAdapter
 from compressm.nn import LRU
 from tests.families.mambas import WIDTH, Mamba, Mamba2
@@ -152,8 +152,8 @@ def test_a_subclass_with_parameters_of_its_own_needs_an_adapter_of_its_own():
     @register_adapter(Gated)
     class GatedAdapter(LinearAdapter):  # what others had registered works as before
         family = "gated"
-        state_dim, cost, inputs, write = (
-            getattr(LRUAdapter, name) for name in ("state_dim", "cost", "inputs", "write")
+        layout, cost, inputs, write = (
+            getattr(LRUAdapter, name) for name in ("layout", "cost", "inputs", "write")
         )
 
         def read(self, module):

@@ -17,8 +17,10 @@ from compressm.numerics import StateMoments, StateSpace
 # Time steps recorded of each batch: enough for moments of some thousand states, and their cost
 # (samples x states²) stays below that of the batch itself.
 _SAMPLES_PER_BATCH = 4096
+# With groups so many for each of their states, which are few: every group has moments of its own.
+_SAMPLES_PER_STATE = 16
 
-# (u, mask) of one call of a layer, see `LinearAdapter.inputs`.
+# (u, mask) of one call of a layer, see `LinearFamily.inputs`.
 Inputs = Callable[[Sequence[Any], Mapping[str, Any]], tuple[Tensor, Tensor | None]]
 
 
@@ -37,11 +39,14 @@ class DrivenStates:
         self.needs_gradient = needs_gradient
         self._inputs = inputs
         self.evidence = Evidence(needs_gradient=needs_gradient)
-        self.states = StateMoments(system, max_samples=_SAMPLES_PER_BATCH)
+        samples = _SAMPLES_PER_BATCH
+        if system.groups is not None:
+            samples = min(samples, _SAMPLES_PER_STATE * system.order)
+        self.states = StateMoments(system, max_samples=samples)
         self.adjoint: StateMoments | None = None
         if needs_gradient:
             dual = numerics.adjoint(system)
-            self.adjoint = StateMoments(dual, max_samples=_SAMPLES_PER_BATCH)
+            self.adjoint = StateMoments(dual, max_samples=samples)
 
     def record(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, gradient: Tensor | None

@@ -45,10 +45,6 @@ class LRUAdapter(LinearAdapter):
         needed=("nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D")
     )
 
-    def state_dim(self, module: nn.Module) -> int:
-        assert isinstance(module, LRU)
-        return module.state_dim
-
     def cost(self, module: nn.Module) -> StateCost:
         assert isinstance(module, LRU)
         # ν, θ, γ, and the real and imaginary parts of a row of B and a column of C.

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from compressm import FixedRank, compress_
+from compressm.families import Layout
 from compressm.families.lti.lru import LRUAdapter, polar_logs
 from compressm.nn import LRU
 from compressm.numerics import hinf_error, hinf_norm
@@ -108,10 +109,13 @@ def test_layers_with_parameters_inside_are_read_as_they_will_be():
     class Adapter(LRUAdapter.__base__):
         family = "wrapped"
         inner = LRUAdapter()
-        state_dim = lambda self, module: module.core.state_dim  # noqa: E731
         cost = lambda self, module: self.inner.cost(module.core)  # noqa: E731
         inputs = lambda self, args, kwargs: self.inner.inputs(args, kwargs)  # noqa: E731
         read = lambda self, module: self.inner.read(module.core)  # noqa: E731
+
+        def layout(self, module):
+            axes = self.inner.layout(module.core).parameters
+            return Layout(parameters={f"core.{name}": axis for name, axis in axes.items()})
 
         def write(self, module, reduction):
             return [

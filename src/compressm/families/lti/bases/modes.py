@@ -1,0 +1,43 @@
+"""Existing modes, chosen greedily in the H2 sense."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from compressm import numerics
+from compressm.families.base import Which
+from compressm.families.lti.bases.base import Basis
+from compressm.families.lti.measured import Measured
+from compressm.numerics import Reduction
+
+
+@final
+class Modes(Basis):
+    """Modes as they are, with the readout that the moments which chose them fit best."""
+
+    bounded = False
+
+    def reduce(
+        self, measured: Measured, rank: int, *, which: Which, generator: torch.Generator
+    ) -> Reduction:
+        system, known = measured.system, measured.gramians
+        P = (known if known.real else numerics.gramians(system)).P
+        # The smallest are those that a greedy choice of all others leaves.
+        every = system.order if which == "smallest" else rank
+        if which == "random":
+            indices = _drawn(system.order, rank, system.A.shape[:-1], generator)
+        else:
+            indices = numerics.greedy_modes(system, P, every).indices[..., -rank:]
+        return numerics.mode_reduction(system, P, indices.sort(-1).values)
+
+
+def _drawn(order: int, rank: int, groups: torch.Size, generator: torch.Generator) -> Tensor:
+    """Modes at random, of each group its own: (r,) or (G, r)."""
+    rows = [
+        torch.randperm(order, generator=generator, device="cpu")[:rank]
+        for _ in range(groups.numel())
+    ]
+    return torch.stack(rows).view(*groups, rank)

@@ -1,0 +1,68 @@
+"""A linear layer as it is read, and its states on real data where a method asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from compressm import numerics
+from compressm.calibration import Probe, some
+from compressm.families.base import Observer
+from compressm.families.lti.driven_states import DrivenStates
+from compressm.families.lti.family import LinearFamily
+from compressm.families.lti.measured import Measured
+from compressm.families.lti.measurement import LinearMeasurement
+from compressm.families.lti.methods import METHODS
+from compressm.families.lti.sources import CONTROLLABILITY, OBSERVABILITY
+from compressm.numerics import Gramians
+
+
+@final
+class LinearObserver(Observer):
+    """Reads the layer once; watches its inputs when the method asks for them."""
+
+    def __init__(self, family: LinearFamily, module: nn.Module, name: str) -> None:
+        self.family, self.module, self.method, self.runs = family, module, METHODS[name], name
+        self.system = family.read(module)
+        self.system.require_stable()
+        self._driven: DrivenStates | None = None
+        if self.method.observes:
+            gradient = self.method.weighs_by_loss
+            self._driven = DrivenStates(family.inputs, module, self.system, needs_gradient=gradient)
+            self.probe: Probe | None = self._driven
+
+    @torch.no_grad()
+    def as_read(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: int, steps: int
+    ) -> tuple[Tensor, Tensor | None] | None:
+        if self.family.tensors is None:
+            return None
+        u, mask = some(*self.family.inputs(args, kwargs), rows, steps)
+        counted = u if mask is None else torch.where(mask[..., None] > 0, u, 0)
+        return numerics.simulated(self.system, counted), mask
+
+    def measure(self) -> LinearMeasurement:
+        system, driven = self.system, self._driven
+        real = system.real_output and self.method.real_pairs
+        controllability = CONTROLLABILITY[self.method.controllability]
+        observability = OBSERVABILITY[self.method.observability]
+        white, dual = numerics.cross_gramian(system, system, real=real), numerics.adjoint(system)
+        named = controllability if observability.needs == "nothing" else observability
+        gramians = Gramians(
+            P=controllability.gramian(lambda: white, driven),
+            Q=observability.gramian(lambda: numerics.cross_gramian(dual, dual, real=real), driven),
+            real=real,
+            kind=named.kind,
+        )
+        measured = Measured(
+            system=system,
+            gramians=gramians,
+            balancing=numerics.balance(gramians.P, gramians.Q, pairs=real),
+            white=white if real or not system.real_output else None,
+            driven=controllability.needs != "nothing",
+        )
+        unseen = None if driven is None else driven.missing
+        return LinearMeasurement(self.family, self.module, self.method, measured, unseen)

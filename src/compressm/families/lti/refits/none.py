@@ -1,0 +1,25 @@
+"""The system as the truncation made it."""
+
+from __future__ import annotations
+
+from typing import final
+
+from torch import nn
+
+from compressm.families.lti.driven_states import Inputs
+from compressm.families.lti.refits.base import Refit
+from compressm.numerics import StateSpace
+
+
+@final
+class NoRefit(Refit):
+    """Nothing is fitted, and the bound of the truncation holds."""
+
+    label = "none"
+    bounded = True
+
+    def watch(self, inputs: Inputs, module: nn.Module) -> None:
+        return None
+
+    def finish(self) -> StateSpace:
+        return self.reduction.system

@@ -1,0 +1,23 @@
+"""White noise for all time: the closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+from torch import Tensor
+
+from compressm.families.lti.driven_states import DrivenStates
+from compressm.families.lti.sources.base import Source
+
+
+@final
+class White(Source):
+    """P = A P A* + B B*, or Q = A* Q A + C* C."""
+
+    label = "white noise"
+    kind = "infinite"
+    needs = "nothing"
+
+    def gramian(self, white: Callable[[], Tensor], driven: DrivenStates | None) -> Tensor:
+        return white()
