@@ -20,7 +20,7 @@ from compressm.errors import ConfigError
 from compressm.experiments.bench import Figures
 from compressm.experiments.kinds.base import Kind, Workplace, register_kind
 from compressm.experiments.speed.lru import SETTINGS, model_call
-from compressm.families.lti.adapter import METHODS
+from compressm.families.lti import METHODS
 from compressm.nn import LRU, SequenceClassifier
 from compressm.policies import EnergyTolerance, FixedFraction, FixedRank
 from compressm.train import load_recipe, loss_of
