@@ -7,7 +7,7 @@ compressor = compressm.Compressor(model, optimizer, policy=…, schedule=…)
 
 from compressm.calibration import Calibration
 from compressm.checkpoints import load_compressed, resize_
-from compressm.compressor import Compressor, compress_, measure
+from compressm.compressor import Compressor
 from compressm.engine.guard import Guard
 from compressm.engine.monitor import Monitor
 from compressm.engine.schedule import Schedule, WhenSettled
@@ -15,6 +15,7 @@ from compressm.errors import CompressmError
 from compressm.events import Event, EventLog, SiteChange
 from compressm.families import register_adapter
 from compressm.integrations.cpu import accelerate_cpu
+from compressm.once import compress_, measure
 from compressm.policies import (
     EnergyTolerance,
     FixedFraction,

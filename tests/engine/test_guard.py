@@ -204,7 +204,7 @@ def test_the_total_budget_is_shared_by_all_cuts():
         max_attempts=1,
         schedule=Schedule.at(1, 2, 3, 4, 5),
     )
-    loop.compressor._transaction._policy = Shrinking(1)
+    loop.compressor._cuts.policy = Shrinking(1)
     kinds = [e.kind for e in loop.run(6)]
     assert kinds == ["cut", "cut", "rejected", "rejected", "rejected"]
     assert loop.states == [12, 12]

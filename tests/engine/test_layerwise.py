@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from compressm.engine.layerwise import each
+from compressm.engine.layerwise import map_layers
 
 
 @pytest.fixture
@@ -24,14 +24,14 @@ def test_results_come_in_order_and_two_items_are_under_way_at_once(two_threads):
         assert torch.get_num_threads() == 1
         return number**2
 
-    assert each(work, range(4)) == [0, 1, 4, 9]
+    assert map_layers(work, range(4)) == [0, 1, 4, 9]
     assert torch.get_num_threads() == 2
 
 
 def test_gradients_are_as_off_as_outside(two_threads):
     with torch.no_grad():
-        assert each(lambda _: torch.is_grad_enabled(), range(2)) == [False, False]
-    assert each(lambda _: torch.is_grad_enabled(), range(2)) == [True, True]
+        assert map_layers(lambda _: torch.is_grad_enabled(), range(2)) == [False, False]
+    assert map_layers(lambda _: torch.is_grad_enabled(), range(2)) == [True, True]
 
 
 def test_an_error_is_raised_and_the_threads_are_given_back(two_threads):
@@ -40,12 +40,12 @@ def test_an_error_is_raised_and_the_threads_are_given_back(two_threads):
             raise ValueError(number)
 
     with pytest.raises(ValueError, match="1"):
-        each(work, range(3))
+        map_layers(work, range(3))
     assert torch.get_num_threads() == 2
 
 
 def test_one_item_has_all_threads(two_threads):
-    assert each(lambda _: (torch.get_num_threads(), threading.current_thread()), [0]) == [
+    assert map_layers(lambda _: (torch.get_num_threads(), threading.current_thread()), [0]) == [
         (2, threading.main_thread())
     ]
-    assert each(abs, []) == []
+    assert map_layers(abs, []) == []

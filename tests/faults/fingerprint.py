@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from compressm.runtime import steady
-from compressm.writeback.carry import _HOOKS
+from compressm.writeback.successor import _HOOKS
 
 # What changes from call to call without meaning anything.
 CLOCKS = {"seconds", "evaluation_seconds"}

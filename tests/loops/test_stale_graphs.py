@@ -82,7 +82,7 @@ def test_nothing_is_said_where_the_cut_failed_at_its_end(monkeypatch):
         if when == "after the cut":
             raise boom
 
-    monkeypatch.setattr("compressm.engine.cut.Cutter._require_identical", fails)
+    monkeypatch.setattr("compressm.engine.training_run.TrainingRun.require_identical", fails)
     with pytest.raises(RuntimeError, match="last moment"):
         compress_(model, policy=FixedRank(CUT))
     assert list(state_dims(model).values()) == [FULL] * 2

@@ -17,7 +17,7 @@ from compressm import (
     compress_,
     measure,
 )
-from compressm.engine.layerwise import each
+from compressm.engine.layerwise import map_layers
 from compressm.errors import InputError
 from compressm.nn import LRU
 from compressm.runtime.steady import Ambient, as_called, steady
@@ -165,7 +165,7 @@ def test_threads_of_their_own_are_steady():
 
     try:
         with torch.autocast("cpu"), SETTINGS["float64"](), torch.inference_mode(), steady():
-            assert set(each(work, range(2))) == {Ambient()}
+            assert set(map_layers(work, range(2))) == {Ambient()}
     finally:
         torch.set_num_threads(1)
 

@@ -26,9 +26,10 @@ _CAREFUL = {
     "folder.py",
     "logger.py",
     "model_files.py",
-    "carry.py",
+    "rollback.py",
+    "successor.py",
     "snapshot.py",
-    "standing.py",
+    "shallow_snapshot.py",
     "guarded_cut.py",
     "state_trees.py",
 }

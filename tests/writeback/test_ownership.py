@@ -9,13 +9,13 @@ from torch import nn
 from compressm import Compressor, FixedRank, Guard, Schedule, compress_
 from compressm.errors import OptimizerError
 from compressm.nn import LRU
+from compressm.runtime.living import living
+from compressm.writeback.elsewhere import Elsewhere
 from compressm.writeback.ownership import (
+    all_optimizers,
     as_optimizers,
-    followed,
     holders,
-    live_optimizers,
-    named_owners,
-    strangers,
+    named_optimizers,
 )
 
 
@@ -74,11 +74,11 @@ def test_optimizers_inside_are_found_once_with_their_names():
     layer = LRU(4, 8)
     sam = Sam(layer.parameters(), torch.optim.Adam, lr=1e-3)
     sam.myself = [{"again": sam}, (sam.base_optimizer,)]
-    assert named_owners([sam, sam.base_optimizer]) == [
+    assert named_optimizers([sam, sam.base_optimizer]) == [
         ("Sam", sam),
         ("Sam.base_optimizer (Adam)", sam.base_optimizer),
     ]
-    assert followed(followed([sam])) == followed([sam])
+    assert all_optimizers(all_optimizers([sam])) == all_optimizers([sam])
     assert holders(layer.C_re, [sam]) == ["Sam", "Sam.base_optimizer (Adam)"]
     assert holders(nn.Parameter(torch.ones(1)), [sam]) == []
 
@@ -92,19 +92,19 @@ def test_wrappers_that_keep_nothing_of_their_own_are_looked_through():
         accelerate.Accelerator(cpu=True).prepare(inner),
         fabric._FabricOptimizer(inner, strategy=None),
     ):
-        assert followed([wrapper]) == [inner]
-        assert strangers(layer.parameters(), [inner]) == {}
+        assert all_optimizers([wrapper]) == [inner]
+        assert Elsewhere.of(layer.parameters(), [inner], layer) == Elsewhere()
 
 
 def test_an_optimizer_by_parts_and_a_dict_of_optimizers():
     layer = LRU(4, 8)
     one, two = adam([layer.C_re, layer.C_im]), adam([layer.B_re, layer.B_im])
     several = Several(readout=one, inputs=two)
-    names = [name for name, _ in named_owners([several])]
+    names = [name for name, _ in named_optimizers([several])]
     assert names == ["Several", "Several.parts['readout'] (Adam)", "Several.parts['inputs'] (Adam)"]
     by_parameter = {layer.C_re: one, layer.B_re: two}
     assert as_optimizers(by_parameter) == [by_parameter]
-    assert named_owners([by_parameter]) == [("Adam", one), ("Adam", two)]
+    assert named_optimizers([by_parameter]) == [("Adam", one), ("Adam", two)]
 
 
 def test_moments_of_an_optimizer_inside_follow():
@@ -132,7 +132,7 @@ def test_a_live_optimizer_that_was_not_given_is_refused_and_nothing_changes():
         compress_(layer, [given, other, wrapper.base_optimizer], policy=FixedRank(8))
     del wrapper
     compress_(layer, [given, other], policy=FixedRank(8))
-    assert given in live_optimizers()
+    assert given in living(torch.optim.Optimizer)
     train(layer, given, other)
 
 

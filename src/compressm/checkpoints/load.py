@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm.arguments import instance
-from compressm.checkpoints.fit import blank, fit_, settle_
 from compressm.checkpoints.meta import require_loadable
-from compressm.checkpoints.names import as_here, bare
+from compressm.checkpoints.names import under_our_names, unwrapped
 from compressm.checkpoints.read import read_weights, require_weights
-from compressm.checkpoints.shapes import arriving
+from compressm.checkpoints.resize_layers import resize_layers_, write_sizes_, zeros_for
+from compressm.checkpoints.shapes import shapes_wanted
 from compressm.distributed.fsdp import stored_like
 from compressm.errors import CheckpointError
 from compressm.families import find_sites
-from compressm.writeback import Surroundings, as_optimizers, materialise_, on_meta
+from compressm.writeback import LiveModules, as_optimizers, materialise_, on_meta
 
 
 def load_compressed(
@@ -48,20 +48,20 @@ def load_compressed(
             buffers that no checkpoint holds. The model is left as it was.
         InputError: the model has no compressible layer, or one whose parts were replaced (LoRA, …).
     """
-    model = bare(model)
+    model = unwrapped(model)
     sites = find_sites(model)
     instance("source", source, Mapping, str, Path, hint="for example the model's state_dict()")
     own = model.state_dict()
     given = source if isinstance(source, Mapping) else read_weights(source)
     require_weights(given)
-    state = as_here(model, own, given)
+    state = under_our_names(model, own, given)
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unexpected:
         raise CheckpointError(
             f"checkpoint: {_listed(missing)} missing, {_listed(unexpected)} unexpected; build the "
             "model with the depth and options of the checkpoint"
         )
-    shapes = arriving(sites, state)
+    shapes = shapes_wanted(sites, state)
     resized = {
         f"{name}.{parameter}" if name else parameter: shape
         for name, layer in shapes.items()
@@ -79,12 +79,12 @@ def load_compressed(
         )
     optimizers = as_optimizers(optimizer)
     require_loadable(model, sites)
-    values = {name: blank(sites[name], layer) for name, layer in shapes.items()}
+    values = {name: zeros_for(sites[name], layer) for name, layer in shapes.items()}
     if values:
-        fit_(model, sites, values, optimizers)
+        resize_layers_(model, sites, values, optimizers)
     if on_meta(model):
         materialise_(model, state, optimizers)
-        settle_(sites.values(), Surroundings([model]))
+        write_sizes_(sites.values(), LiveModules([model]))
     model.load_state_dict(stored_like(state, model.state_dict()))
 
 

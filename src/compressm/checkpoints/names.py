@@ -17,7 +17,7 @@ V = TypeVar("V")
 _COMPILED, _WRAPPED = "_orig_mod", "module"
 
 
-def bare(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The model without wrappers around it."""
     while True:
         inner = uncompiled(model)
@@ -28,7 +28,9 @@ def bare(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def as_here(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, V]) -> dict[str, V]:
+def under_our_names(
+    model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, V]
+) -> dict[str, V]:
     """What arrives, under the names that it has in the model; the rest as it is.
 
     Names differ by what wrappers ("module.", "_orig_mod.") and other modules around the model put
@@ -40,7 +42,7 @@ def as_here(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, V])
     """
     found = dict(state)
     if own.keys() - found.keys():
-        found = _unwrapped(own, found)
+        found = _without_wrapper_names(own, found)
     if own.keys() - found.keys():
         found = _reverted(model, own, found)
     found = {**_tied(model, found), **found}
@@ -55,7 +57,7 @@ def as_here(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, V])
     return found
 
 
-def _unwrapped(own: Iterable[str], state: Mapping[str, V]) -> dict[str, V]:
+def _without_wrapper_names(own: Iterable[str], state: Mapping[str, V]) -> dict[str, V]:
     here = {_plain(name): name for name in own}
     names = {name: here.get(_plain(name), name) for name in state}
     return {names[name]: value for name, value in state.items()} if _distinct(names) else {**state}

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm.arguments import whole
-from compressm.checkpoints.fit import fit_
-from compressm.checkpoints.names import as_here, bare
+from compressm.checkpoints.names import under_our_names, unwrapped
 from compressm.checkpoints.read import read_sizes
-from compressm.checkpoints.shapes import arriving
+from compressm.checkpoints.resize_layers import resize_layers_
+from compressm.checkpoints.shapes import shapes_wanted
 from compressm.distributed.fsdp import gathered
 from compressm.errors import CheckpointError, InputError
 from compressm.events import Event, EventLog
@@ -54,13 +54,13 @@ def resize_(
             It does so only for a checkpoint, because then its weights are at hand: load those next.
             Nothing has been changed.
     """
-    model = bare(model)
+    model = unwrapped(model)
     sites = find_sites(model)
     optimizers = as_optimizers(optimizer)
     wanted = _wanted(model, sites, sizes)
     values = {name: _first(sites[name], states) for name, states in wanted.items()}
     if values:
-        fit_(model, sites, values, optimizers)
+        resize_layers_(model, sites, values, optimizers)
 
 
 def _wanted(model: nn.Module, sites: Mapping[str, Site], sizes: Any) -> dict[str, int]:
@@ -119,7 +119,9 @@ def _of_events(sites: Mapping[str, Site], events: Sequence[Event], what: str) ->
 def _of_shapes(
     model: nn.Module, sites: Mapping[str, Site], shapes: Mapping[str, Any]
 ) -> dict[str, int]:
-    found = as_here(model, model.state_dict(), {k: _Shaped(shape) for k, shape in shapes.items()})
+    found = under_our_names(
+        model, model.state_dict(), {k: _Shaped(shape) for k, shape in shapes.items()}
+    )
     inside = {
         f"{name}.{key}" if name else key
         for name, site in sites.items()
@@ -131,7 +133,7 @@ def _of_shapes(
             f"its names are like {next(iter(shapes), 'nothing')!r}"
         )
     wanted = {}
-    for name, layer in arriving(sites, found).items():
+    for name, layer in shapes_wanted(sites, found).items():
         site = sites[name]
         layout = site.adapter.layout(site.module)
         if layout is None:

@@ -14,7 +14,7 @@ from compressm.families import Layout, Site
 Shapes = Mapping[str, torch.Size]
 
 
-def arriving(
+def shapes_wanted(
     sites: Mapping[str, Site], state: Mapping[str, Any], prefix: str = ""
 ) -> dict[str, Shapes]:
     """The layers that need other shapes for what arrives, and which.

@@ -12,12 +12,12 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from compressm.checkpoints.fit import blank, fit_, settle_
-from compressm.checkpoints.shapes import arriving
+from compressm.checkpoints.resize_layers import resize_layers_, write_sizes_, zeros_for
+from compressm.checkpoints.shapes import shapes_wanted
 from compressm.edits import holder_of
 from compressm.families import sites_in
 from compressm.nn.loading import on_load, watch
-from compressm.writeback import Surroundings, adopt_
+from compressm.writeback import LiveModules, adopt_
 
 
 def watch_loads(model: nn.Module) -> None:
@@ -49,10 +49,12 @@ class _Resizing:
     ) -> None:
         self._made.pop(module, None)
         sites = sites_in(module)
-        shapes = arriving(sites, state, prefix)
+        shapes = shapes_wanted(sites, state, prefix)
         if not shapes:
             return
-        fit_(module, sites, {name: blank(sites[name], found) for name, found in shapes.items()})
+        resize_layers_(
+            module, sites, {name: zeros_for(sites[name], found) for name, found in shapes.items()}
+        )
         if assign:
             self._made[module] = {
                 (name, parameter): sites[name].module.get_parameter(parameter)
@@ -64,14 +66,14 @@ class _Resizing:
         made = self._made.pop(module, None)
         if made is None:
             return
-        sites, around = sites_in(module), Surroundings([module])
+        sites, around = sites_in(module), LiveModules([module])
         resized = {name: sites[name] for name, _ in made}
         pairs = []
         for (name, parameter), old in made.items():
             holder, key = holder_of(sites[name].module, parameter)
             pairs.append((old, holder._parameters[key]))
         adopt_([site.module for site in resized.values()], pairs, around)
-        settle_(resized.values(), around)
+        write_sizes_(resized.values(), around)
 
 
 on_load(_Resizing())

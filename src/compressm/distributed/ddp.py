@@ -1,8 +1,9 @@
 """`DistributedDataParallel` around a model: found, and renewed after the parameters were replaced.
 
 DDP reduces gradients in buckets that it lays out once, over the parameter objects it was built
-with. New parameters would train on each rank's own gradients, in silence. `renew_` rebuilds that
-part of the wrapper in place, the way unpickling a DDP does, so the user's loop keeps its object.
+with. New parameters would train on each rank's own gradients, in silence. `rebuild_reducer_` makes
+that part of the wrapper anew in place, the way unpickling a DDP does, so the user's loop keeps its
+object.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def find_wrapper(model: nn.Module) -> DistributedDataParallel | None:
     return model if isinstance(model, DistributedDataParallel) else None
 
 
-def find_owner(model: nn.Module) -> DistributedDataParallel | None:
+def find_live_wrapper(model: nn.Module) -> DistributedDataParallel | None:
     """A live DDP somewhere in this process that wraps `model` or something that contains it."""
 
     def search() -> DistributedDataParallel | None:
@@ -47,7 +48,7 @@ def find_owner(model: nn.Module) -> DistributedDataParallel | None:
 
 
 def require_renewable(wrapper: DistributedDataParallel) -> None:
-    """Refuse a DDP that `renew_` could not rebuild as it is.
+    """Refuse a DDP that `rebuild_reducer_` could not rebuild as it is.
 
     Raises:
         DistributedError: its options need state that cannot be rebuilt, or this torch is unknown.
@@ -71,7 +72,7 @@ def require_renewable(wrapper: DistributedDataParallel) -> None:
         )
 
 
-def renew_(wrapper: Any) -> None:
+def rebuild_reducer_(wrapper: Any) -> None:
     """Rebuild what the wrapper knows of its parameters, if they are others than before.
 
     Every rank of its group must call. Options, process group, communication hooks and the object

@@ -89,7 +89,7 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
 
 @final
-class Storage:
+class ShardStorage:
     """New storage for one sharded parameter, made beside the live model and put in by `put_`.
 
     Args:
@@ -130,6 +130,7 @@ class Storage:
             fresh.init_dtype_attrs(record.mp_policy)
         except (TypeError, AttributeError) as error:
             raise DistributedError(_unknown_torch()) from error
+        holder._parameters.clear()  # it has done its service, and is no place of the parameter
         self.parameter: nn.Parameter = fresh.sharded_param
         self._record, self._fresh = record, fresh
 
@@ -139,19 +140,19 @@ class Storage:
         _become(self._record, {**vars(self._fresh), **place})
 
 
-class Records:
+class ShardRecords:
     """What `fully_shard` knows of every parameter, remembered so that it can be put back."""
 
     def __init__(self, model: nn.Module) -> None:
         self._saved = [(record, dict(vars(record))) for _, record in _records(model).values()]
 
     def put_back(self) -> None:
-        """Undo every `Storage.put_` since."""
+        """Undo every `ShardStorage.put_` since."""
         for record, attributes in self._saved:
             _become(record, attributes)
 
 
-def stored_as(edits: Sequence[Edit]) -> bool:
+def adds_up(edits: Sequence[Edit]) -> bool:
     """Whether the shards of every edited parameter add up to its new value, bit for bit."""
     same = [
         torch.equal(whole.cpu(), value.to(device="cpu", dtype=whole.dtype))
@@ -206,12 +207,12 @@ def _full(tensor: Tensor) -> Tensor:
     return tensor.detach() if full is None else full()
 
 
-def whole(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def unsharded(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The tensors that these are shards of, or the tensors; every rank must call."""
     return tuple(_full(tensor) for tensor in tensors)
 
 
-def like(
+def sharded_like(
     moved: tuple[Tensor, ...] | None, tensors: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...] | None:
     """Whole tensors as what `tensors` are: this rank's slices, where those are shards."""
@@ -241,7 +242,7 @@ def stored_like(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str
         there = own[name]
         if isinstance(there, DTensor):
             moved = (_full(value).to(there.device),)
-            (found[name],) = like(moved, (there,)) or moved
+            (found[name],) = sharded_like(moved, (there,)) or moved
         else:
             found[name] = _full(value) if isinstance(value, DTensor) else value
     return found

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import io
 import pickle
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, final, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -37,38 +38,43 @@ class Poolable(Protocol):
         """Replace every sum s by total(s), its sum over all ranks."""
 
 
-class Ranks:
-    """The processes that act as one; here, this process alone, and nothing is exchanged."""
+class Ranks(ABC):
+    """The processes that act as one.
 
-    size = 1
-    first = True
+    Attributes:
+        size: how many.
+        first: whether this is the first of them, which decides.
+    """
 
-    @contextmanager
-    def agreement(self, doing: str) -> Iterator[None]:
+    size: int
+    first: bool
+
+    @abstractmethod
+    def agreement(self, doing: str) -> AbstractContextManager[None]:
         """What happens inside succeeds on all ranks, or raises on all ranks.
 
         Raises:
             DistributedError: on the ranks that did not fail themselves; where the error is one of
                 ours, one of the same class.
         """
-        yield
 
+    @abstractmethod
     def broadcast(self, value: T, model: nn.Module | None = None) -> T:
         """The first rank's `value`, on all; modules of `model` in it become the receiver's own."""
-        return value
 
+    @abstractmethod
     def total(self, tensor: Tensor) -> Tensor:
         """The sum of a CPU tensor over all ranks."""
-        return tensor
 
+    @abstractmethod
     def mean(self, value: float) -> float:
         """The mean over all ranks, the same bits everywhere; NaN where any rank has NaN."""
-        return value
 
+    @abstractmethod
     def smallest(self, number: int) -> int:
         """The minimum over all ranks."""
-        return number
 
+    @abstractmethod
     def require_identical(self, tensors: Iterable[Tensor], when: str) -> None:
         """Refuse tensors that are not the same bits on all ranks.
 
@@ -77,9 +83,36 @@ class Ranks:
         """
 
 
-ALONE = Ranks()
+@final
+class OneProcess(Ranks):
+    """This process alone: nothing is exchanged."""
+
+    size = 1
+    first = True
+
+    def agreement(self, doing: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def broadcast(self, value: T, model: nn.Module | None = None) -> T:
+        return value
+
+    def total(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def mean(self, value: float) -> float:
+        return value
+
+    def smallest(self, number: int) -> int:
+        return number
+
+    def require_identical(self, tensors: Iterable[Tensor], when: str) -> None:
+        """They are."""
 
 
+ALONE = OneProcess()
+
+
+@final
 class RankGroup(Ranks):
     """Several processes; all of them must call the same methods in the same order.
 
@@ -126,14 +159,17 @@ class RankGroup(Ranks):
         if not any(int(flag) for flag in flags):
             return
         mine = None if error is None else (type(error).__name__, str(error))
-        told: list[Any] = [None] * self.size
-        dist.all_gather_object(told, mine, group=self._group)
-        self._raised = error or self._heard(told, doing)
+        failures: list[Any] = [None] * self.size
+        dist.all_gather_object(failures, mine, group=self._group)
+        self._raised = error or self._error_of_another(failures, doing)
         if error is None:
             raise self._raised
 
-    def _heard(self, told: list[tuple[str, str] | None], doing: str) -> CompressmError:
-        rank, (name, text) = next((r, t) for r, t in zip(self._ranks, told, strict=True) if t)
+    def _error_of_another(
+        self, failures: list[tuple[str, str] | None], doing: str
+    ) -> CompressmError:
+        by_rank = zip(self._ranks, failures, strict=True)
+        rank, (name, text) = next((rank, failure) for rank, failure in by_rank if failure)
         kind = getattr(errors, name, DistributedError)
         if not issubclass(kind, CompressmError) or kind is errors.MissingExtraError:
             kind = DistributedError

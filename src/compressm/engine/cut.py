@@ -1,330 +1,263 @@
-"""Cuts as transactions on one live model and its optimizers."""
+"""One cut: measure, plan, propose, commit. Nobody asks afterwards what it has cost.
+
+    survey = run.survey()                       every layer measured
+    plan = plan_cut(run, policy, survey, …)     states to keep, by layer
+    proposal = propose_cut(run, survey, plan)   reduced and refitted; nothing is changed yet
+    commit(run, proposal)                       model and optimizers, on all ranks or on none
+
+`guarded_cut` does the same, and looks at a metric before and after.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, Protocol, TypeVar, final
 
-import torch
-from torch import nn
-from torch.optim import Optimizer
-
-from compressm.arguments import instance, shown, whole
-from compressm.calibration import Calibration, Forward, Loss, calibration_of
-from compressm.distributed.fsdp import reshard_, stored_as
-from compressm.distributed.ranks import Ranks
-from compressm.distributed.topology import Team
-from compressm.engine.guard import Guard, as_metric
-from compressm.engine.survey import Proposal, Survey
-from compressm.errors import DistributedError, InputError
-from compressm.families.base import SELECTIONS, Which, find_sites
-from compressm.families.host_config import sized_attributes
-from compressm.runtime.interrupts import held
-from compressm.runtime.randomness import unmoved
-from compressm.runtime.steady import as_called
-from compressm.storage.bits import tensors_in
+from compressm.distributed.fsdp import adds_up
+from compressm.engine.proposal import Proposal, propose
+from compressm.engine.rollback import Rollback
+from compressm.engine.saved_state import checked_generator, entry
+from compressm.engine.stopwatch import Stopwatch
+from compressm.engine.survey import Survey
+from compressm.engine.training_run import TrainingRun
+from compressm.errors import CheckpointError, DistributedError
+from compressm.events import Event
+from compressm.policies.base import LiveModel, Policy
+from compressm.runtime.accelerators import devices_of, synchronize
 from compressm.writeback import (
-    TRANSPORTS,
     Averages,
+    Elsewhere,
     Snapshot,
-    Standing,
-    as_optimizers,
-    in_backward,
     prepared,
     require_finite,
-    require_held,
     require_owned,
-    undisturbed,
 )
-from compressm.writeback.companions import Companion
-from compressm.writeback.ownership import followed
-from compressm.writeback.partition import parts
 
-# Arguments that had another name, and what to write now.
-RENAMED = {"rank": "uniform=True (one size for all layers) or uniform=False (one for each)"}
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Cutter:
-    """How to cut: everything but when and how much.
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """States to keep by layer, and what the policy has to say about them."""
+
+    states: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+    def cuts(self, survey: Survey) -> bool:
+        """Whether any layer would be smaller than it was measured."""
+        sizes = survey.spectra.items()
+        return any(self.states[name] < spectrum.state_dim for name, spectrum in sizes)
+
+
+def plan_cut(run: TrainingRun, policy: Policy, survey: Survey, rollback: Rollback) -> Plan:
+    """What the policy would keep; it may try out cuts, which are put back from a snapshot."""
+
+    @cache  # a search through all that is alive: once, however many cuts are tried
+    def elsewhere() -> Elsewhere:
+        return look_elsewhere(run)
+
+    live = LiveModel(
+        parameters=run.parameters,
+        trial=lambda states: tried_out(run, survey, states, rollback, elsewhere()),
+        evaluate=partial(run.evaluate, may_train=True),
+        wait=lambda: synchronize(devices_of(run.model)),
+    )
+    with run.ranks.agreement("planning"):
+        states = policy.plan(survey.spectra, live)
+    states = as_carried_out(run, survey, run.ranks.broadcast(states))
+    return Plan(states=states, notes=tuple(live.notes))
+
+
+def as_carried_out(run: TrainingRun, survey: Survey, states: Mapping[str, int]) -> dict[str, int]:
+    """The states that layers will keep: one number for those that must agree, with `uniform`."""
+    return survey.with_uniform_sizes(states) if run.settings.uniform else dict(states)
+
+
+def propose_cut(run: TrainingRun, survey: Survey, states: Mapping[str, int]) -> Proposal:
+    """Reduce the layers that are to be smaller, by the settings of the run."""
+    return propose(survey, states, select=run.settings.select, generator=run.generator)
+
+
+def look_elsewhere(run: TrainingRun) -> Elsewhere:
+    """Who else alive holds parameters that a cut may replace."""
+    replaced = [parameter for _, parameter in run.state_parameters]
+    return Elsewhere.of(replaced, run.optimizers, run.everything)
+
+
+def commit(run: TrainingRun, proposal: Proposal, elsewhere: Elsewhere | None = None) -> None:
+    """Write a proposal into the live model and optimizers, on all ranks or on none.
+
+    Args:
+        run: as it was proposed for.
+        proposal: what changes.
+        elsewhere: what `look_elsewhere` found; None looks now.
+    """
+    transport = run.settings.transport
+    with run.ranks.agreement("looking into the optimizers"):
+        # Apart, because what follows gathers the states of sharded optimizers on all ranks.
+        if proposal.cuts:
+            others = look_elsewhere(run) if elsewhere is None else elsewhere
+            require_owned(run.model, proposal.edits, run.optimizers, others)
+        require_finite(run.model, proposal.edits, run.optimizers, transport)
+    with run.ranks.agreement("preparing the cut"):
+        apply = prepared(
+            run.model,
+            proposal.edits,
+            run.optimizers,
+            transport=transport,
+            averages=Averages(run.model, run.settings.ema),
+        )
+    with run.ranks.agreement("making the cut"):
+        apply()
+        run.distributed.rebuild_reducer_()
+    run.require_identical("after the cut")
+    if run.is_sharded:
+        with run.ranks.agreement("checking the cut"):
+            if not adds_up(proposal.edits):
+                raise DistributedError(
+                    "after the cut the shards of a parameter do not add up to its new value; "
+                    "go back to the last checkpoint, and please report this"
+                )
+
+
+@contextmanager
+def tried_out(
+    run: TrainingRun,
+    survey: Survey,
+    states: Mapping[str, int],
+    rollback: Rollback,
+    elsewhere: Elsewhere,
+) -> Iterator[Proposal]:
+    """The model as a plan would leave it, inside the `with` only; it is at the return point."""
+    snapshot = rollback.snapshot()
+    try:
+        proposal = propose_cut(run, survey, as_carried_out(run, survey, states))
+        commit(run, proposal, elsewhere)
+        yield proposal
+    except BaseException:  # the other ranks fail as well, or do not know of Ctrl-C
+        rollback.undoing(snapshot)()
+        raise
+    with run.ranks.agreement("undoing the trial"):
+        rollback.undoing(snapshot)()
+
+
+class PendingCut(Protocol):
+    """A cut that has been made, and waits for a verdict.
 
     Attributes:
-        team: the model, and the processes that share it.
-        uniform: whether layers of one configuration must keep the same number of states.
-        ema: averaged copies of the model; they are cut with it, and rolled back with it.
-        snapshots: those that are open.
+        judged_at: the step of the verdict.
+        snapshot: what undoes it.
     """
 
-    team: Team
-    optimizers: Sequence[Optimizer]
-    method: str
-    calibration: Calibration | None
-    transport: str
-    select: Which
-    generator: torch.Generator
-    uniform: bool = False
-    companions: Sequence[Companion] = field(default=())
-    snapshot_folder: Path | None = None
-    ema: Sequence[nn.Module] = field(default=())
-    snapshots: list[Snapshot] = field(default_factory=list)
+    judged_at: int
+    snapshot: Snapshot
 
-    def __post_init__(self) -> None:
-        """Refuse parameters that nobody can train, and what sharded models cannot have."""
-        frozen = [name for name, p in self.model.named_parameters() if p.is_inference()]
-        if frozen:
-            raise InputError(
-                f"model: {frozen[0]} was made inside torch.inference_mode(), so it can be neither "
-                "trained nor put back after a cut; build or load the model outside of it"
-            )
-        if self.team.is_sharded and self.ema:
-            raise InputError(
-                "ema: averaged copies of a model under fully_shard cannot be cut; make the average "
-                "after the last cut"
-            )
-        if self.team.is_sharded and self.snapshot_folder is not None:
-            raise InputError(
-                "guard: snapshot_folder cannot hold sharded tensors; leave it out (each rank keeps "
-                "a copy of its own shards in memory)"
-            )
+    def judge(self, step: int) -> Event:
+        """Keep the cut, or undo it; perhaps try another."""
 
-    @property
-    def everything(self) -> nn.Module:
-        """All modules that a cut changes, as one."""
-        return nn.ModuleList([self.model, *self.ema]) if self.ema else self.model
 
-    @property
-    def model(self) -> nn.Module:
-        """The bare module, without a wrapper around it."""
-        return self.team.model
+class Cuts(ABC):
+    """The cuts of one run under one policy. What calls them goes through `all_or_nothing`.
 
-    @property
-    def ranks(self) -> Ranks:
-        """The processes that cut together."""
-        return self.team.ranks
+    Attributes:
+        run: what is cut.
+        policy: how far.
+        rollback: what undoes a call that fails.
+        pending: the cut that waits for its verdict; None when none does.
+        stopped: whether there is to be no further one.
+    """
 
-    @property
-    def parameters(self) -> int:
-        """Parameters of the whole model now."""
-        return sum(p.numel() for p in self.model.parameters())
+    def __init__(self, run: TrainingRun, policy: Policy) -> None:
+        self.run, self.policy, self.rollback = run, policy, Rollback(run)
+        self.pending: PendingCut | None = None
+        self.stopped = False
 
-    def survey(self) -> Survey:
-        """Measure all layers."""
-        self.team.require_unwrapped()
-        self._require_identical("before the cut")
-        return Survey.of(self.model, self.method, self.calibration, self.ranks)
+    @abstractmethod
+    def begin(self, step: int) -> None:
+        """The training begins; does something at the first call only."""
 
-    def settle(self, survey: Survey, plan: Mapping[str, int]) -> dict[str, int]:
-        """The plan as it will be carried out: with one rank for each group that must agree."""
-        return survey.levelled(plan) if self.uniform else dict(plan)
+    @abstractmethod
+    def cut(self, step: int | None, survey: Survey | None = None) -> Event:
+        """Measure (or take `survey`), plan, cut."""
 
-    def propose(self, survey: Survey, plan: Mapping[str, int]) -> Proposal:
-        """Reduce the layers that the plan makes smaller."""
-        return survey.propose(plan, select=self.select, generator=self.generator)
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to know of the cuts so far."""
 
-    def require_held(self) -> None:
-        """Refuse layers with trainable parameters that no given optimizer holds."""
-        with self.ranks.agreement("looking into the optimizers"):
-            require_held(
-                (
-                    (f"{path}.{name}" if path else name, site.module.get_parameter(name))
-                    for path, site in find_sites(self.model).items()
-                    for name in site.adapter.parameters(site.module)
-                ),
-                self.optimizers,
-            )
+    @abstractmethod
+    def read_state(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """Read what `state_dict` gave; what is returned goes on from there."""
 
-    def commit(self, proposal: Proposal) -> None:
-        """Write a proposal into the live model and optimizers, on all ranks or on none."""
-        with self.ranks.agreement("looking into the optimizers"):
-            # Apart, because what follows gathers the states of sharded optimizers on all ranks.
-            require_owned(self.model, proposal.edits, self.optimizers)
-            require_finite(self.model, proposal.edits, self.optimizers, self.transport)
-        with self.ranks.agreement("preparing the cut"):
-            apply = prepared(
-                self.model,
-                proposal.edits,
-                self.optimizers,
-                transport=self.transport,
-                averages=Averages(self.model, self.ema),
-            )
-        with self.ranks.agreement("making the cut"):
-            apply()
-            self.team.renew_()
-        self._require_identical("after the cut")
-        if self.team.is_sharded:
-            with self.ranks.agreement("checking the cut"):
-                if not stored_as(proposal.edits):
-                    raise DistributedError(
-                        "after the cut the shards of a parameter do not add up to its new value; "
-                        "go back to the last checkpoint, and please report this"
-                    )
-
-    def standing(self) -> Standing:
-        """Where everything stands, for a cut that fails."""
-        return Standing(
-            self.everything, self.optimizers, [self.generator], attributes=self._sizes()
+    @final
+    def measured(self, step: int | None, survey: Survey) -> Event:
+        """The event of a measurement without a cut."""
+        now = self.run.parameters
+        return Stopwatch(self.run, step).event(
+            "measured", survey.unchanged(), parameters_before=now
         )
 
-    def stand(self, standing: Standing) -> None:
-        """Undo what has failed, on this rank alone: all of them fail together."""
-        with held():
-            standing.put_back()
-            self.team.renew_()
+    @final
+    def all_or_nothing(self, work: Callable[[], T], *books: object) -> T:
+        """What `work` does happens altogether or, when anything raises, not at all.
 
-    def snapshot(self) -> Snapshot:
-        """Remember everything that a cut can change; it is open until `close_snapshots`."""
-        with self.ranks.agreement("remembering the state before the cut"):
-            snapshot = Snapshot(
-                self.everything,
-                self.optimizers,
-                self.companions,
-                attributes=self._sizes(),
-            )
-            self.snapshots.append(snapshot)  # first, so that whatever happens its file is removed
-            if self.snapshot_folder is not None:
-                snapshot.move_to(self.snapshot_folder)
-        return snapshot
-
-    def close_snapshots(self, but: Snapshot | None = None) -> None:
-        """Drop all snapshots, or all but one."""
-        with held():
-            for snapshot in self.snapshots:
-                if snapshot is not but:
-                    snapshot.close()
-            self.snapshots[:] = [] if but is None else [but]
-
-    def undoing(self, snapshot: Snapshot) -> Callable[[], None]:
-        """What undoes everything since the snapshot, on this rank; a file has been read by then."""
-        put_back = snapshot.ready()
-
-        def undo() -> None:
-            put_back()
-            self.team.renew_()
-
-        return undo
-
-    def evaluate(self, metric: Callable[[], float], *, may_train: bool = False) -> float:
-        """A metric of the live model, its mean over all ranks; it leaves no trace.
-
-        It runs with the settings of whoever called (autocast, inference mode, default dtype, …).
+        One step back is never taken back: when a cut that was tried has been undone and the next
+        attempt fails, that one is made at the next call.
 
         Args:
-            metric: the user's.
-            may_train: parameters and optimizer states are put back from a snapshot afterwards.
-
-        Raises:
-            InputError: the metric trained the model and may not.
+            work: calls the methods above.
+            books: further objects whose attributes say what has happened.
         """
-        looking = undisturbed(
-            [self.team.outer, *self.ema], self.optimizers, self.companions, may_train=may_train
-        )
-        with self.ranks.agreement("evaluating"), looking, unmoved(metric), as_called():
-            try:
-                value = as_metric(metric)
-            finally:
-                reshard_(self.model)
-        return self.ranks.mean(value)
-
-    def _sizes(self) -> list[str]:
-        everything = self.everything
-        return sized_attributes(everything, find_sites(everything))
-
-    def _require_identical(self, when: str) -> None:
-        """Replicas must be the same; each rank's shards of a sharded model are its own."""
-        if self.ranks.size > 1 and not self.team.is_sharded:
-            owners = followed(self.optimizers)
-            apart = parts(owners)  # of each rank, those of its own parameters
-            states = (s for o in owners if id(o) not in apart for s in o.state.values())
-            moments = (t for state in states for t in tensors_in(state))
-            self.ranks.require_identical(itertools.chain(self.model.parameters(), moments), when)
-
-    @contextmanager
-    def trial(
-        self, survey: Survey, plan: Mapping[str, int], snapshot: Snapshot
-    ) -> Iterator[Proposal]:
-        """The model as the plan would leave it, inside the `with` only.
-
-        Args:
-            survey: of the model as it is.
-            plan: ranks by layer.
-            snapshot: of the model as it is.
-        """
+        records = [] if self.pending is None else [self.pending]
         try:
-            proposal = self.propose(survey, self.settle(survey, plan))
-            self.commit(proposal)
-            yield proposal
-        except BaseException:  # the other ranks fail as well, or do not know of Ctrl-C
-            self.undoing(snapshot)()
-            raise
-        with self.ranks.agreement("undoing the trial"):
-            self.undoing(snapshot)()
+            return self.rollback.all_or_nothing(work, books=[self, *books], records=records)
+        finally:
+            self.rollback.close_snapshots(None if self.pending is None else self.pending.snapshot)
 
 
-def require_options(
-    *,
-    uniform: Any = False,
-    transport: Any = "project",
-    select: Any = "largest",
-    seed: Any = 0,
-    guard: Any = None,
-    ema: Any = (),
-) -> None:
-    """Refuse what can be refused without a model.
+@final
+class UnguardedCuts(Cuts):
+    """Every cut stays."""
 
-    Raises:
-        InputError: it names the argument, and what was expected.
-    """
-    instance("uniform", uniform, bool)
-    choices = {"transport": (transport, TRANSPORTS), "select": (select, SELECTIONS)}
-    for name, (got, known) in choices.items():
-        if got not in known:
-            raise InputError(f"{name}: expected one of {', '.join(known)}, got {got!r}")
-    whole("seed", seed)
-    if guard is not None:
-        instance("guard", guard, Guard, hint="for example Guard(evaluate, max_drop=0.5)")
-    if not isinstance(ema, Sequence):
-        raise InputError(f"ema: expected a list of averaged models, got {shown(ema)}")
-    for copy in ema:
-        instance("ema", copy, nn.Module)
+    def begin(self, step: int) -> None:
+        """There is nothing to do."""
+
+    def cut(self, step: int | None, survey: Survey | None = None) -> Event:
+        watch = Stopwatch(self.run, step)
+        survey = survey or self.run.survey()
+        before = self.run.parameters
+        plan = plan_cut(self.run, self.policy, survey, self.rollback)
+        return cut_at_once(self.run, survey, plan, watch, before)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self.run.generator.get_state()}
+
+    def read_state(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        if entry(state, "trial", lambda trial: trial, None) is not None:
+            raise CheckpointError(
+                "state: a cut in it waits for the verdict of a guard; give the guard with which it "
+                "was made"
+            )
+        generator = checked_generator(state)
+
+        def go_on() -> None:
+            self.run.generator.set_state(generator)
+
+        return go_on
 
 
-def make_cutter(
-    team: Team,
-    optimizer: Optimizer | Iterable[Optimizer] | None,
-    uniform: bool,
-    method: str,
-    data: Iterable[Any] | Calibration | None,
-    forward: Forward | None,
-    loss: Loss | None,
-    transport: str,
-    select: Which,
-    seed: int,
-    guard: Guard | None,
-    ema: Sequence[nn.Module],
-) -> Cutter:
-    """A cutter from what users say, see `compress_`.
-
-    Raises:
-        InputError, OptimizerError: an argument is unusable.
-    """
-    require_options(
-        uniform=uniform, transport=transport, select=select, seed=seed, guard=guard, ema=ema
-    )
-    folder = None if guard is None or guard.snapshot_folder is None else guard.snapshot_folder
-    return Cutter(
-        team=team,
-        optimizers=[*as_optimizers(optimizer), *in_backward(team.model)],
-        method=method,
-        calibration=calibration_of(data, forward, loss),
-        transport=transport,
-        select=select,
-        generator=torch.Generator(device="cpu").manual_seed(whole("seed", seed)),
-        uniform=uniform,
-        companions=() if guard is None else guard.companions,
-        snapshot_folder=None if folder is None else Path(folder),
-        ema=tuple(ema),
+def cut_at_once(
+    run: TrainingRun, survey: Survey, plan: Plan, watch: Stopwatch, parameters_before: int
+) -> Event:
+    """Carry out a plan that nobody judges."""
+    proposal = propose_cut(run, survey, plan.states)
+    commit(run, proposal)
+    return watch.event(
+        "cut" if proposal.cuts else "kept",
+        proposal.changes,
+        parameters_before=parameters_before,
+        notes=plan.notes,
     )

@@ -19,26 +19,26 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """[work(item) for item in items], on as many threads as torch has been given.
+def map_layers(work: Callable[[T], R], layers: Sequence[T]) -> list[R]:
+    """[work(layer) for layer in layers], on as many threads as torch has been given.
 
-    A single item is worked on with all of torch's threads, here. The first error is raised, when
+    A single layer is worked on with all of torch's threads, here. The first error is raised, when
     all have ended.
     """
     threads = torch.get_num_threads()
-    workers = min(threads, len(items))
+    workers = min(threads, len(layers))
     if workers < 2:
-        return [work(item) for item in items]
+        return [work(layer) for layer in layers]
     learns = torch.is_grad_enabled()
 
-    def run(item: T) -> R:
+    def run(layer: T) -> R:
         # Most settings belong to a thread, and a new one has the defaults.
         with steady(), torch.set_grad_enabled(learns):
-            return work(item)
+            return work(layer)
 
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(run, items))
+            return list(pool.map(run, layers))
     finally:
         torch.set_num_threads(threads)

@@ -6,7 +6,7 @@ overlap |<v_i, v_j'>|, so a state keeps its identity when its rank changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -134,12 +134,21 @@ class Monitor:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
-        self._last = {
+        self.read_state(state)()
+
+    def read_state(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """Read what `state_dict` gave; what is returned goes on from there."""
+        last = {
             site: HankelMatrix(**{name: part.cpu() for name, part in parts.items()})
             for site, parts in state["last"].items()
         }
-        self._calm = dict(state["calm"])
-        self.history = [Drift(**drift) for drift in state["history"]]
+        calm = {site: int(times) for site, times in state["calm"].items()}
+        history = [Drift(**drift) for drift in state["history"]]
+
+        def go_on() -> None:
+            self._last, self._calm, self.history = last, calm, history
+
+        return go_on
 
 
 def match(before: HankelMatrix, after: HankelMatrix) -> Tensor:

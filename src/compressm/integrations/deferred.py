@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-from compressm.calibration import calibration_of
 from compressm.compressor import Compressor
-from compressm.distributed.ddp import find_owner
-from compressm.engine.guard import Guard
+from compressm.distributed.ddp import find_live_wrapper
 from compressm.errors import InputError
 from compressm.events import Event
-from compressm.integrations.keywords import require_keywords
+from compressm.integrations.keywords import sorted_keywords
+from compressm.runtime.living import living
 from compressm.writeback import as_optimizers
 from compressm.writeback.companions import Companion
-from compressm.writeback.ownership import followed, live_optimizers
+from compressm.writeback.ownership import all_optimizers
 
 
 class DeferredCompressor:
@@ -33,7 +31,7 @@ class DeferredCompressor:
 
     Args:
         target: attribute path of the part of the model to compress; None takes the model itself.
-        guard, log, ema, settings: keywords of `compressm.Compressor`. `data` are read here, once.
+        keywords: of `compressm.Compressor`. `data` are read here, once.
 
     Attributes:
         compressor: from `start` on.
@@ -43,20 +41,10 @@ class DeferredCompressor:
             can be refused without a model.
     """
 
-    def __init__(
-        self,
-        *,
-        target: str | None = None,
-        guard: Guard | None = None,
-        log: str | Path | Callable[[Event], None] | None = None,
-        ema: Sequence[nn.Module] = (),
-        **settings: Any,
-    ) -> None:
-        require_keywords({**settings, "guard": guard, "log": log, "ema": ema})
-        data, forward, loss = (settings.pop(name, None) for name in ("data", "forward", "loss"))
+    def __init__(self, *, target: str | None = None, **keywords: Any) -> None:
+        self._settings, self._others = sorted_keywords(keywords)
         self.compressor: Compressor | None = None
-        self._target, self._guard, self._log, self._ema = target, guard, log, tuple(ema)
-        self._settings = {**settings, "data": calibration_of(data, forward, loss)}
+        self._target = target
         self._part: nn.Module | None = None
         self._count = self._ahead = 0
 
@@ -68,7 +56,8 @@ class DeferredCompressor:
     def check(self, model: nn.Module, optimizer: Any = None) -> None:
         """Refuse what `start` would refuse; from here on the model loads smaller states."""
         part = self.part_of(model)
-        Compressor(part, optimizer, **self._settings, ema=self._ema, wrapper=wrapper_of(part))
+        others = {**self._others, "log": None}  # no file is begun
+        Compressor(part, optimizer, **others, **self._settings.keywords, wrapper=wrapper_of(part))
 
     def start(
         self,
@@ -92,20 +81,20 @@ class DeferredCompressor:
                 its "count" the trainer's count is not that of the checkpoint.
             ema: averaged copies of the part that is compressed, beside the user's own.
         """
-        part, guard = self.part_of(model), self._guard
+        part, settings = self.part_of(model), self._settings
         state, self._ahead = self._where_it_was(part, count, restored)
+        guard = settings.guard
         if guard is not None:
             guard = replace(guard, companions=[*guard.companions, *companions])
+        settings = replace(settings, guard=guard, ema=[*settings.ema, *ema])
         given = as_optimizers(optimizers)
         # What would undo a pending cut knows the optimizers by their place, so no others then.
-        pending = state is not None and state["transaction"]["trial"] is not None
+        pending = state is not None and state["transaction"].get("trial") is not None
         self.compressor = Compressor(
             part,
             given if pending else [*given, *_earlier(part, given)],
-            **self._settings,
-            guard=guard,
-            log=self._log,
-            ema=[*self._ema, *ema],
+            **self._others,
+            **settings.keywords,
             wrapper=wrapper,
         )
         if state is not None:
@@ -157,7 +146,7 @@ class DeferredCompressor:
 
 def wrapper_of(model: nn.Module) -> nn.Module | None:
     """A DDP around the model, perhaps that of an earlier fit, which the trainer keeps till then."""
-    return find_owner(model) if dist.is_available() and dist.is_initialized() else None
+    return find_live_wrapper(model) if dist.is_available() and dist.is_initialized() else None
 
 
 def _earlier(part: nn.Module, optimizers: Sequence[Optimizer]) -> list[Optimizer]:
@@ -167,13 +156,13 @@ def _earlier(part: nn.Module, optimizers: Sequence[Optimizer]) -> list[Optimizer
     still be saved, and a callback that is kept for its events keeps its optimizers.
     """
     live = {id(p) for p in part.parameters()}
-    known = {id(group) for o in followed(optimizers) for group in o.param_groups}
+    known = {id(group) for o in all_optimizers(optimizers) for group in o.param_groups}
 
     def holds(group: dict[str, Any]) -> bool:
         return id(group) not in known and any(id(p) in live for p in group["params"])
 
     def search() -> list[Optimizer]:
-        alive = live_optimizers()
+        alive = living(Optimizer)
         return [o for o in alive if any(map(holds, getattr(o, "param_groups", ())))]
 
     if search():

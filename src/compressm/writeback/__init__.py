@@ -1,36 +1,37 @@
 """The only place that changes models and optimizers."""
 
-from compressm.writeback.carry import Averages
+from compressm.writeback.averages import Averages
 from compressm.writeback.commit import (
     TRANSPORTS,
     commit_,
     prepared,
     require_owned,
 )
+from compressm.writeback.elsewhere import Elsewhere, require_unshared
 from compressm.writeback.finite import require_finite
+from compressm.writeback.live_modules import LiveModules
 from compressm.writeback.materialise import materialise_, on_meta
 from compressm.writeback.ownership import (
     as_optimizers,
     in_backward,
-    require_followed,
     require_held,
 )
 from compressm.writeback.resize import Replacement, adopt_, replace_
-from compressm.writeback.settings import Settings, set_attributes_
+from compressm.writeback.shallow_snapshot import SavedAttributes, ShallowSnapshot
+from compressm.writeback.sizes import SizeAttributes, set_attributes_
 from compressm.writeback.snapshot import Snapshot
-from compressm.writeback.standing import Attributes, Standing
-from compressm.writeback.surroundings import Surroundings
 from compressm.writeback.undisturbed import undisturbed
 
 __all__ = [
     "TRANSPORTS",
-    "Attributes",
     "Averages",
+    "Elsewhere",
+    "LiveModules",
     "Replacement",
-    "Settings",
+    "SavedAttributes",
+    "ShallowSnapshot",
+    "SizeAttributes",
     "Snapshot",
-    "Standing",
-    "Surroundings",
     "adopt_",
     "as_optimizers",
     "commit_",
@@ -40,9 +41,9 @@ __all__ = [
     "prepared",
     "replace_",
     "require_finite",
-    "require_followed",
     "require_held",
     "require_owned",
+    "require_unshared",
     "set_attributes_",
     "undisturbed",
 ]

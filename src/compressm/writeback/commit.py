@@ -2,7 +2,7 @@
 
 All that can fail is done first: checks, new parameters, new optimizer state. What remains is
 a few assignments, so an error leaves model and optimizers as they were. Should one of these fail
-after all (an optimizer of one's own that refuses), `Standing` takes back those before it.
+after all (an optimizer of one's own that refuses), `ShallowSnapshot` takes back those before it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from compressm.distributed.fsdp import Storage, is_shard, like, reshard_, whole
+from compressm.distributed.fsdp import ShardStorage, is_shard, reshard_, sharded_like, unsharded
 from compressm.edits import Edit, Reset
 from compressm.errors import InputError
 from compressm.runtime.interrupts import held
-from compressm.writeback.carry import Averages, carry_marks, successor, warn_of_hooks
-from compressm.writeback.ownership import followed, held_by, require_followed
-from compressm.writeback.partition import gathered, parts
-from compressm.writeback.references import point_, require_nothing_outside
-from compressm.writeback.settings import Settings
-from compressm.writeback.stale import watch_replaced_
-from compressm.writeback.standing import Standing
-from compressm.writeback.transport import Carrier, Change
+from compressm.writeback.averages import Averages
+from compressm.writeback.elsewhere import Elsewhere
+from compressm.writeback.ownership import all_optimizers, parameter_ids, require_held
+from compressm.writeback.references import repoint_, require_nothing_outside
+from compressm.writeback.shallow_snapshot import ShallowSnapshot
+from compressm.writeback.sizes import SizeAttributes
+from compressm.writeback.stale_graphs import warn_of_stale_gradients_
+from compressm.writeback.successor import carry_marks, successor, warn_of_hooks
+from compressm.writeback.transport import ParameterChange, StateCarrier
+from compressm.writeback.zero_redundancy import gathered, partitioned_by_inner
 
 # Optimizer moments follow the change of basis, or start anew.
 TRANSPORTS = ("project", "reset")
@@ -45,11 +47,14 @@ def commit_(
 ) -> None:
     """Apply all edits to the live model, its optimizers and averaged copies, or none.
 
-    See `prepared`.
+    See `prepared`, and `require_owned` for what is refused.
     """
+    everything = nn.ModuleList([model, *([] if averages is None else averages.modules)])
+    replaced = [parameter for edit in edits for parameter in edit.olds]
+    elsewhere = Elsewhere.of(replaced, optimizers, everything)
+    require_owned(model, edits, optimizers, elsewhere)
     apply = prepared(model, edits, optimizers, transport=transport, averages=averages)
-    copies = [] if averages is None else averages.modules
-    before = Standing(nn.ModuleList([model, *copies]), optimizers)
+    before = ShallowSnapshot(everything, optimizers)
     try:
         apply()
     except BaseException:
@@ -80,19 +85,18 @@ def prepared(
     Under `fully_shard` values are given whole and stored as shards; optimizer states are gathered
     one edit at a time.
 
+    Nothing is refused here that `require_owned` refuses; ask it before.
+
     Raises:
-        OptimizerError: an edited trainable parameter is in none of the given optimizers, another
-            live optimizer holds an edited one, or one of them keeps what cannot follow.
-        InputError: two edits change the same parameter (it is shared by two layers).
+        OptimizerError: only building an optimizer makes the state that a new parameter needs.
     """
     if transport not in TRANSPORTS:
         raise InputError(f"transport: expected 'project' or 'reset', got {transport!r}")
     reshard_(model)
-    require_owned(model, edits, optimizers)
-    owners = followed(optimizers)
-    carriers = [Carrier(owner) for owner in owners]
-    partitions = parts(owners)
-    storages: list[Storage] = []
+    owners = all_optimizers(optimizers)
+    carriers = [StateCarrier(owner) for owner in owners]
+    partitions = partitioned_by_inner(owners)
+    storages: list[ShardStorage] = []
     changes = [
         change
         for edit in edits
@@ -113,7 +117,7 @@ def prepared(
             + ", ".join(sorted(unknown)),
             stacklevel=4,
         )
-    settings = Settings()
+    settings = SizeAttributes()
     for edit in edits:
         if edit.attributes:
             settings.add(edit.module, edit.attributes)
@@ -126,10 +130,10 @@ def prepared(
 def _apply(
     modules: Sequence[nn.Module],
     optimizers: Sequence[Optimizer],
-    changes: Sequence[Change],
+    changes: Sequence[ParameterChange],
     replaced: Mapping[int, nn.Parameter],
-    storages: Sequence[Storage],
-    settings: Settings,
+    storages: Sequence[ShardStorage],
+    settings: SizeAttributes,
     olds: Sequence[tuple[str, nn.Parameter]],
 ) -> None:
     if changes and "torch._dynamo" in sys.modules:
@@ -140,7 +144,7 @@ def _apply(
             for name, parameter in module._parameters.items():
                 if parameter is not None and id(parameter) in replaced:
                     module._parameters[name] = replaced[id(parameter)]
-        point_(optimizers, replaced)
+        repoint_(optimizers, replaced)
         for storage in storages:
             storage.put_()
         for change in changes:
@@ -148,40 +152,42 @@ def _apply(
                 owner.state.pop(change.old, None)
                 if state is not None:
                     owner.state[change.new] = state
-        watch_replaced_(olds)
+        warn_of_stale_gradients_(olds)
 
 
 def _prepare(
     model: nn.Module,
     edit: Edit,
-    carriers: Sequence[Carrier],
+    carriers: Sequence[StateCarrier],
     partitions: Mapping[int, Any],
     transport: str,
-    storages: list[Storage],
-) -> list[Change]:
+    storages: list[ShardStorage],
+) -> list[ParameterChange]:
     changes = []
     for name, old, value in zip(edit.names, edit.olds, edit.values, strict=True):
         if is_shard(old):
-            storages.append(Storage(model, old, value))
+            storages.append(ShardStorage(model, old, value))
             new = storages[-1].parameter
             carry_marks(old, new)
         else:
             new = successor(old, value)
-        changes.append(Change(name, old, new, value))
+        changes.append(ParameterChange(name, old, new, value))
     rule = edit.transport
     driven = [change for change in changes if change.old.grad is not None]
     if driven and (rule.separate or len(driven) == len(changes)):
         grads = tuple(change.old.grad for change in driven if change.old.grad is not None)
-        for change, grad in zip(driven, like(rule.first(whole(grads)), grads) or (), strict=False):
+        for change, grad in zip(
+            driven, sharded_like(rule.first(unsharded(grads)), grads) or (), strict=False
+        ):
             change.new.grad = grad
     for carrier in carriers:
-        its = held_by(carrier.owner) | {id(key) for key in carrier.owner.state}
+        its = parameter_ids(carrier.owner) | {id(key) for key in carrier.owner.state}
         mine = [change for change in changes if id(change.old) in its]
         states: list[dict[str, Any]] = [carrier.owner.state.get(c.old) or {} for c in mine]
         # A change of basis mixes the parameters of its group, so it needs the state of them all.
         zero = partitions.get(id(carrier.owner))
         if zero is not None and not rule.separate and transport == "project":
-            whole_group = held_by(zero)
+            whole_group = parameter_ids(zero)
             mine = [change for change in changes if id(change.old) in whole_group]
             states = gathered(zero, [change.old for change in mine])
         follows = rule if rule.separate or len(mine) == len(changes) else Reset()
@@ -193,11 +199,19 @@ def _prepare(
     return changes
 
 
-def require_owned(model: nn.Module, edits: Sequence[Edit], optimizers: Sequence[Optimizer]) -> None:
+def require_owned(
+    model: nn.Module,
+    edits: Sequence[Edit],
+    optimizers: Sequence[Optimizer],
+    elsewhere: Elsewhere,
+) -> None:
     """Refuse edits that the optimizers could not follow.
 
     Raises:
-        OptimizerError, InputError: as `prepared`.
+        OptimizerError: an edited trainable parameter is in none of the given optimizers, another
+            live optimizer holds an edited one, or one of them keeps what cannot follow.
+        InputError: two edits change the same parameter (it is shared by two layers), or a module
+            outside of the model shares one.
     """
     named: dict[int, tuple[str, nn.Parameter]] = {}
     for edit in edits:
@@ -209,7 +223,8 @@ def require_owned(model: nn.Module, edits: Sequence[Edit], optimizers: Sequence[
                     "with tied state space parameters cannot be cut separately"
                 )
             named[id(old)] = (name, old)
-    require_followed(named.values(), optimizers)
+    require_held(named.values(), optimizers)
+    elsewhere.require_none(named.values())
     require_nothing_outside(named.values(), optimizers)
 
 

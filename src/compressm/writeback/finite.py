@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from compressm.edits import Edit
 from compressm.errors import NonFiniteError
 from compressm.storage.bits import tensors_in
-from compressm.writeback.ownership import named_owners
+from compressm.writeback.ownership import named_optimizers
 
 
 def require_finite(
@@ -33,7 +33,7 @@ def require_finite(
         NonFiniteError: names the parameter, and the optimizer with the entry of its state.
     """
     names = {id(p): name for name, p in model.named_parameters()}
-    owners = named_owners(optimizers) if transport == "project" else []
+    owners = named_optimizers(optimizers) if transport == "project" else []
     for edit in edits:
         for key, old in zip(edit.names, edit.olds, strict=True):
             name = names.get(id(old), key)

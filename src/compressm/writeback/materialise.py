@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from compressm.writeback.live_modules import LiveModules
 from compressm.writeback.resize import Replacement, replace_
-from compressm.writeback.surroundings import Surroundings
 
 
 def on_meta(model: nn.Module) -> list[str]:
@@ -38,6 +38,6 @@ def materialise_(
                 buffers.setdefault(id(buffer), state[prefix + name].detach().clone())
                 places.append((module, name, id(buffer)))
     if replacements:
-        replace_(replacements, Surroundings([model]), optimizers)
+        replace_(replacements, LiveModules([model]), optimizers)
     for module, name, number in places:
         module._buffers[name] = buffers[number]

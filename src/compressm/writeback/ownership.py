@@ -1,11 +1,7 @@
-"""Who trains a parameter: optimizers given, optimizers inside them, optimizers alive elsewhere.
-
-A parameter that is replaced trains on only if everything that steps the old one steps the new one.
-"""
+"""Who trains a parameter: the optimizers that are given, and those inside them."""
 
 from __future__ import annotations
 
-import gc
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,8 +12,7 @@ from torch.optim import Optimizer
 
 from compressm.arguments import shown
 from compressm.errors import OptimizerError
-from compressm.runtime.living import living
-from compressm.writeback.partition import require_known
+from compressm.writeback.zero_redundancy import require_known
 
 _CONTAINERS = (list, deque, tuple, set, frozenset)
 
@@ -40,13 +35,13 @@ def as_optimizers(optimizer: Any) -> list[Optimizer]:
                 "optimizer: expected a torch optimizer, a sequence of them or None, got "
                 f"{shown(item)}"
             )
-    for name, item in named_owners(listed):
+    for name, item in named_optimizers(listed):
         if isinstance(item, torch.optim.LBFGS):
             raise OptimizerError(
                 f"optimizer: {name} keeps one flat history of all parameters, which cannot follow "
                 "a change of shape; cut between two runs of it, with a new LBFGS for each"
             )
-    require_known(item for _, item in named_owners(listed))
+    require_known(item for _, item in named_optimizers(listed))
     return listed
 
 
@@ -59,17 +54,17 @@ def in_backward(model: nn.Module) -> list[Optimizer]:
     return [o for p in model.parameters() for o in getattr(p, "_in_backward_optimizers", ())]
 
 
-def followed(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+def all_optimizers(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
     """The optimizers, and those inside them in any attribute, list, tuple or dict; each once.
 
     Of a wrapper that keeps nothing of its own (Accelerate's, Lightning's) only the optimizer
     inside it is there.
     """
-    return [owner for _, owner in named_owners(optimizers)]
+    return [owner for _, owner in named_optimizers(optimizers)]
 
 
-def named_owners(optimizers: Iterable[Optimizer]) -> list[tuple[str, Optimizer]]:
-    """`followed`, with names for messages: "AdamW", "SAM.base_optimizer (Adam)"."""
+def named_optimizers(optimizers: Iterable[Optimizer]) -> list[tuple[str, Optimizer]]:
+    """`all_optimizers`, with names for messages: "AdamW", "SAM.base_optimizer (Adam)"."""
     found: list[tuple[str, Optimizer]] = []
     seen: set[int] = set()
     for optimizer in optimizers:
@@ -96,7 +91,7 @@ def _inside(node: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Optimiz
         seen.add(id(node))
         for i, value in enumerate(node):
             yield from _inside(value, f"{path}[{i}]", seen)
-    elif steps(node):
+    elif is_optimizer(node):
         seen.add(id(node))
         kind = type(node).__name__
         yield (kind if path in ("", kind) else f"{path} ({kind})"), node
@@ -105,7 +100,7 @@ def _inside(node: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Optimiz
                 yield from _inside(value, f"{path}.{key}", seen)
 
 
-def steps(node: Any) -> bool:
+def is_optimizer(node: Any) -> bool:
     """Whether it is an optimizer, or something that is used like one."""
     kind = type(node)
     if issubclass(kind, Optimizer):
@@ -121,75 +116,14 @@ def _same(one: Optimizer, other: Optimizer) -> bool:
     return one.state is other.state and groups[0] == groups[1]
 
 
-def held_by(optimizer: Optimizer) -> set[int]:
+def parameter_ids(optimizer: Optimizer) -> set[int]:
     """Ids of the parameters in its groups."""
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 
 def holders(parameter: Tensor, optimizers: Iterable[Optimizer]) -> list[str]:
     """Names of the optimizers, given or inside these, that have the parameter in a group."""
-    return [name for name, o in named_owners(optimizers) if id(parameter) in held_by(o)]
-
-
-def live_optimizers() -> list[Optimizer]:
-    """All optimizers alive in this process; some may be garbage that has not been collected."""
-    return living(Optimizer)
-
-
-def strangers(parameters: Iterable[Tensor], optimizers: Sequence[Optimizer]) -> dict[int, str]:
-    """Live optimizers that hold a parameter and would go on with it when `optimizers` let go.
-
-    Returns:
-        Name of such an optimizer by the id of the parameter, for the parameters that have one.
-    """
-    wanted = {id(p) for p in parameters}
-
-    def search() -> dict[int, str]:
-        owners = followed(optimizers)
-        known = {id(group) for o in owners for group in o.param_groups}
-        states = {id(o.state) for o in owners}
-        found: dict[int, str] = {}
-        for other in live_optimizers():
-            groups = getattr(other, "param_groups", None) or ()
-            state = getattr(other, "state", None)
-            own = {
-                id(p) for group in groups if id(group) not in known for p in group.get("params", ())
-            }
-            if state is not None and id(state) not in states:
-                own |= {id(key) for key in state}
-            found |= {number: type(other).__name__ for number in own & wanted}
-        return found
-
-    if not search():
-        return {}
-    gc.collect()  # they may be some that nobody uses any more
-    return search()
-
-
-def require_followed(
-    named: Iterable[tuple[str, nn.Parameter]], optimizers: Sequence[Optimizer]
-) -> None:
-    """Refuse to replace parameters when something would go on without them; nothing is changed.
-
-    Args:
-        named: the parameters about to be replaced, with their names for messages.
-        optimizers: those that will be given the new ones, with those inside them.
-
-    Raises:
-        OptimizerError: a trainable one is in none of the optimizers although some were given, or
-            another live optimizer holds one.
-    """
-    named = list(named)
-    require_held(named, optimizers)
-    others = strangers((p for _, p in named), optimizers)
-    for name, parameter in named:
-        if id(parameter) in others:
-            kind = others[id(parameter)]
-            raise OptimizerError(
-                f"optimizer: {name} is about to be replaced by a smaller parameter, but the "
-                f"optimizer {kind}, which was not given, holds it and would go on with the old "
-                f"one; pass the {kind} too, or delete it (all references to it)"
-            )
+    return [name for name, o in named_optimizers(optimizers) if id(parameter) in parameter_ids(o)]
 
 
 def require_held(
@@ -202,8 +136,8 @@ def require_held(
     """
     if not optimizers:
         return
-    owners = named_owners(optimizers)
-    held = set().union(*(held_by(owner) for _, owner in owners))
+    owners = named_optimizers(optimizers)
+    held = set().union(*(parameter_ids(owner) for _, owner in owners))
     for name, parameter in named:
         if parameter.requires_grad and id(parameter) not in held:
             raise OptimizerError(

@@ -14,13 +14,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from compressm.errors import OptimizerError
-from compressm.writeback.ownership import held_by, named_owners, steps
-from compressm.writeback.partition import is_partitioned, repartition_
+from compressm.writeback.ownership import is_optimizer, named_optimizers, parameter_ids
+from compressm.writeback.zero_redundancy import is_partitioned, refresh_partition_
 
 _KEYED = ("state", "defaults")  # states are moved with their parameters, by those who move these
 
 
-def point_(optimizers: Iterable[Any], new: Mapping[int, Tensor]) -> None:
+def repoint_(optimizers: Iterable[Any], new: Mapping[int, Tensor]) -> None:
     """Put the new parameters in the place of the old ones in all that optimizers keep but states.
 
     Lists and dicts stay the objects they are.
@@ -33,9 +33,9 @@ def point_(optimizers: Iterable[Any], new: Mapping[int, Tensor]) -> None:
     seen: set[int] = set()
     for optimizer in optimizers:
         _pointed(optimizer, new, seen)
-    for _, owner in named_owners(optimizers):
+    for _, owner in named_optimizers(optimizers):
         if is_partitioned(owner):
-            repartition_(owner)
+            refresh_partition_(owner)
 
 
 def _pointed(node: Any, new: Mapping[int, Tensor], seen: set[int]) -> Any:
@@ -63,7 +63,7 @@ def _pointed(node: Any, new: Mapping[int, Tensor], seen: set[int]) -> Any:
                 return type(node)(*values) if named else type(node)(values)
             node.clear()
             node.extend(values)
-    elif steps(node):
+    elif is_optimizer(node):
         seen.add(id(node))
         for name, value in list(vars(node).items()):
             pointed = value if name in _KEYED else _pointed(value, new, seen)
@@ -73,7 +73,7 @@ def _pointed(node: Any, new: Mapping[int, Tensor], seen: set[int]) -> Any:
 
 
 def containers(optimizers: Iterable[Any]) -> list[Any]:
-    """The dicts, lists and queues that `point_` may change, each once."""
+    """The dicts, lists and queues that `repoint_` may change, each once."""
     found: dict[int, Any] = {}
     waiting = list(optimizers)
     seen: set[int] = set()
@@ -88,7 +88,7 @@ def containers(optimizers: Iterable[Any]) -> list[Any]:
             waiting += node.values()
         elif isinstance(node, (list, deque, tuple)):
             waiting += node
-        elif steps(node):
+        elif is_optimizer(node):
             waiting += [value for name, value in vars(node).items() if name not in _KEYED]
     return list(found.values())
 
@@ -109,8 +109,8 @@ def require_nothing_outside(
         OptimizerError: such a tensor was found; the message says where.
     """
     wanted = {id(p): (name, p) for name, p in named}
-    for kind, owner in named_owners(optimizers):
-        held = held_by(owner)
+    for kind, owner in named_optimizers(optimizers):
+        held = parameter_ids(owner)
         mine = [wanted[number] for number in held & wanted.keys()]
         if not mine or is_partitioned(owner):
             continue

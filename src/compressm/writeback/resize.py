@@ -15,17 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm.distributed.ddp import renew_, require_renewable
-from compressm.distributed.fsdp import Storage, is_shard, reshard_
+from compressm.distributed.ddp import rebuild_reducer_, require_renewable
+from compressm.distributed.fsdp import ShardStorage, is_shard, reshard_
 from compressm.errors import OptimizerError
+from compressm.runtime.living import living
 from compressm.runtime.steady import steady
 from compressm.storage.bits import tensors_in
-from compressm.writeback.carry import carry_marks, successor, warn_of_hooks
-from compressm.writeback.fresh import fresh
+from compressm.writeback.initial_state import initial_state
+from compressm.writeback.live_modules import LiveModules
 from compressm.writeback.optimizer_state import copies_of_weights
-from compressm.writeback.ownership import followed, live_optimizers
-from compressm.writeback.references import point_
-from compressm.writeback.surroundings import Surroundings
+from compressm.writeback.ownership import all_optimizers
+from compressm.writeback.references import repoint_
+from compressm.writeback.successor import carry_marks, successor, warn_of_hooks
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class Replacement:
 @steady()
 @torch.no_grad()
 def replace_(
-    replacements: Sequence[Replacement], around: Surroundings, optimizers: Iterable[Optimizer] = ()
+    replacements: Sequence[Replacement], around: LiveModules, optimizers: Iterable[Optimizer] = ()
 ) -> None:
     """Give parameters other shapes, or none of them when something is in the way.
 
@@ -62,7 +63,7 @@ def replace_(
     for wrapper in wrappers.values():
         require_renewable(wrapper)
     new: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
-    storages: list[Storage] = []
+    storages: list[ShardStorage] = []
     for each in replacements:
         old = each.module._parameters[each.name]
         if old is None or id(old) in new:
@@ -70,7 +71,7 @@ def replace_(
         if is_shard(old):
             root = nn.ModuleList(around.roots(each.module))
             reshard_(root)
-            storages.append(Storage(root, old, each.value))
+            storages.append(ShardStorage(root, old, each.value))
             carry_marks(old, storages[-1].parameter)
             new[id(old)] = old, storages[-1].parameter
         elif each.anywhere:
@@ -85,32 +86,32 @@ def replace_(
         storage.put_()
     _put_(new, around, optimizers)
     for wrapper in wrappers.values():
-        renew_(wrapper)
+        rebuild_reducer_(wrapper)
 
 
 def adopt_(
     modules: Iterable[nn.Module],
     pairs: Iterable[tuple[nn.Parameter, nn.Parameter]],
-    around: Surroundings,
+    around: LiveModules,
 ) -> None:
     """Follow parameters that somebody else has put in the place of those of `modules`."""
     _put_({id(old): (old, new) for old, new in pairs}, around, ())
     for wrapper in {id(w): w for module in modules for w in around.wrappers(module)}.values():
-        renew_(wrapper)
+        rebuild_reducer_(wrapper)
 
 
 def _put_(
     new: Mapping[int, tuple[nn.Parameter, nn.Parameter]],
-    around: Surroundings,
+    around: LiveModules,
     optimizers: Iterable[Optimizer],
 ) -> None:
     for module in around.modules:
         for name, parameter in module._parameters.items():
             if id(parameter) in new:
                 module._parameters[name] = new[id(parameter)][1]
-    everybody = [*optimizers, *live_optimizers()]
-    states = [(o, _states(o, list(new.values()))) for o in followed(everybody)]
-    point_(everybody, {number: parameter for number, (_, parameter) in new.items()})
+    everybody = [*optimizers, *living(Optimizer)]
+    states = [(o, _states(o, list(new.values()))) for o in all_optimizers(everybody)]
+    repoint_(everybody, {number: parameter for number, (_, parameter) in new.items()})
     for optimizer, its in states:
         for old, _ in new.values():
             optimizer.state.pop(old, None)
@@ -130,7 +131,7 @@ def _states(
         if state and not _fits(state, old.shape, new.shape):
             copies = copies_of_weights(optimizer) if copies is None else copies
             try:
-                state = fresh(optimizer, "a parameter", old, new, state, copies)
+                state = initial_state(optimizer, "a parameter", old, new, state, copies)
             except OptimizerError:  # there is no telling; its own state may be loaded next
                 state = None
         if state:

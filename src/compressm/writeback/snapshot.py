@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm.distributed.fsdp import Records, reshard_
+from compressm.distributed.fsdp import ShardRecords, reshard_
 from compressm.edits import holder_of
 from compressm.runtime.interrupts import held
 from compressm.runtime.randomness import random_states, set_random_states
@@ -22,11 +22,11 @@ from compressm.storage.bits import same_bits, tensors_in
 from compressm.storage.files import read_tensors, write_tensors
 from compressm.storage.state_trees import joined, named, numbered, split
 from compressm.writeback.companions import Companion
-from compressm.writeback.ownership import followed
-from compressm.writeback.placement import beside_parameters
-from compressm.writeback.references import point_
-from compressm.writeback.settings import held_configurations, set_attributes_
-from compressm.writeback.stale import welcome_back_
+from compressm.writeback.loaded_states import on_parameter_devices
+from compressm.writeback.ownership import all_optimizers
+from compressm.writeback.references import repoint_
+from compressm.writeback.sizes import held_configurations, set_attributes_
+from compressm.writeback.stale_graphs import restore_hooks_
 
 T = TypeVar("T")
 # Attributes of an optimizer that are its own memory, such as steps since the last synchronisation.
@@ -61,8 +61,8 @@ class Snapshot:
         folder: Path | None = None,
     ) -> None:
         reshard_(model)
-        self._records = Records(model)
-        self._roots, optimizers = list(optimizers), followed(optimizers)
+        self._records = ShardRecords(model)
+        self._roots, optimizers = list(optimizers), all_optimizers(optimizers)
         self._model, self._optimizers = model, optimizers
         self._companions = list(companions)
         # A cut gives the model configurations of its own; undoing it gives back the shared ones.
@@ -139,10 +139,10 @@ class Snapshot:
         Parameters that have kept their shape stay the objects they are.
         """
         self = cls.__new__(cls)
-        self._roots, self._optimizers = list(optimizers), followed(optimizers)
+        self._roots, self._optimizers = list(optimizers), all_optimizers(optimizers)
         self._model = model
         self._companions, self._file, self._saved = list(companions), None, state
-        self._records, self._configs = Records(model), []
+        self._records, self._configs = ShardRecords(model), []
         modules = dict(model.named_modules())
         self._tensors = [torch.empty(0, device="cpu")] * len(state["values"])
         for path, kind, name, number in state["slots"]:
@@ -158,7 +158,7 @@ class Snapshot:
                 self._tensors[number] = nn.Parameter(values.clone(), requires_grad=trainable)
             else:
                 self._tensors[number] = values.clone()
-        self._saved = {**state, "states": beside_parameters(state, self._tensors)}
+        self._saved = {**state, "states": on_parameter_devices(state, self._tensors)}
         return self
 
     def state_dict(self) -> dict[str, Any]:
@@ -207,7 +207,7 @@ class Snapshot:
         modules = dict(self._model.named_modules())
         # First, while the slots say what is in the place of what, also when this is done again.
         slots = [(getattr(modules[path], kind), *rest) for path, kind, *rest in saved["slots"]]
-        point_(
+        repoint_(
             self._roots,
             {
                 id(place[name]): tensors[number]
@@ -229,7 +229,7 @@ class Snapshot:
             if tensor.requires_grad != trainable:
                 tensor.requires_grad_(trainable)
             tensor.grad = None if grad is None else grad.to(tensor.device, copy=True)
-            welcome_back_(tensor)
+            restore_hooks_(tensor)
         # In one go, so that what several parameters share is shared again.
         none: list[dict[Any, Any]] = [{} for _ in self._optimizers]
         states, others = self._copied((saved["states"], saved.get("others", none)))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm.distributed.fsdp import like, whole
+from compressm.distributed.fsdp import sharded_like, unsharded
 from compressm.edits import Transport
-from compressm.writeback.carry import corrected
-from compressm.writeback.fresh import fresh
+from compressm.writeback.averages import corrected
+from compressm.writeback.initial_state import initial_state
 from compressm.writeback.optimizer_state import (
     Kind,
     copies_of_weights,
@@ -29,7 +29,7 @@ Kinds = dict[Path, tuple[Kind, Tensor]]
 
 
 @dataclass
-class Change:
+class ParameterChange:
     """One parameter about to be replaced, and its state in the optimizers that hold it.
 
     Attributes:
@@ -46,7 +46,7 @@ class Change:
     states: list[dict[str, Any] | None] = field(default_factory=list)
 
 
-class Carrier:
+class StateCarrier:
     """Carries the state that one optimizer keeps for the parameters of a commit.
 
     Attributes:
@@ -63,7 +63,7 @@ class Carrier:
     def carried(
         self,
         rule: Transport | None,
-        changes: Sequence[Change],
+        changes: Sequence[ParameterChange],
         states: Sequence[dict[str, Any]],
     ) -> list[dict[str, Any] | None]:
         """The new state of the parameters of one edit (None: no entry).
@@ -98,13 +98,17 @@ class Carrier:
                 out.append(None)
             elif news is None:
                 out.append(
-                    fresh(self.owner, change.name, change.old, change.new, state, self._copies)
+                    initial_state(
+                        self.owner, change.name, change.old, change.new, state, self._copies
+                    )
                 )
             else:
                 out.append(replaced(state, {**news, **_references(change, state)}))
         return out
 
-    def _found(self, rule: Transport | None, change: Change, state: dict[str, Any]) -> Kinds | None:
+    def _found(
+        self, rule: Transport | None, change: ParameterChange, state: dict[str, Any]
+    ) -> Kinds | None:
         """What lies in one parameter's state; None where some of it cannot follow."""
         found, covered = {}, True
         for leaf in leaves(state):
@@ -127,13 +131,13 @@ class Carrier:
         return found if covered else None
 
 
-def _references(change: Change, state: Any) -> dict[Path, Tensor]:
+def _references(change: ParameterChange, state: Any) -> dict[Path, Tensor]:
     """Where a state points to its own parameter, the new one."""
     return {leaf.path: change.new for leaf in leaves(state) if leaf.tensor is change.old}
 
 
 def _moved(
-    rule: Transport, changes: Sequence[Change], found: Sequence[Kinds]
+    rule: Transport, changes: Sequence[ParameterChange], found: Sequence[Kinds]
 ) -> list[dict[Path, Tensor] | None]:
     """New tensors of parameters that follow together, by their paths; None for all or for none."""
     out: list[dict[Path, Tensor]] = [{} for _ in changes]
@@ -142,7 +146,7 @@ def _moved(
         if any(kinds.get(path, (None,))[0] is not kind for kinds in found):
             return [None] * len(changes)
         tensors = tuple(kinds[path][1] for kinds in found)
-        moved = like(_follow(kind, rule, whole(tensors), changes), tensors)
+        moved = sharded_like(_follow(kind, rule, unsharded(tensors), changes), tensors)
         if moved is None:
             return [None] * len(changes)
         for news, tensor in zip(out, moved, strict=True):
@@ -151,7 +155,7 @@ def _moved(
 
 
 def _follow(
-    kind: Kind, rule: Transport, tensors: tuple[Tensor, ...], changes: Sequence[Change]
+    kind: Kind, rule: Transport, tensors: tuple[Tensor, ...], changes: Sequence[ParameterChange]
 ) -> tuple[Tensor, ...] | None:
     """Tensors of one kind in the reduced coordinates; None where the rule does not cover them."""
     if kind is Kind.GRADIENT:
@@ -163,16 +167,16 @@ def _follow(
         return None if squares is None else tuple(t.sqrt() for t in squares)
     if kind is Kind.WEIGHT:
         return tuple(
-            corrected(rule, tensor, whole((change.old.detach(),))[0], change.value)
+            corrected(rule, tensor, unsharded((change.old.detach(),))[0], change.value)
             for tensor, change in zip(tensors, changes, strict=True)
         )
     return rule.first(tensors) if rule.exact else None
 
 
-def _keeps_values(rule: Transport, change: Change) -> bool:
+def _keeps_values(rule: Transport, change: ParameterChange) -> bool:
     """Whether the entries that stay keep their values as well, bit for bit."""
     if not rule.exact:
         return False
-    (old,) = whole((change.old.detach(),))
+    (old,) = unsharded((change.old.detach(),))
     kept = rule.kept((old,))
     return kept is not None and torch.equal(kept[0], change.value.to(old))

@@ -16,7 +16,7 @@ from compressm.runtime.interrupts import held
 from compressm.runtime.randomness import random_states, set_random_states
 from compressm.storage.bits import checksum, same, same_bits, tensors_in
 from compressm.writeback.companions import Companion
-from compressm.writeback.ownership import followed, named_owners
+from compressm.writeback.ownership import all_optimizers, named_optimizers
 from compressm.writeback.snapshot import options_of, set_options_
 
 # Changed parameters that an error names.
@@ -52,7 +52,7 @@ def undisturbed(
     Raises:
         InputError: parameters or optimizer states have other values afterwards.
     """
-    before = _Outlook(models, optimizers, companions, grads_aside)
+    before = _Remembered(models, optimizers, companions, grads_aside)
     sums = {} if may_train else before.summed_up()
     try:
         if grads_aside:
@@ -65,7 +65,7 @@ def undisturbed(
         _require_same(sums, before.summed_up(), argument)
 
 
-class _Outlook:
+class _Remembered:
     """What can be remembered of a training run without copying it."""
 
     def __init__(
@@ -98,11 +98,11 @@ class _Outlook:
         ]
         self._groups = [
             (o, [(group, list(group["params"]), options_of(group)) for group in o.param_groups])
-            for o in followed(optimizers)
+            for o in all_optimizers(optimizers)
         ]
         self._switched = [
             (p, p.detach().clone())
-            for o in followed(optimizers)
+            for o in all_optimizers(optimizers)
             if _switches(o)
             for group in o.param_groups
             for p in group["params"]
@@ -118,7 +118,7 @@ class _Outlook:
     def summed_up(self) -> dict[str, Tensor]:
         """A checksum of each parameter, and of each optimizer's state."""
         sums = {name: checksum([p]) for name, p in self._parameters.items()}
-        for i, (name, owner) in enumerate(named_owners(self._optimizers)):
+        for i, (name, owner) in enumerate(named_optimizers(self._optimizers)):
             states = checksum(tensors_in(list(owner.state.values())))
             sums[f"the state of optimizer {i} ({name})"] = states
         return sums

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 from compressm.calibration import Calibration
-from compressm.compressor import Compressor, compress_, measure
+from compressm.compressor import Compressor
 from compressm.data.options import check_at_least
 from compressm.engine.schedule import Schedule
 from compressm.errors import ConfigError
@@ -22,6 +22,7 @@ from compressm.experiments.kinds.base import Kind, Workplace, register_kind
 from compressm.experiments.speed.lru import SETTINGS, model_call
 from compressm.families.lti import METHODS
 from compressm.nn import LRU, SequenceClassifier
+from compressm.once import compress_, measure
 from compressm.policies import EnergyTolerance, FixedFraction, FixedRank
 from compressm.train import load_recipe, loss_of
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 from unittest import mock
 
-from compressm.compressor import compress_
 from compressm.data.options import check_at_least
 from compressm.engine.guard import Guard
 from compressm.errors import ConfigError
@@ -16,6 +15,7 @@ from compressm.events import Event
 from compressm.experiments.bench import Bench, Figures, Live
 from compressm.experiments.kinds.base import Kind, Workplace, register_kind
 from compressm.numerics.matrix_state import fitting
+from compressm.once import compress_
 from compressm.policies import FixedRank, Policy
 from compressm.train.config import CompressConfig
 from compressm.train.policies import build_policy

@@ -11,11 +11,11 @@ from typing import Any, Literal, final
 
 import torch
 
-from compressm.compressor import compress_
 from compressm.data.options import check_at_least
 from compressm.errors import ConfigError
 from compressm.experiments.bench import Bench, Figures, Live
 from compressm.experiments.kinds.base import Kind, Workplace, register_kind
+from compressm.once import compress_
 from compressm.policies import FixedRank
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {

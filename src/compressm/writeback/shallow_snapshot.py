@@ -1,4 +1,4 @@
-"""Where everything stands before a cut: cheap to remember, enough to undo a cut that failed.
+"""Which object is where, without values: cheap to remember, enough to undo a cut that failed.
 
 A cut puts new objects in the place of old ones and changes none in place. So a list of what is
 where, without any values, takes back all of it, wherever it was when something failed.
@@ -15,18 +15,18 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from compressm.distributed.fsdp import Records, reshard_
+from compressm.distributed.fsdp import ShardRecords, reshard_
 from compressm.runtime.randomness import random_states, set_random_states
-from compressm.writeback.ownership import followed
-from compressm.writeback.partition import is_partitioned, repartition_
+from compressm.writeback.ownership import all_optimizers
 from compressm.writeback.references import containers
-from compressm.writeback.settings import held_configurations
-from compressm.writeback.stale import welcome_back_
+from compressm.writeback.sizes import held_configurations
+from compressm.writeback.stale_graphs import restore_hooks_
+from compressm.writeback.zero_redundancy import is_partitioned, refresh_partition_
 
 _CONTAINERS = (dict, list, set)
 
 
-class Attributes:
+class SavedAttributes:
     """The attributes of some objects, and what is in the dicts and lists among them.
 
     What these hold is remembered as the objects that they are, not copied.
@@ -46,7 +46,7 @@ class Attributes:
             _refill(value, held)
 
 
-class Standing:
+class ShallowSnapshot:
     """What a failed cut goes back to.
 
     That is all attributes of modules (parameters, buffers, hooks, flags, configurations), which
@@ -66,15 +66,15 @@ class Standing:
         generators: Sequence[torch.Generator] = (),
         attributes: Iterable[str] = (),
     ) -> None:
-        self._model, roots, optimizers = model, list(optimizers), followed(optimizers)
+        self._model, roots, optimizers = model, list(optimizers), all_optimizers(optimizers)
         # Modules around the model may share its configuration, and get the new one as well.
         modules = {id(m): m for m, _, _ in held_configurations(model, list(attributes))}
         modules |= {id(m): m for m in model.modules()}
-        self._attributes = Attributes([*modules.values(), *optimizers])
+        self._attributes = SavedAttributes([*modules.values(), *optimizers])
         self._kept = [(container, container.copy()) for container in containers(roots)]
         self._grads = [(parameter, parameter.grad) for parameter in model.parameters()]
         self._owners = optimizers
-        self._records = Records(model)
+        self._records = ShardRecords(model)
         self._generators = [(generator, generator.get_state()) for generator in generators]
         self._random, self._threads = random_states(), torch.get_num_threads()
 
@@ -87,12 +87,12 @@ class Standing:
             if parameter.grad is not grad:
                 parameter.grad = grad
         for parameter in self._model.parameters():
-            welcome_back_(parameter)
+            restore_hooks_(parameter)
         for container, saved in self._kept:
             _refill(container, saved)
         for owner in self._owners:
             if is_partitioned(owner):
-                repartition_(owner)
+                refresh_partition_(owner)
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         for generator, state in self._generators:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 _HOOKS = "_post_accumulate_grad_hooks"
 
 
-class _Stale:
+class _StaleGradientHook:
     """A hook of a parameter that was replaced: warns, once for all parameters of a cut.
 
     It takes the place of the parameter's own hooks, which have moved to the new one, and knows them
@@ -34,19 +34,19 @@ class _Stale:
             )
 
 
-def watch_replaced_(replaced: Iterable[tuple[str, nn.Parameter]]) -> None:
+def warn_of_stale_gradients_(replaced: Iterable[tuple[str, nn.Parameter]]) -> None:
     """Warn once if a gradient arrives at any of these parameters, which are live no more."""
     said: list[str] = []
     for name, old in replaced:
         if old.requires_grad and old.is_leaf:
             before = getattr(old, _HOOKS)
-            setattr(old, _HOOKS, OrderedDict({0: _Stale(name, said, before)}))
+            setattr(old, _HOOKS, OrderedDict({0: _StaleGradientHook(name, said, before)}))
 
 
-def welcome_back_(tensor: Tensor) -> None:
+def restore_hooks_(tensor: Tensor) -> None:
     """A tensor is live again: it gets its own hooks back."""
     hooks = getattr(tensor, _HOOKS, None) or {}
     for hook in list(hooks.values()):
-        if isinstance(hook, _Stale):
+        if isinstance(hook, _StaleGradientHook):
             # Not None: autograd would keep the hooks that it has.
             setattr(tensor, _HOOKS, OrderedDict() if hook.before is None else hook.before)

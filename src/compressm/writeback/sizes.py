@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from compressm.edits import holder_of
 from compressm.storage.bits import same_bits
-from compressm.writeback.surroundings import Surroundings
+from compressm.writeback.live_modules import LiveModules
 
 # Configurations in configurations (text in multimodal, …) are not deeper than this.
 _DEPTH = 4
 
 
-class Settings:
+class SizeAttributes:
     """New values of attributes, made ready beside the live model; `put_` sets them.
 
     All modules of one model that hold a configuration get the same copy of it, and so do those
@@ -32,7 +32,7 @@ class Settings:
         self._configs: list[tuple[nn.Module, str, Any]] = []
         self._values: list[tuple[Any, str, Any]] = []
         self._copies: dict[int, dict[int, Any]] = {}  # by the module that bounds the model
-        self._around: Surroundings | None = None
+        self._around: LiveModules | None = None
 
     def add(self, module: nn.Module, attributes: Mapping[str, Any]) -> None:
         """Values by dotted name below `module`; they exist already.
@@ -64,7 +64,7 @@ class Settings:
         """A copy of the object in which the last part of `name` is set, for this model alone."""
         owner, inside = _owner(module, name)
         if self._around is None:
-            self._around = Surroundings([owner])
+            self._around = LiveModules([owner])
         scope = _scope(owner, inside, self._around)
         copies = self._copies.setdefault(id(scope), {})
         if id(inside) not in copies:
@@ -78,8 +78,8 @@ class Settings:
 
 
 def set_attributes_(module: nn.Module, attributes: Mapping[str, Any]) -> None:
-    """Set what a module says about its own sizes, by dotted name; see `Settings`."""
-    settings = Settings()
+    """Set what a module says about its own sizes, by dotted name; see `SizeAttributes`."""
+    settings = SizeAttributes()
     settings.add(module, attributes)
     settings.put_()
 
@@ -87,11 +87,11 @@ def set_attributes_(module: nn.Module, attributes: Mapping[str, Any]) -> None:
 def held_configurations(root: nn.Module, names: list[str]) -> list[tuple[nn.Module, str, Any]]:
     """(module, attribute, object) for every configuration that writing to `names` would replace."""
     found: list[tuple[nn.Module, str, Any]] = []
-    around: Surroundings | None = None
+    around: LiveModules | None = None
     for name in names:
         if not isinstance(holder_of(root, name)[0], nn.Module):
             owner, inside = _owner(root, name)
-            around = around or Surroundings([root])
+            around = around or LiveModules([root])
             found += _holders(_scope(owner, inside, around), inside)
     return found
 
@@ -115,7 +115,7 @@ def _holders(scope: nn.Module, inside: Any) -> list[tuple[nn.Module, str, Any]]:
     return [entry for entry in held if id(entry[2]) in family]
 
 
-def _scope(owner: nn.Module, config: Any, around: Surroundings) -> nn.Module:
+def _scope(owner: nn.Module, config: Any, around: LiveModules) -> nn.Module:
     """The outermost module that is still the same model as `owner`.
 
     Modules around it that hold the same object belong to it, unless another model of the same kind

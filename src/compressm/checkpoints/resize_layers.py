@@ -11,10 +11,10 @@ from torch.optim import Optimizer
 from compressm.edits import holder_of
 from compressm.families import Site, sites_in
 from compressm.families.host_config import config_entries
-from compressm.writeback import Replacement, Settings, Surroundings, replace_
+from compressm.writeback import LiveModules, Replacement, SizeAttributes, replace_, require_unshared
 
 
-def fit_(
+def resize_layers_(
     model: nn.Module,
     sites: Mapping[str, Site],
     values: Mapping[str, Mapping[str, Tensor]],
@@ -33,18 +33,26 @@ def fit_(
 
     Raises:
         DistributedError: see `replace_`; nothing has been changed.
+        InputError: a module that neither contains the layers nor is around them shares a parameter.
     """
-    around = Surroundings([model])
+    around = LiveModules([model])
     replacements = [
         Replacement(*holder_of(sites[name].module, parameter), value, anywhere)
         for name, layer in values.items()
         for parameter, value in layer.items()
     ]
+    roots = {id(root): root for name in values for root in around.roots(sites[name].module)}
+    named = [
+        (f"{name}.{parameter}" if name else parameter, sites[name].module.get_parameter(parameter))
+        for name, layer in values.items()
+        for parameter in layer
+    ]
+    require_unshared(named, nn.ModuleList(roots.values()))
     replace_(replacements, around, optimizers)
-    settle_([sites[name] for name in values], around)
+    write_sizes_([sites[name] for name in values], around)
 
 
-def blank(site: Site, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+def zeros_for(site: Site, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     """Zeros of these shapes, to be loaded into."""
     return {
         name: torch.zeros(shape, device="cpu", dtype=site.module.get_parameter(name).dtype)
@@ -52,9 +60,9 @@ def blank(site: Site, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     }
 
 
-def settle_(sites: Iterable[Site], around: Surroundings) -> None:
+def write_sizes_(sites: Iterable[Site], around: LiveModules) -> None:
     """Let layers, and configurations around them, say the sizes that their parameters have."""
-    settings = Settings()
+    settings = SizeAttributes()
     roots: dict[int, nn.Module] = {}
     resized = {id(site.module) for site in sites}
     for site in sites:
@@ -64,7 +72,7 @@ def settle_(sites: Iterable[Site], around: Surroundings) -> None:
     for root in roots.values():
         inside = sites_in(root)
         dims = {name: site.state_dim for name, site in inside.items()}
-        settings = Settings()
+        settings = SizeAttributes()
         for entry in config_entries(root, inside):
             edit = entry.edit(dims)
             if edit and any(id(inside[name].module) in resized for name in entry.sites):

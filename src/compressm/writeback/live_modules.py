@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from compressm.runtime.living import living
 
 
-class Surroundings:
+class LiveModules:
     """All modules that are alive; some may be garbage that has not been collected.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def beside_parameters(
+def on_parameter_devices(
     snapshot: Mapping[str, Any], tensors: Sequence[Tensor]
 ) -> list[dict[int, Any]]:
     """The "states" of a snapshot's state dict, each on the device of its parameter.

@@ -30,7 +30,7 @@ _STARTS = {
 _SQUARES = {Kind.SQUARE, Kind.MAGNITUDE}
 
 
-def fresh(
+def initial_state(
     owner: Optimizer,
     name: str,
     old: nn.Parameter,

@@ -26,13 +26,13 @@ def is_partitioned(owner: Any) -> bool:
     return module is not None and isinstance(owner, module.ZeroRedundancyOptimizer)
 
 
-def parts(owners: Iterable[Any]) -> dict[int, Any]:
+def partitioned_by_inner(owners: Iterable[Any]) -> dict[int, Any]:
     """The `ZeroRedundancyOptimizer` by the id of the optimizer inside it, for those there are."""
     return {id(owner.optim): owner for owner in owners if is_partitioned(owner)}
 
 
 def require_known(owners: Iterable[Any]) -> None:
-    """Refuse what `repartition_` could not do.
+    """Refuse what `refresh_partition_` could not do.
 
     Raises:
         OptimizerError: it steps inside the backward pass, or this torch builds it otherwise.
@@ -53,7 +53,7 @@ def require_known(owners: Iterable[Any]) -> None:
             )
 
 
-def repartition_(zero: Any) -> None:
+def refresh_partition_(zero: Any) -> None:
     """Renew what depends on the parameters; lists and caches hold the new ones already."""
     zero._all_state_dicts = []  # collected before: call consolidate_state_dict again
     zero._is_trainable_mask = zero._get_is_trainable_mask()
@@ -64,9 +64,9 @@ def gathered(zero: Any, olds: Sequence[Tensor]) -> list[dict[str, Any]]:
     """The states of these parameters, wherever they are kept; every rank of its group must call."""
     kept = zero.optim.state
     mine = {i: _moved(kept[p], torch.device("cpu")) for i, p in enumerate(olds) if p in kept}
-    told: list[Any] = [None] * zero.world_size
-    dist.all_gather_object(told, mine, group=zero.process_group)
-    states = {i: _moved(state, olds[i].device) for part in told for i, state in part.items()}
+    parts: list[Any] = [None] * zero.world_size
+    dist.all_gather_object(parts, mine, group=zero.process_group)
+    states = {i: _moved(state, olds[i].device) for part in parts for i, state in part.items()}
     return [states.get(i, {}) for i in range(len(olds))]
 
 

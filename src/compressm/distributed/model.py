@@ -13,9 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from compressm.arguments import instance
 from compressm.distributed import fsdp
 from compressm.distributed.ddp import (
-    find_owner,
+    find_live_wrapper,
     find_wrapper,
-    renew_,
+    rebuild_reducer_,
     require_renewable,
 )
 from compressm.distributed.ranks import ALONE, RankGroup, Ranks
@@ -24,7 +24,7 @@ from compressm.errors import DistributedError, InputError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Team:
+class DistributedModel:
     """A model and how it is distributed.
 
     Attributes:
@@ -40,7 +40,9 @@ class Team:
     ranks: Ranks = ALONE
 
     @classmethod
-    def of(cls, model: nn.Module, wrapper: nn.Module | None = None, group: Any = None) -> Team:
+    def of(
+        cls, model: nn.Module, wrapper: nn.Module | None = None, group: Any = None
+    ) -> DistributedModel:
         """Find out. On several processes, all of them must call.
 
         Args:
@@ -82,21 +84,21 @@ class Team:
         """Refuse a model that was wrapped behind our back: its wrapper would be left stale.
 
         Raises:
-            DistributedError: a DDP around the model, or `fully_shard`, that this team is not of.
+            DistributedError: a DDP around the model, or `fully_shard`, that we were not given.
         """
         if not dist.is_available() or not dist.is_initialized() or self.wrapper or self.is_sharded:
             return
-        if find_owner(self.model) is not None or fsdp.is_sharded(self.model):
+        if find_live_wrapper(self.model) is not None or fsdp.is_sharded(self.model):
             raise DistributedError(
                 "model: it is part of a DistributedDataParallel or under fully_shard, which would "
                 "go on with the old parameters. Wrap it before compressm sees it and pass the DDP "
                 "itself (or wrapper=<the DDP> with model=<a part of it>), on every rank"
             )
 
-    def renew_(self) -> None:
+    def rebuild_reducer_(self) -> None:
         """Make the wrapper know the parameters that the model has now."""
         if self.wrapper is not None:
-            renew_(self.wrapper)
+            rebuild_reducer_(self.wrapper)
 
     @property
     def outer(self) -> nn.Module:

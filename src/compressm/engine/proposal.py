@@ -1,0 +1,128 @@
+"""From measured layers to the edits of a cut: reduce, refit, write down; nothing is changed here.
+
+The first rank reduces with the statistics of all, and the others are told what came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from compressm.distributed.fsdp import gathered
+from compressm.edits import Edit
+from compressm.engine.data_pass import pass_data
+from compressm.engine.layerwise import map_layers
+from compressm.engine.survey import Survey
+from compressm.errors import InputError
+from compressm.events import SiteChange
+from compressm.families.base import Draft, Which
+from compressm.families.host_config import config_entries
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What would change: the edits for the model, and the same in words for the event."""
+
+    edits: Sequence[Edit]
+    changes: tuple[SiteChange, ...]
+
+    @property
+    def cuts(self) -> bool:
+        """Whether anything would change."""
+        return bool(self.edits)
+
+
+def propose(
+    survey: Survey, plan: Mapping[str, int], *, select: Which, generator: torch.Generator
+) -> Proposal:
+    """Reduce the layers that a plan makes smaller; those that refit share one pass over the data.
+
+    Args:
+        survey: of the model, which must be as it was measured.
+        plan: states to keep by layer; a layer's own number leaves it alone.
+        select: which states stay.
+        generator: of random selections; on all ranks it ends where the first rank's does.
+
+    Raises:
+        InputError: nothing was measured in a layer that is to be cut.
+    """
+    smaller = [name for name, states in plan.items() if states < survey.spectra[name].state_dim]
+    for name in smaller:
+        if reason := survey.spectra[name].unseen:
+            raise InputError(
+                f"layer {name!r}: {reason}, so a cut to {plan[name]} states would rest on "
+                "nothing; give data that reach it, or use a method without data"
+            )
+    drafts = _reduced(survey, {name: plan[name] for name in smaller}, select, generator)
+    if survey.calibration is not None:
+        probes = [draft.probe for draft in drafts.values() if draft.probe]
+        probes = survey.ranks.broadcast(probes, survey.model)
+        pass_data(survey.calibration, survey.model, probes, survey.ranks)
+    with survey.ranks.agreement("refitting"):
+        map_layers(lambda draft: draft.finish(), list(drafts.values()))
+    edits: list[Edit] = []
+    for name in smaller:
+        with survey.ranks.agreement("writing"), gathered(survey.sites[name].module):
+            if survey.ranks.first:
+                edits += drafts[name].edits()
+    edits += _edits_of_sizes(survey, drafts)
+    changes = tuple(
+        _change(change, drafts[change.site], survey, leading=select == "largest")
+        if change.site in drafts
+        else change
+        for change in survey.unchanged()
+    )
+    edits, changes, drawn = survey.ranks.broadcast(
+        (edits, changes, generator.get_state()), survey.model
+    )
+    generator.set_state(drawn)
+    return Proposal(edits=edits, changes=changes)
+
+
+def _reduced(
+    survey: Survey, smaller: Mapping[str, int], select: Which, generator: torch.Generator
+) -> dict[str, Draft]:
+    """The reduced layers; on all ranks but the first there are none."""
+
+    def reduce(name: str) -> Draft:
+        measurement = survey.measurements[name]
+        return measurement.reduce(smaller[name], select=select, generator=generator)
+
+    with survey.ranks.agreement("reducing"):
+        if not survey.ranks.first:
+            return {}
+        names = list(smaller)
+        # Random selections draw from one generator, so in the order of the layers.
+        drafts = [*map(reduce, names)] if select == "random" else map_layers(reduce, names)
+        return dict(zip(names, drafts, strict=True))
+
+
+def _edits_of_sizes(survey: Survey, drafts: Mapping[str, Draft]) -> list[Edit]:
+    """Edits of what the cut layers, and configurations around them, say about sizes."""
+    edits = []
+    for name, draft in drafts.items():
+        site = survey.sites[name]
+        if attributes := site.adapter.attributes(site.module, draft.rank):
+            edits.append(Edit(module=site.module, attributes=attributes))
+    dims = {name: s.state_dim for name, s in survey.spectra.items()}
+    dims |= {name: draft.rank for name, draft in drafts.items()}
+    for entry in config_entries(survey.model, survey.sites) if drafts else ():
+        if edit := entry.edit(dims):
+            edits.append(edit)
+    return edits
+
+
+def _change(as_it_is: SiteChange, draft: Draft, survey: Survey, *, leading: bool) -> SiteChange:
+    """What an event says about a layer that becomes `draft`."""
+    spectrum = survey.spectra[as_it_is.site]
+    return replace(
+        as_it_is,
+        after=draft.rank,
+        energy_kept=spectrum.energy(draft.rank, draft.directions) if leading else None,
+        bound=draft.bound,
+        error=draft.error,
+        data_error=draft.data_error,
+        notes=(*spectrum.notes, *draft.notes),
+    )

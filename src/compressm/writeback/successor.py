@@ -1,0 +1,77 @@
+"""A new parameter in the place of an old one, with all that hangs on it: marks and hooks."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+def successor(old: nn.Parameter, value: Tensor) -> nn.Parameter:
+    """A new parameter with the old one's dtype, device, marks (`_no_weight_decay`) and hooks."""
+    new = nn.Parameter(
+        value.to(device=old.device, dtype=old.dtype).contiguous().clone(),
+        requires_grad=old.requires_grad,
+    )
+    carry_marks(old, new)
+    return new
+
+
+def carry_marks(old: nn.Parameter, new: nn.Parameter) -> None:
+    """Give `new` the marks and hooks of `old`.
+
+    Hooks move with their registry, so the handle that the user holds still removes them.
+    """
+    new.__dict__.update(old.__dict__)
+    for name in _HOOKS:
+        if getattr(old, name, None):
+            setattr(new, name, getattr(old, name))
+    if new.requires_grad and _steps_in_backward(old):
+        new.register_post_accumulate_grad_hook(StepInBackward(old))  # type: ignore[no-untyped-call]
+
+
+class StepInBackward:
+    """Steps the optimizers that a parameter carries as soon as its gradient is there.
+
+    `torch.distributed.optim._apply_optimizer_in_backward` puts that on the autograd node of a
+    parameter, which a new parameter does not have.
+
+    Args:
+        first: the parameter that it was put on; it shares its hooks with those that follow it.
+    """
+
+    def __init__(self, first: nn.Parameter) -> None:
+        self._first = weakref.ref(first)
+
+    def __call__(self, parameter: Any) -> None:
+        if parameter is not self._first():
+            for optimizer in parameter._in_backward_optimizers:
+                optimizer.step()
+            parameter.grad = None
+
+
+def _steps_in_backward(parameter: nn.Parameter) -> bool:
+    module = sys.modules.get("torch.distributed.optim.apply_optimizer_in_backward")
+    return module is not None and parameter in module.param_to_optim_hook_handle_map
+
+
+def warn_of_hooks(olds: Iterable[tuple[str, nn.Parameter]]) -> None:
+    """One warning that names the parameters whose hooks now see tensors of another shape."""
+    named = sorted(name for name, old in olds if _has_hooks(old))
+    if named:
+        warnings.warn(
+            f"hooks registered on {', '.join(named)} were moved to the new, smaller parameters; "
+            "register them again if they hold the old parameter or anything of its shape",
+            stacklevel=4,
+        )
+
+
+def _has_hooks(parameter: nn.Parameter) -> bool:
+    hooks = (hook for name in _HOOKS for hook in (getattr(parameter, name, None) or {}).values())
+    return any(not isinstance(hook, StepInBackward) for hook in hooks)
