@@ -17,6 +17,7 @@ from compressm.families.matrix_state.orders.gramians import ByGramians
 from compressm.nn import LRU
 from tests.accelerator.device import DEVICE
 from tests.families import mambas
+from tests.families.lti.channels import Channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,30 @@ def mamba_case(build: partial[nn.Module], adapter: type, tolerance: float) -> Ca
     )
 
 
+def build_channels(states: int) -> nn.Module:
+    return nn.Sequential(nn.Identity(), Channels(5, states).double())
+
+
+@torch.no_grad()
+def pad_channels(model: nn.Module, extra: int) -> nn.Module:
+    """Nothing reads the new states."""
+    layer = model[1]
+    states = layer.C_re.shape[1]
+    padded = Channels(len(layer.D), states + extra).to(layer.D.dtype)
+    for name, value in layer.named_parameters():
+        if name.startswith("C"):
+            getattr(padded, name).zero_()
+        getattr(padded, name)[..., : value.shape[-1]] = value
+    return nn.Sequential(nn.Identity(), padded)
+
+
 CASES = {
+    "channels": Case(
+        build=build_channels,
+        inputs=signals,
+        methods={name: method.needs_data for name, method in LTI_METHODS.items()},
+        pad=pad_channels,
+    ),
     "LRU": Case(
         build=build_lru,
         inputs=signals,

@@ -154,6 +154,8 @@ class Monitor:
 def match(before: HankelMatrix, after: HankelMatrix) -> Tensor:
     """(n,) for each direction of `before` its index in `after`, by maximal total overlap.
 
+    (G, n) where the layer has groups, each of which is matched by itself.
+
     Raises:
         MissingExtraError: SciPy, which solves the assignment, is not installed.
     """
@@ -162,27 +164,48 @@ def match(before: HankelMatrix, after: HankelMatrix) -> Tensor:
     except ImportError as error:
         raise MissingExtraError("scipy", "monitor") from error
     overlap = (before.vectors.mH @ after.vectors).abs().square()
-    return torch.as_tensor(linear_sum_assignment(overlap.numpy(), maximize=True)[1], device="cpu")
+    places = [
+        torch.as_tensor(linear_sum_assignment(one.numpy(), maximize=True)[1], device="cpu")
+        for one in overlap.view(-1, *overlap.shape[-2:])
+    ]
+    return torch.stack(places).view(before.values.shape)
 
 
 def compare(
     before: HankelMatrix, after: HankelMatrix, *, step: int, site: str, tolerance: float
 ) -> Drift:
-    """The drift of one layer from one measurement to the next."""
+    """The drift of one layer from one measurement to the next.
+
+    Of a layer with groups: energies are those of all groups together, a cut would take the same
+    number of each, and the correlation is the mean over groups, weighted by their energy.
+    """
     place = match(before, after)
     total_before, total = float(before.values.sum()), float(after.values.sum())
-    tail = before.values.flip(0).cumsum(0).flip(0)
+    together = before.values if before.values.ndim == 1 else before.values.sum(0)
+    tail = together.flip(0).cumsum(0).flip(0)
     doomed = tail <= tolerance * total_before
-    stale = float(after.values[place[doomed]].sum()) / total if total else 0.0
+    stale = float(after.values.gather(-1, place)[..., doomed].sum()) / total if total else 0.0
     return Drift(
         step=step,
         site=site,
-        rank_correlation=_correlation(place, before.values),
+        rank_correlation=_correlation_of_all(place, before.values),
         stale_energy=stale,
-        tolerance=float(before.values[doomed].sum()) / total_before if total_before else 0.0,
+        tolerance=float(before.values[..., doomed].sum()) / total_before if total_before else 0.0,
         moved=float((after.values - before.values).abs().max()),
         bound=weyl_bound(before, after),
     )
+
+
+def _correlation_of_all(place: Tensor, energy: Tensor) -> float:
+    """The correlation of each group, the mean of them weighted by their energies."""
+    if place.ndim == 1:
+        return _correlation(place, energy)
+    weights = energy.sum(1)
+    weights = (
+        weights / weights.sum() if float(weights.sum()) else torch.ones_like(weights) / len(weights)
+    )
+    found = [_correlation(*one) for one in zip(place, energy, strict=True)]
+    return float(weights @ torch.tensor(found, dtype=torch.float64, device="cpu"))
 
 
 def _correlation(place: Tensor, energy: Tensor) -> float:

@@ -86,6 +86,25 @@ def kept_length(B: Tensor, gain: Tensor, rows: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, 1.0)
 
 
+def unit_inputs(B: Tensor, gain: Tensor) -> Tensor:
+    """The complex scale (r,) by which every stored input is one, for layers that store none.
+
+    For systems with one input (of each group): b is a number, and its residue c b is all that a
+    state does. A state that nothing drives keeps its scale; its readout has to be zero.
+
+    Args:
+        B: (r, 1) of the reduced system.
+        gain: (r,) of the reduced layer.
+
+    Raises:
+        InputError: there are several inputs.
+    """
+    if B.shape[-1] != 1:
+        raise InputError(f"writing: unit inputs need systems of one input, got {B.shape[-1]}")
+    b = B[..., 0]
+    return torch.where(b != 0, gain / torch.where(b != 0, b, 1.0), 1.0)
+
+
 def kept_states(module: nn.Module, names: tuple[str, ...], indices: Tensor, dim: int) -> Edit:
     """Parameters of which the states `indices`, (r,) or (G, r), stay as they are along `dim`."""
     rule = Selection(indices, dim)
