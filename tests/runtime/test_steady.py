@@ -17,7 +17,7 @@ from compressm import (
     compress_,
     measure,
 )
-from compressm.engine.layerwise import map_layers
+from compressm.engine.layer_threads import map_layers
 from compressm.errors import InputError
 from compressm.nn import LRU
 from compressm.runtime.steady import Ambient, as_called, steady

@@ -90,7 +90,7 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
 @final
 class ShardStorage:
-    """New storage for one sharded parameter, made beside the live model and put in by `put_`.
+    """New storage for one sharded parameter, made beside the live model and put in by `install_`.
 
     Args:
         model: the model under `fully_shard`.
@@ -134,7 +134,7 @@ class ShardStorage:
         self.parameter: nn.Parameter = fresh.sharded_param
         self._record, self._fresh = record, fresh
 
-    def put_(self) -> None:
+    def install_(self) -> None:
         """Let `fully_shard` use the new storage; modules are pointed to `parameter` elsewhere."""
         place = {key: vars(self._record)[key] for key in _PLACE}
         _become(self._record, {**vars(self._fresh), **place})
@@ -147,7 +147,7 @@ class ShardRecords:
         self._saved = [(record, dict(vars(record))) for _, record in _records(model).values()]
 
     def put_back(self) -> None:
-        """Undo every `ShardStorage.put_` since."""
+        """Undo every `ShardStorage.install_` since."""
         for record, attributes in self._saved:
             _become(record, attributes)
 

@@ -13,7 +13,7 @@ import torch
 from compressm.distributed.fsdp import gathered
 from compressm.edits import Edit
 from compressm.engine.data_pass import pass_data
-from compressm.engine.layerwise import map_layers
+from compressm.engine.layer_threads import map_layers
 from compressm.engine.survey import Survey
 from compressm.errors import InputError
 from compressm.events import SiteChange

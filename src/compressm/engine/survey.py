@@ -17,8 +17,8 @@ from compressm.calibration.finite import require_finite_layer
 from compressm.distributed.fsdp import gathered, reshard_
 from compressm.distributed.ranks import ALONE, Ranks
 from compressm.engine.data_pass import as_many_on_all_ranks, pass_data
-from compressm.engine.layerwise import map_layers
-from compressm.engine.likeness import Likeness
+from compressm.engine.layer_threads import map_layers
+from compressm.engine.output_check import OutputCheck
 from compressm.errors import InputError
 from compressm.events import SiteChange
 from compressm.families.base import Measurement, Observer, Site, find_sites
@@ -57,7 +57,7 @@ class Survey:
         sites, observers = observe(model, method, given=given_by(calibration), ranks=ranks)
         if calibration is not None:
             probes = [o.probe for o in observers.values() if o.probe]
-            checks = [Likeness(sites[name], observer) for name, observer in observers.items()]
+            checks = [OutputCheck(sites[name], observer) for name, observer in observers.items()]
             if probes:
                 pass_data(calibration, model, [*checks, *probes], ranks)
             else:  # no more batches than say enough

@@ -23,8 +23,8 @@ from compressm.errors import InputError
 from compressm.runtime.interrupts import held
 from compressm.writeback.averages import Averages
 from compressm.writeback.elsewhere import Elsewhere
+from compressm.writeback.optimizer_references import repoint_, require_nothing_outside
 from compressm.writeback.ownership import all_optimizers, parameter_ids, require_held
-from compressm.writeback.references import repoint_, require_nothing_outside
 from compressm.writeback.shallow_snapshot import ShallowSnapshot
 from compressm.writeback.sizes import SizeAttributes
 from compressm.writeback.stale_graphs import warn_of_stale_gradients_
@@ -146,7 +146,7 @@ def _apply(
                     module._parameters[name] = replaced[id(parameter)]
         repoint_(optimizers, replaced)
         for storage in storages:
-            storage.put_()
+            storage.install_()
         for change in changes:
             for owner, state in zip(change.owners, change.states, strict=True):
                 owner.state.pop(change.old, None)

@@ -23,9 +23,9 @@ from compressm.runtime.steady import steady
 from compressm.storage.bits import tensors_in
 from compressm.writeback.initial_state import initial_state
 from compressm.writeback.live_modules import LiveModules
+from compressm.writeback.optimizer_references import repoint_
 from compressm.writeback.optimizer_state import copies_of_weights
 from compressm.writeback.ownership import all_optimizers
-from compressm.writeback.references import repoint_
 from compressm.writeback.successor import carry_marks, successor, warn_of_hooks
 
 
@@ -83,7 +83,7 @@ def replace_(
     names = {id(r.module._parameters[r.name]): r.name for r in replacements}
     warn_of_hooks((names[number], old) for number, (old, _) in new.items())
     for storage in storages:
-        storage.put_()
+        storage.install_()
     _put_(new, around, optimizers)
     for wrapper in wrappers.values():
         rebuild_reducer_(wrapper)

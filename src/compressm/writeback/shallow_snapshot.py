@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 
 from compressm.distributed.fsdp import ShardRecords, reshard_
 from compressm.runtime.randomness import random_states, set_random_states
+from compressm.writeback.optimizer_references import containers
 from compressm.writeback.ownership import all_optimizers
-from compressm.writeback.references import containers
 from compressm.writeback.sizes import held_configurations
 from compressm.writeback.stale_graphs import restore_hooks_
 from compressm.writeback.zero_redundancy import is_partitioned, refresh_partition_

@@ -23,8 +23,8 @@ from compressm.storage.files import read_tensors, write_tensors
 from compressm.storage.state_trees import joined, named, numbered, split
 from compressm.writeback.companions import Companion
 from compressm.writeback.loaded_states import on_parameter_devices
+from compressm.writeback.optimizer_references import repoint_
 from compressm.writeback.ownership import all_optimizers
-from compressm.writeback.references import repoint_
 from compressm.writeback.sizes import held_configurations, set_attributes_
 from compressm.writeback.stale_graphs import restore_hooks_
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from compressm.engine.layerwise import map_layers
+from compressm.engine.layer_threads import map_layers
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ _UNITS, _LEAST, _MOST = 256, 1e-3, 0.5
 
 
 @final
-class Likeness:
+class OutputCheck:
     """A probe that compares one call of a layer with the layer as its observer read it.
 
     Raises:
