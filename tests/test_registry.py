@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from compressm.cli import main
 from compressm.errors import ConfigError
 from compressm.registry import Registry
 
@@ -66,3 +67,11 @@ def test_recipes_know_what_an_installed_package_registers(tmp_path):
     last = run.stderr.strip().splitlines()[-1]
     assert "ConfigError" in last
     assert "plug-in halves (somebody) cannot be imported" in last
+
+
+def test_the_command_line_imports_what_installed_packages_register(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("compressm.cli.import_plugins", lambda: asked.append("plug-ins"))
+    with pytest.raises(SystemExit):
+        main(["bench", "reproduce", "--folder", str(tmp_path)])
+    assert asked == ["plug-ins"]

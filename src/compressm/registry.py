@@ -77,7 +77,9 @@ class Registry(Mapping[str, T], Generic[T]):
         )
 
     def __getitem__(self, name: str) -> T:
-        # What is there needs no look around: a broken plug-in is no reason to miss it.
+        if name not in self._entries:
+            import_all(self._package)
+        # What is ours needs no look around: a broken plug-in is no reason to miss it.
         return self._entries[name] if name in self._entries else self._known()[name]
 
     def __iter__(self) -> Iterator[str]:

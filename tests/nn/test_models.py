@@ -14,7 +14,6 @@ from compressm.nn import (
     register_layer,
     state_dims,
 )
-from compressm.nn.registry import LAYERS
 
 
 def classifier(**changes):
@@ -130,7 +129,7 @@ def test_bfloat16_autocast_stays_close_and_keeps_the_recurrence_exact(norm):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-def test_a_new_layer_is_one_registration(monkeypatch):
+def test_a_new_layer_is_one_registration():
     class Leaky(nn.Module):
         width, state_dim = 6, 1
 
@@ -144,7 +143,6 @@ def test_a_new_layer_is_one_registration(monkeypatch):
         def initial_state(self, batch):
             return torch.zeros(batch, 6)
 
-    monkeypatch.setattr("compressm.nn.registry.LAYERS", dict(LAYERS))
     register_layer("leaky", lambda width, state_dim: Leaky())
     model = classifier(layer="leaky", norm="layer", pooling="last").eval()
     inputs = torch.randn(2, 4, 3)

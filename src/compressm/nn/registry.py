@@ -18,6 +18,7 @@ from compressm.nn.linoss import LinOSS
 from compressm.nn.lru import LRU
 from compressm.nn.s4d import S4D
 from compressm.nn.s5 import S5
+from compressm.registry import Registry
 
 
 @runtime_checkable
@@ -39,12 +40,16 @@ class StateSpaceLayer(Protocol):
         """The state before the first step."""
 
 
-LAYERS: dict[str, Callable[..., nn.Module]] = {}
+LAYERS: Registry[Callable[..., nn.Module]] = Registry("layer", "compressm.nn")
 
 
 def register_layer(name: str, make: Callable[..., nn.Module]) -> None:
-    """Make `make(width, state_dim, **options)` available to models and recipes as `name`."""
-    LAYERS[name] = make
+    """Make `make(width, state_dim, **options)` available to models and recipes as `name`.
+
+    Raises:
+        InputError: the name is taken.
+    """
+    LAYERS.register(name)(make)
 
 
 def make_layer(name: str, width: int, state_dim: int, **options: Any) -> nn.Module:
@@ -53,10 +58,9 @@ def make_layer(name: str, width: int, state_dim: int, **options: Any) -> nn.Modu
     Raises:
         InputError: there is no such layer, or it does not take one of the options.
     """
-    if name not in LAYERS:
-        raise InputError(f"layer: expected one of {', '.join(sorted(LAYERS))}, got {name!r}")
+    make = LAYERS.find(name)
     try:
-        return LAYERS[name](width, state_dim, **options)
+        return make(width, state_dim, **options)
     except TypeError as error:
         raise InputError(f"layer {name!r} refuses the options {options}: {error}") from error
 

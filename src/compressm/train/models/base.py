@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeVar
 
 from torch import nn
 
-from compressm.arguments import did_you_mean
 from compressm.data import Task
 from compressm.data.options import check_at_least
 from compressm.errors import ConfigError
 from compressm.nn.pooling import Pooling
+from compressm.registry import Registry
 from compressm.train.checks import check_types
 
 # What a recipe that names no kind is made of.
@@ -72,7 +72,9 @@ class ModelConfig(ABC):
         return pooling
 
 
-KINDS: dict[str, type[ModelConfig]] = {}
+KINDS: Registry[type[ModelConfig]] = Registry(
+    "kind of model", "compressm.train.models", error=ConfigError
+)
 C = TypeVar("C", bound=type[ModelConfig])
 
 
@@ -86,13 +88,10 @@ def register_model(kind: str) -> Callable[[C], C]:
     """
 
     def add(cls: C) -> C:
-        if kind in KINDS:
-            raise ConfigError(f"the model kind {kind!r} is registered already; take another name")
         default = next(f.default for f in dataclasses.fields(cls) if f.name == "kind")
         if default != kind:
             raise ConfigError(f"{cls.__name__}.kind: got {default!r}, expected {kind!r}")
-        KINDS[kind] = cls
-        return cls
+        return KINDS.register(kind)(cls)
 
     return add
 
@@ -103,10 +102,4 @@ def kind_of(values: Mapping[str, Any]) -> type[ModelConfig]:
     Raises:
         ConfigError: there is no such kind; the known ones are listed.
     """
-    kind = values.get("kind", DEFAULT_KIND)
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ConfigError(
-            f"model.kind: got {kind!r}, expected one of {', '.join(sorted(KINDS))}"
-            f"{did_you_mean(str(kind), KINDS)}"
-        )
-    return KINDS[kind]
+    return KINDS.find(values.get("kind", DEFAULT_KIND), "model.kind")
