@@ -1,13 +1,13 @@
 """Shared by all tests: seeds, thread count, the real data sets."""
 
-import gc
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.aside import set_aside_imports
 
 try:
     from hypothesis import settings
@@ -21,27 +21,13 @@ if settings is not None:
         settings.load_profile("ci")
 
 
-_IMPORTED = set()
-
-
-def _set_aside():
-    """Of what is alive, a cut need not look through what imports made: half a million objects.
-
-    What tests make comes later, and is looked through for optimizers and modules.
-    """
-    _IMPORTED.update(sys.modules)
-    gc.collect()
-    gc.freeze()
-
-
 def pytest_collection_finish(session):
-    _set_aside()
+    set_aside_imports()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item):
-    if len(sys.modules) > len(_IMPORTED) + 20:
-        _set_aside()
+    set_aside_imports()
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests.aside import set_aside_imports
+
 RANKS = 2
 # Long enough for a busy machine; a rank that waits in vain fails its test after this.
 PATIENCE = 15
@@ -91,6 +93,7 @@ def _serve(rank: int, store: str, jobs: Any, results: Any) -> None:
     )
     while (job := jobs.get()) is not None:
         function, args = job
+        set_aside_imports()
         torch.manual_seed(0)
         try:
             value = function(rank, *args)
