@@ -93,7 +93,7 @@ class MatrixStateLayer(ABC):
     """
 
     recurrence: ClassVar[Recurrence]
-    made_by: ClassVar[tuple[str, ...]]
+    made_by: tuple[str, ...]
     weighed: str | None = None
     mixable: bool = False
     groups: int = 1

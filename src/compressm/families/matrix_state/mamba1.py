@@ -39,7 +39,7 @@ class Mamba1Layer(MatrixStateLayer):
     """One mixer, read once."""
 
     recurrence: ClassVar = ChannelDecay()
-    made_by: ClassVar = ("x_proj.weight",)
+    made_by = ("x_proj.weight",)
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         super().__init__(module, layout)

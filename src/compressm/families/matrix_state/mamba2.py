@@ -45,7 +45,7 @@ class Mamba2Layer(MatrixStateLayer):
     """One mixer, read once."""
 
     recurrence: ClassVar = HeadDecay()
-    made_by: ClassVar = ("in_proj.weight",)
+    made_by = ("in_proj.weight",)
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         super().__init__(module, layout)
