@@ -21,6 +21,7 @@ from compressm.families.lti.refits import REFITS
 from compressm.families.lti.sources import CONTROLLABILITY, OBSERVABILITY
 from compressm.families.matrix_state import METHODS as SELECTIVE
 from compressm.families.matrix_state.corrections import CORRECTIONS
+from compressm.families.matrix_state.gated_delta_net import GatedDeltaNetAdapter
 from compressm.families.matrix_state.mamba1 import MambaAdapter, NormedMambaAdapter
 from compressm.families.matrix_state.mamba2 import Mamba2Adapter
 from compressm.families.matrix_state.orders import ORDERS
@@ -75,6 +76,7 @@ def selective_method_table() -> str:
         "Mamba": MambaAdapter(),
         "with norms": NormedMambaAdapter(),
         "Mamba-2": Mamba2Adapter(),
+        "Gated DeltaNet": GatedDeltaNetAdapter(),
     }
     rows = []
     for name, m in SELECTIVE.items():

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from compressm.families import find_sites
 from compressm.families.lti import METHODS as LTI_METHODS
+from compressm.families.matrix_state.gated_delta_net import GatedDeltaNetAdapter
 from compressm.families.matrix_state.mamba1 import MambaAdapter, NormedMambaAdapter
 from compressm.families.matrix_state.mamba2 import Mamba2Adapter
 from compressm.families.matrix_state.orders import ORDERS
 from compressm.families.matrix_state.orders.gramians import ByGramians
 from compressm.nn import LRU
 from tests.accelerator.device import DEVICE
-from tests.families import mambas
+from tests.families import deltas, mambas
 from tests.families.lti.channels import Channels
 
 
@@ -74,6 +75,13 @@ def pad_lru(model: nn.Module, extra: int) -> nn.Module:
 
 def build_language_model(family: str, states: int) -> nn.Module:
     return mambas.Logits(mambas.language_model(family, states)).eval()
+
+
+def build_delta(family: str, states: int) -> nn.Module:
+    """One layer, no experts: which of them a token takes would jump with rounding."""
+    experts = {"num_experts": 0} if family == "Qwen3Next" else {}
+    model = deltas.language_model(family, states, layers=1, rms_norm_eps=1e-12, **experts)
+    return mambas.Logits(model).eval()
 
 
 def build_bare(layer: type[nn.Module], states: int) -> nn.Module:
@@ -194,4 +202,14 @@ if mambas.HAVE_TRANSFORMERS:
         kind = {"Mamba": MambaAdapter, "FalconMamba": NormedMambaAdapter}.get(family, Mamba2Adapter)
         kind = NormedMambaAdapter if family == "Jamba" else kind
         CASES[family] = mamba_case(partial(build_language_model, family), kind, 2e-4)
+    for family in ("Qwen3Next", "Qwen3_5"):
+        build = partial(build_delta, family)
+        CASES[family] = Case(
+            build=build,
+            inputs=tokens,
+            methods={n: m.needs_data for n, m in GatedDeltaNetAdapter().methods.items()},
+            pad=partial(pad, build, together=True),
+            blind=("random",),
+            tolerance=2e-4,
+        )
 CASES = {family: on_device(case) for family, case in CASES.items()}
