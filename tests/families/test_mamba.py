@@ -14,11 +14,11 @@ from compressm.families.matrix_state.corrections.fit import Fit
 from compressm.families.matrix_state.mamba2 import resized_rows
 from compressm.families.matrix_state.orders import ORDERS, register_order
 from compressm.numerics.matrix_state.states import output_of
-from tests.families import deltas, mambas
+from tests.families import mambas
 from tests.families.conformance import CASES, tokens
 
 RANK = 2
-FAMILIES = [name for name in CASES if name != "LRU" and name not in deltas.FAMILIES]
+FAMILIES = [name for name in CASES if name.startswith("mamba_ssm.") or name in mambas.FAMILIES]
 
 
 def model_with(states, layer=mambas.Mamba):
