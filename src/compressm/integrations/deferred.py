@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from compressm.compressor import Compressor
 from compressm.distributed.ddp import find_live_wrapper
+from compressm.engine.saved_state import entry
 from compressm.errors import InputError
 from compressm.events import Event
 from compressm.integrations.keywords import sorted_keywords
@@ -89,7 +90,7 @@ class DeferredCompressor:
         settings = replace(settings, guard=guard, ema=[*settings.ema, *ema])
         given = as_optimizers(optimizers)
         # What would undo a pending cut knows the optimizers by their place, so no others then.
-        pending = state is not None and state["transaction"].get("trial") is not None
+        pending = state is not None and _has_pending(state)
         self.compressor = Compressor(
             part,
             given if pending else [*given, *_earlier(part, given)],
@@ -108,7 +109,8 @@ class DeferredCompressor:
         """A state to go on from, and how far the compressor's steps are ahead of the trainer's."""
         if restored is not None:
             state = restored.get("compressor")
-            return state, 0 if state is None else state["step"] - restored.get("count", count)
+            count = restored.get("count", count)
+            return state, 0 if state is None else entry(state, "step", int) - count
         if self.compressor is None:
             return None, 0
         if part is not self._part:
@@ -168,3 +170,8 @@ def _earlier(part: nn.Module, optimizers: Sequence[Optimizer]) -> list[Optimizer
     if search():
         gc.collect()  # most are garbage, in cycles with their schedulers
     return search()
+
+
+def _has_pending(state: Mapping[str, Any]) -> bool:
+    """Whether a cut waits for its verdict in the saved state of a compressor."""
+    return entry(entry(state, "transaction", dict), "trial", bool, False)
