@@ -15,7 +15,7 @@ from compressm.families.matrix_state.mamba1 import MambaAdapter, NormedMambaAdap
 from compressm.families.matrix_state.mamba2 import Mamba2Adapter
 from compressm.families.matrix_state.orders import ORDERS
 from compressm.families.matrix_state.orders.gramians import ByGramians
-from compressm.nn import LRU
+from compressm.nn import LRU, S4D, S5
 from tests.accelerator.device import DEVICE
 from tests.families import deltas, mambas
 from tests.families.lti.channels import Channels
@@ -181,6 +181,25 @@ def pad_channels(model: nn.Module, extra: int) -> nn.Module:
     return nn.Sequential(nn.Identity(), padded)
 
 
+def build_linear(layer: Callable[..., nn.Module], states: int) -> nn.Module:
+    return nn.Sequential(nn.Identity(), layer(5, states, dt_min=0.1, dt_max=0.5).double())
+
+
+@torch.no_grad()
+def pad_linear(layer: Callable[..., nn.Module], model: nn.Module, extra: int) -> nn.Module:
+    """Nothing reads the new states; half of those of an S5 have no input either."""
+    small, padded = model[1], build_linear(layer, model[1].state_dim + extra)
+    for name, value in padded[1].named_parameters():
+        if name.startswith("C"):
+            value.zero_()
+        if name.startswith("B"):
+            value[small.state_dim + extra // 2 :] = 0
+        old = small.get_parameter(name)
+        value[tuple(slice(size) for size in old.shape)] = old
+    return padded
+
+
+LINEAR = {"S5": S5, "S5-bilinear": partial(S5, discretisation="bilinear"), "S4D": S4D}
 CASES = {
     "channels": Case(
         build=build_channels,
@@ -194,6 +213,18 @@ CASES = {
         methods={name: method.needs_data for name, method in LTI_METHODS.items()},
         pad=pad_lru,
     ),
+    **{
+        name: Case(
+            build=partial(build_linear, layer),
+            inputs=signals,
+            methods={name: method.needs_data for name, method in LTI_METHODS.items()},
+            pad=partial(pad_linear, layer),
+            # States of one channel see the same input, so others that overlap are as good a choice.
+            blind=("modes-h2", "modes-data") if layer is S4D else (),
+            tolerance=1e-5,
+        )
+        for name, layer in LINEAR.items()
+    },
     "mamba_ssm.Mamba": mamba_case(partial(build_bare, mambas.Mamba), MambaAdapter, 1e-8),
     "mamba_ssm.Mamba2": mamba_case(partial(build_bare, mambas.Mamba2), Mamba2Adapter, 1e-8),
 }

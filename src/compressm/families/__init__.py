@@ -16,6 +16,8 @@ from compressm.families.base import (
 )
 from compressm.families.layout import Layout, StateAxis
 from compressm.families.lti import lru as lru
+from compressm.families.lti import s4d as s4d
+from compressm.families.lti import s5 as s5
 from compressm.families.matrix_state import gated_delta_net as gated_delta_net
 from compressm.families.matrix_state import mamba1 as mamba1
 from compressm.families.matrix_state import mamba2 as mamba2

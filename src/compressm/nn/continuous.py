@@ -14,7 +14,7 @@ from compressm.errors import InputError
 
 Rule = Literal["zoh", "bilinear"]
 # Poles are kept this far on the stable side.
-_MARGIN = 1e-4
+MARGIN = 1e-4
 
 
 def check_rule(layer: str, rule: str) -> None:
@@ -30,7 +30,7 @@ def check_rule(layer: str, rule: str) -> None:
 
 def stable(real: Tensor) -> Tensor:
     """Re Λ, at most -1e-4: what training pushes over the imaginary axis stays before it."""
-    return real.clamp_max(-_MARGIN)
+    return real.clamp_max(-MARGIN)
 
 
 def discretised(Lambda: Tensor, step: Tensor, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,120 @@
+"""S5 layers: shared diagonal dynamics in continuous time, a step for each state, real output.
+
+N states, r kept states, H width. The layer stores Λ, steps Δ and B, C with x' = Λ x + B u sampled
+by zero-order hold or the bilinear rule, y = 2 Re(C x) + D u (Smith et al. 2023, arXiv 2208.04933,
+section 3). Any basis fits after diagonalisation; λ goes back to Λ under the steps that are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from compressm.edits import Edit, Project, Reset, Selection, Transport
+from compressm.errors import InputError
+from compressm.families.base import register_adapter
+from compressm.families.layout import Layout, StateAxis
+from compressm.families.lti.adapter import LinearAdapter
+from compressm.families.lti.writing import kept_length, kept_states, written
+from compressm.families.structure import Tensors
+from compressm.nn import S5
+from compressm.nn.continuous import MARGIN, stable
+from compressm.numerics import Reduction, StateSpace, discretise, undiscretise, width
+from compressm.spectrum import StateCost
+
+_POLES, _B, _C = ("Lambda_re", "Lambda_im", "log_step"), ("B_re", "B_im"), ("C_re", "C_im")
+_BACK = ("C2_re", "C2_im")
+
+
+@final
+@register_adapter(S5)
+class S5Adapter(LinearAdapter):
+    """Any balanced basis or selection of modes fits an S5 after diagonalisation."""
+
+    family = "S5"
+    tensors = Tensors(needed=(*_POLES, *_B, *_C, "D"), optional=_BACK)
+
+    def layout(self, module: nn.Module) -> Layout:
+        assert isinstance(module, S5)
+        columns = (*_C, *(_BACK if module.bidirectional else ()))
+        rows = dict.fromkeys((*_POLES, *_B), StateAxis(0))
+        return Layout(parameters=rows | dict.fromkeys(columns, StateAxis(1)))
+
+    def cost(self, module: nn.Module) -> StateCost:
+        assert isinstance(module, S5)
+        return StateCost(
+            parameters=self.layout(module).parameters_per_state(module),
+            state_bytes=2 * module.D.element_size(),
+        )
+
+    def inputs(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor | None]:
+        given = dict(zip(("u", "mask"), args, strict=False)) | dict(kwargs)
+        return given["u"], given.get("mask")
+
+    @torch.no_grad()
+    def read(self, module: nn.Module) -> StateSpace:
+        assert isinstance(module, S5)
+        if module.bidirectional:
+            raise InputError(
+                "model: a bidirectional S5 layer is not one system, and cannot be measured or cut"
+            )
+        poles, gain = _discrete(module)
+        p = {name: value.detach().cpu().double() for name, value in module.named_parameters()}
+        return StateSpace(
+            A=poles,
+            B=gain[:, None] * torch.complex(p["B_re"], p["B_im"]),
+            C=2 * torch.complex(p["C_re"], p["C_im"]),
+            D=p["D"],
+            real_output=True,
+        )
+
+    @torch.no_grad()
+    def write(self, module: nn.Module, reduction: Reduction) -> list[Edit]:
+        assert isinstance(module, S5)
+        reduced, indices = reduction.system, reduction.indices
+        if indices is not None:
+            return [
+                kept_states(module, (*_POLES, *_B), indices, 0),
+                _edit(module, _C, reduced.C / 2, Selection(indices, 1)),
+            ]
+        step = _steps(module, reduced.A)
+        Lambda, gain = undiscretise(reduced.A, step, module.discretisation)
+        rows = torch.cat([module.B_re, module.B_im], dim=1).detach().cpu().double().norm(dim=1)
+        new = written(
+            reduction,
+            scale=kept_length(reduced.B, gain, rows),
+            gain=gain,
+            old_gain=_discrete(module)[1],
+        )
+        values = (Lambda.real, Lambda.imag, step.log())
+        return [
+            Edit(module=module, names=_POLES, values=values, transport=Reset()),
+            _edit(module, _B, new.B, Project(new.b_matrix, 0)),
+            _edit(module, _C, new.C / 2, Project(new.c_matrix, 1)),
+        ]
+
+
+def _discrete(module: S5) -> tuple[Tensor, Tensor]:
+    """λ and the gain of the input, (N,) each."""
+    parts = (stable(module.Lambda_re), module.Lambda_im, module.log_step.exp())
+    re, im, step = (part.detach().cpu().double() for part in parts)
+    return discretise(torch.complex(re, im), step, module.discretisation)
+
+
+def _steps(module: S5, poles: Tensor) -> Tensor:
+    """Steps (r,) for new poles: the geometric mean of what they were.
+
+    Shorter where a state decays so slowly that Re Λ would come closer to zero than the layer
+    allows.
+    """
+    usual = module.log_step.detach().cpu().double().mean().exp()
+    return torch.minimum(usual, width(poles) / (2 * MARGIN))
+
+
+def _edit(module: S5, names: tuple[str, str], value: Tensor, transport: Transport) -> Edit:
+    return Edit(module=module, names=names, values=(value.real, value.imag), transport=transport)
