@@ -190,7 +190,8 @@ class MatrixStateLayer(ABC):
         for name, axis in self.layout.parameters.items():
             if name.endswith("bias"):
                 continue
-            value = self.p[name].movedim(axis.dim, 0).flatten(1)
+            value = self.p[name].movedim(axis.dim, 0)
+            value = value.reshape(len(value), -1)
             for role in set(axis.roles) & {"write", "read"}:
                 rows = value[axis.rows(role, self.state_dim).to(value.device)]
                 size = torch.linalg.vector_norm(rows, dim=1)
