@@ -14,7 +14,7 @@ from compressm.data.options import check_at_least
 from compressm.errors import ConfigError
 from compressm.experiments.bench import Figures
 from compressm.experiments.kinds.base import Kind, Workplace, register_kind
-from compressm.families.lti.adapter import METHODS
+from compressm.families.lti import METHODS
 from compressm.nn import SequenceClassifier
 from compressm.once import compress_, measure
 from compressm.policies import FixedRank
