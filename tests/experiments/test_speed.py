@@ -6,6 +6,7 @@ import pytest
 
 from compressm.errors import ConfigError
 from compressm.experiments import Definition, Results
+from compressm.experiments.kinds import cost
 from compressm.experiments.speed import lru, mamba
 from compressm.experiments.worker import execute
 from compressm.ops import choose
@@ -27,8 +28,8 @@ UNITS = ("milliseconds", "microseconds", "seconds", "percent", "gflop")
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    for module in ("speed.lru", "kinds.cost"):
-        monkeypatch.setattr(f"compressm.experiments.{module}.SETTINGS", (LRU,))
+    for module in (lru, cost):
+        monkeypatch.setattr(module, "SETTINGS", (LRU,))
     monkeypatch.setattr(mamba, "SETTING", MAMBA)
 
 
