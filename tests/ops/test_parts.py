@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from compressm.ops import BACKENDS, choose, linear, plans
 from compressm.ops import gemm as gemm_module
+from compressm.ops._diagonal_op import available
 from compressm.ops.fft import fft_length
 from compressm.ops.powers import impulse_response, powers
 from compressm.ops.scan import scan
@@ -118,11 +119,12 @@ def test_fft_length_is_long_enough_and_not_much_longer(at_least):
 )
 def test_cost_model_ranks_all_backends(batch, length, width, states, device):
     ranked = plans(batch, length, width, states, device=device)
-    assert {p.backend for p in ranked} == set(BACKENDS)
+    here = [b for b in BACKENDS if b != "lanes" or (device == "cpu" and available())]
+    assert sorted(p.backend for p in ranked) == sorted(here)
     assert all(p.seconds > 0 for p in ranked)
     assert ranked[0] == choose(batch, length, width, states, device=device)
     assert ranked[0].seconds <= ranked[1].seconds <= ranked[2].seconds
-    for backend in BACKENDS:
+    for backend in here:
         plan = choose(batch, length, width, states, backend=backend, device=device)
         assert plan.backend == backend
         assert (plan.chunk > 1) <= (backend == "chunk")
@@ -133,5 +135,5 @@ def test_cost_model_sees_the_obvious():
     # narrow layer with many states and many sequences, and an FFT of a handful of steps.
     assert choose(2, 1024, 512, 384).backend == "scan"
     assert choose(50, 784, 8, 256).backend == "fft"
-    assert choose(50, 784, 8, 13).backend == "chunk"
+    assert choose(50, 784, 8, 13).backend == ("lanes" if available() else "chunk")
     assert choose(1, 4, 64, 64).backend != "fft"

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressm.errors import InputError
-from compressm.nn.dropout import Dropout
+from compressm.nn.dropout import Dropout, dropped_levels, random_bits
 from compressm.nn.norm import NormName, make_norm
 from compressm.nn.registry import StateSpaceLayer
-from compressm.ops import linear
+from compressm.ops import linear, narrow_mix, suits_narrow_mix
 
 
 class GLU(nn.Module):
@@ -69,18 +69,24 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, L, H), mask (B, L) true at real steps -> (B, L, H)."""
         z = self.norm(x, mask) if self.prenorm else x
-        y = x + self._mix(self._recur(z, mask))
+        y = self._mix(self._recur(z, mask), x)
         return y if self.prenorm else self.norm(y, mask)
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One time step, (B, H), and the state of the layer; dropout as in `forward`."""
         z = self.norm.step(x) if self.prenorm else x
         z, state = cast(StateSpaceLayer, self.layer).step(z, state)
-        y = x + self._mix(z)
+        y = self._mix(z, x)
         return (y if self.prenorm else self.norm.step(y)), state
 
-    def _mix(self, z: Tensor) -> Tensor:
-        out: Tensor = self.dropout(self.glu(self.dropout(functional.gelu(z))))
+    def _mix(self, z: Tensor, x: Tensor) -> Tensor:
+        linear = self.glu.linear
+        if suits_narrow_mix(z, x, linear.weight) and not _hooked(self.glu, linear, self.dropout):
+            drops = self.training and self.dropout.p > 0
+            inner, outer = (random_bits(z) if drops else None for _ in range(2))
+            levels = dropped_levels(self.dropout.p)
+            return narrow_mix(z, x, linear.weight, linear.bias, inner, outer, levels)
+        out: Tensor = x + self.dropout(self.glu(self.dropout(functional.gelu(z))))
         return out
 
     def _recur(self, z: Tensor, mask: Tensor | None) -> Tensor:
@@ -91,3 +97,9 @@ class Block(nn.Module):
             return self.layer(z, mask)  # type: ignore[no-any-return]
         with torch.autocast(device, enabled=False):
             return self.layer(z.float(), mask)  # type: ignore[no-any-return]
+
+
+def _hooked(*modules: nn.Module) -> bool:
+    """Whether somebody wants to see these modules called."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for module in modules for kind in kinds)

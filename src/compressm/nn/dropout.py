@@ -13,6 +13,18 @@ from compressm.errors import InputError
 _LEVELS = 1 << 16
 
 
+def random_bits(x: Tensor) -> Tensor:
+    """A 16-bit random integer for each entry of x."""
+    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
+    draws.random_(-(2**63), None)
+    return draws.view(torch.int16)[: x.numel()].view(x.shape)
+
+
+def dropped_levels(p: float) -> int:
+    """How many of the values of these integers drop an entry, for a probability p."""
+    return round(p * _LEVELS)
+
+
 class _SixteenBitDropout(torch.autograd.Function):
     """Drop an element when a 16-bit random integer is below p * 2^16.
 
@@ -24,10 +36,8 @@ class _SixteenBitDropout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        dropped = round(p * _LEVELS)
-        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
-        draws.random_(-(2**63), None)
-        bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
+        dropped = dropped_levels(p)
+        bits = random_bits(x)
         keep = bits >= dropped - _LEVELS // 2
         mask = keep.to(x.dtype).mul_(_LEVELS / max(_LEVELS - dropped, 1))
         ctx.save_for_backward(mask)

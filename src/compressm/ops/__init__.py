@@ -12,6 +12,7 @@ from compressm.ops.matrix_state import (
     gated_linear_attention,
     matrix_state_step,
 )
+from compressm.ops.mix import narrow_mix, suits_narrow_mix
 from compressm.ops.selective import selective_scan
 from compressm.ops.ssd import ssd
 from compressm.ops.streaming import selective_state_update
@@ -27,10 +28,12 @@ __all__ = [
     "linear",
     "mamba_inner",
     "matrix_state_step",
+    "narrow_mix",
     "normalised",
     "plans",
     "scan_states",
     "selective_scan",
     "selective_state_update",
     "ssd",
+    "suits_narrow_mix",
 ]

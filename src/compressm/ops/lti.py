@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from compressm.errors import InputError
+from compressm.ops._diagonal_op import diagonal
 from compressm.ops.chunked import chunked, scan_states
 from compressm.ops.cost import BACKENDS, choose
 from compressm.ops.fft import convolve
@@ -44,6 +45,7 @@ def diagonal_ssm(
         "chunk": states at the ends of chunks of T steps, with a block Toeplitz product inside
             [2 B L N / T reals and tables of T H (4 N + T H)];
         "scan": all states, between two matrix products [2 B L N reals];
+        "lanes": a C++ kernel for narrow layers on a CPU, step by step [B L N / 16 reals];
         "auto": the cheapest by `compressm.ops.cost.choose`.
 
     Args:
@@ -80,6 +82,10 @@ def diagonal_ssm(
         D = None if D is None else D.to(dtype)
         if plan.backend == "fft":
             y = convolve(x, impulse_response(decay, phase, B, C, length, D))
+        elif plan.backend == "lanes":
+            lam = torch.exp(torch.complex(-decay.double(), phase.double()))
+            parts = (lam.real.to(dtype), lam.imag.to(dtype), B.real, B.imag, C.real, C.imag)
+            y, _ = diagonal(x, *parts, D)
         elif plan.backend == "chunk":
             y = chunked(x, decay, phase, B, C, D, plan.chunk)
         else:

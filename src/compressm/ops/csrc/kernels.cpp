@@ -2,8 +2,10 @@
 // build takes seconds.
 #include "backward.h"
 #include "conv.h"
+#include "diagonal.h"
 #include "forward.h"
 #include "matrix_state.h"
+#include "mix.h"
 
 extern "C" {
 
@@ -19,8 +21,16 @@ void compressm_conv(const compressm::ConvArgs* a, int64_t is_double) {
     is_double ? compressm::convolve<double>(*a) : compressm::convolve<float>(*a);
 }
 
+void compressm_diagonal(const compressm::DiagonalArgs* a, int64_t is_double, int64_t back) {
+    is_double ? compressm::diagonal<double>(*a, back) : compressm::diagonal<float>(*a, back);
+}
+
 void compressm_matrix_state(const compressm::MatrixArgs* a, int64_t is_double, int64_t back) {
     is_double ? compressm::matrix_state<double>(*a, back) : compressm::matrix_state<float>(*a, back);
+}
+
+void compressm_mix(const compressm::MixArgs* a, int64_t is_double, int64_t back) {
+    is_double ? compressm::mix<double>(*a, back) : compressm::mix<float>(*a, back);
 }
 
 }

@@ -50,15 +50,29 @@ inline void store(T* p, Vec<T> v) {
 template <typename T>
 inline Vec<T> load_some(const T* p, int lanes) {
     if (lanes == Simd<T>::W) return load<T>(p);
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    if constexpr (sizeof(T) == 4)
+        return (Vec<T>)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), p);
+    else
+        return (Vec<T>)_mm512_maskz_loadu_pd((__mmask8)((1u << lanes) - 1), p);
+#else
     Vec<T> v = {};
     for (int i = 0; i < lanes; ++i) v[i] = p[i];
     return v;
+#endif
 }
 
 template <typename T>
 inline void store_some(T* p, Vec<T> v, int lanes) {
     if (lanes == Simd<T>::W) return store<T>(p, v);
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    if constexpr (sizeof(T) == 4)
+        _mm512_mask_storeu_ps(p, (__mmask16)((1u << lanes) - 1), (__m512)v);
+    else
+        _mm512_mask_storeu_pd(p, (__mmask8)((1u << lanes) - 1), (__m512d)v);
+#else
     for (int i = 0; i < lanes; ++i) p[i] = v[i];
+#endif
 }
 
 template <typename T>
