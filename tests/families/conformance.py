@@ -15,7 +15,12 @@ from compressm.families.matrix_state.mamba1 import MambaAdapter, NormedMambaAdap
 from compressm.families.matrix_state.mamba2 import Mamba2Adapter
 from compressm.families.matrix_state.orders import ORDERS
 from compressm.families.matrix_state.orders.gramians import ByGramians
-from compressm.nn import LRU, S4D, S5
+from compressm.families.matrix_state.own_layers import (
+    DeltaNetAdapter,
+    GatedLinearAttentionAdapter,
+    LinearAttentionAdapter,
+)
+from compressm.nn import LRU, S4D, S5, matrix_state
 from tests.accelerator.device import DEVICE
 from tests.families import deltas, mambas
 from tests.families.lti.channels import Channels
@@ -199,6 +204,24 @@ def pad_linear(layer: Callable[..., nn.Module], model: nn.Module, extra: int) ->
     return padded
 
 
+def build_own(layer: type[nn.Module], states: int) -> nn.Module:
+    made = layer(6, states, heads=2, value_dim=3)
+    nn.init.normal_(made.q_proj.weight)
+    return nn.Sequential(nn.Identity(), made.double())
+
+
+def own_case(layer: type[nn.Module], adapter: type, *, together: bool) -> Case:
+    build = partial(build_own, layer)
+    return Case(
+        build=build,
+        inputs=partial(signals, width=6),
+        methods={name: method.needs_data for name, method in adapter().methods.items()},
+        pad=partial(pad, build, together=together),
+        blind=("random", "pivoted-qr"),
+        tolerance=1e-8,
+    )
+
+
 LINEAR = {"S5": S5, "S5-bilinear": partial(S5, discretisation="bilinear"), "S4D": S4D}
 CASES = {
     "channels": Case(
@@ -225,6 +248,9 @@ CASES = {
         )
         for name, layer in LINEAR.items()
     },
+    "retention": own_case(matrix_state.Retention, LinearAttentionAdapter, together=False),
+    "gla": own_case(matrix_state.GatedLinearAttention, GatedLinearAttentionAdapter, together=False),
+    "kda": own_case(matrix_state.KimiDeltaAttention, DeltaNetAdapter, together=True),
     "mamba_ssm.Mamba": mamba_case(partial(build_bare, mambas.Mamba), MambaAdapter, 1e-8),
     "mamba_ssm.Mamba2": mamba_case(partial(build_bare, mambas.Mamba2), Mamba2Adapter, 1e-8),
 }

@@ -40,7 +40,7 @@ def by_definition(layer, u):
         q, k = (x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt() for x in (q, k))
     o, _ = matrix_state_reference(q, k, v, layer.decay(u), layer.beta(u))
     o = o / (o.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.norm_weight
-    return (o.flatten(-2) * silu(u @ layer.g_proj.weight.T)) @ layer.o_proj.weight.T
+    return (o.flatten(-2) * silu(u @ layer.g_proj.weight.T)) @ layer.out_proj.weight.T
 
 
 def test_forward_is_the_definition(kind):

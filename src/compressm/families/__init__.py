@@ -21,6 +21,7 @@ from compressm.families.lti import s5 as s5
 from compressm.families.matrix_state import gated_delta_net as gated_delta_net
 from compressm.families.matrix_state import mamba1 as mamba1
 from compressm.families.matrix_state import mamba2 as mamba2
+from compressm.families.matrix_state import own_layers as own_layers
 
 __all__ = [
     "Adapter",

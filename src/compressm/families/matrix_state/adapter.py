@@ -25,10 +25,12 @@ class MatrixStateAdapter(Adapter):
         default: what "auto" means where there is data; without, it is "magnitude".
         lacking: methods that are not for these layers, each with the reason: what it would have to
             store, or what it does not see.
+        arguments: what a layer calls its first arguments.
     """
 
     default: str = "greedy-fit"
     lacking: ClassVar[Mapping[str, str]] = {}
+    arguments: ClassVar[tuple[str, ...]] = ("hidden_states",)
 
     @abstractmethod
     def read(self, module: nn.Module) -> MatrixStateLayer:
@@ -58,8 +60,9 @@ class MatrixStateAdapter(Adapter):
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         """(hidden states (B, L, width), mask (B, L) or None) of one call of the layer."""
-        given = dict(zip(("hidden_states",), args, strict=False)) | dict(kwargs)
-        hidden, mask = given.get("hidden_states", given.get("u")), given.get("attention_mask")
+        given = dict(zip(self.arguments, args, strict=False)) | dict(kwargs)
+        hidden = given.get("hidden_states", given.get("u"))
+        mask = given.get("attention_mask", given.get("mask"))
         if not isinstance(hidden, Tensor) or hidden.ndim != 3:
             raise InputError(
                 f"data: expected {self.family} layers to be called with hidden states (B, L, H), "

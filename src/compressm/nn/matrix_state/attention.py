@@ -61,6 +61,7 @@ class GatedLinearAttention(MatrixStateLayer):
     """
 
     temperature = 16
+    decays_by_key = ("a_up.weight", "a_up.bias")
 
     def make(self, width: int, state_dim: int, device: torch.device | str | None) -> None:
         """The gate's two maps."""

@@ -65,6 +65,7 @@ class MatrixStateLayer(nn.Module, ABC):
     """
 
     taps_usual: ClassVar[int] = 0
+    decays_by_key: ClassVar[tuple[str, ...]] = ()  # parameters with an entry for each key dimension
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class MatrixStateLayer(nn.Module, ABC):
         self.k_proj = nn.Linear(width, keys, bias=False, device=device)
         self.v_proj = nn.Linear(width, values, bias=False, device=device)
         self.g_proj = nn.Linear(width, values, bias=False, device=device)
-        self.o_proj = nn.Linear(values, width, bias=False, device=device)
+        self.out_proj = nn.Linear(values, width, bias=False, device=device)
         self.norm_weight = nn.Parameter(torch.ones(values // heads, device=device))
         self.taps = taps
         for letter, channels in (("q", keys), ("k", keys), ("v", values)):
@@ -151,6 +152,19 @@ class MatrixStateLayer(nn.Module, ABC):
                     f"mask must be (batch, length) = {tuple(u.shape[:2])}, got {tuple(mask.shape)}"
                 )
             u = torch.where(mask.bool()[..., None], u, 0)
+        q, k, v, decay, beta = self.signals(u)
+        if beta is None:
+            o, _ = gated_linear_attention(q, k, v, decay)
+        else:
+            o, _ = gated_delta_rule(q, k, v, beta, decay, normalise=1.0)
+        return self._read(o, u)
+
+    @final
+    def signals(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+        """q, k (B, L, H, K), v (B, L, H, V), log a and β: what drives the recurrence.
+
+        q and k as they are before they get length one, where they do.
+        """
         made = []
         for letter, x in zip("qkv", self._projected(u), strict=True):
             kernel = getattr(self, f"{letter}_conv")
@@ -158,12 +172,7 @@ class MatrixStateLayer(nn.Module, ABC):
                 x = causal_conv1d(x.mT, kernel, silu=True).mT
             made.append(x)
         q, k, v = self._by_head(made)
-        beta, decay = self.beta(u), self.decay(u)
-        if beta is None:
-            o, _ = gated_linear_attention(q, k, v, decay)
-        else:
-            o, _ = gated_delta_rule(q, k, v, beta, decay, normalise=1.0)
-        return self._read(o, u)
+        return q, k, v, self.decay(u), self.beta(u)
 
     @final
     def initial_state(self, batch: int) -> Memory:
@@ -209,7 +218,7 @@ class MatrixStateLayer(nn.Module, ABC):
     def _read(self, o: Tensor, u: Tensor) -> Tensor:
         """The output for what the queries have read, (…, H, V)."""
         o = o * torch.rsqrt(o.square().mean(-1, keepdim=True) + _EPS) * self.norm_weight
-        y: Tensor = self.o_proj(o.flatten(-2) * functional.silu(self.g_proj(u)))
+        y: Tensor = self.out_proj(o.flatten(-2) * functional.silu(self.g_proj(u)))
         return y
 
     def extra_repr(self) -> str:

@@ -80,6 +80,7 @@ class KimiDeltaAttention(MatrixStateLayer):
     """
 
     taps_usual = 4
+    decays_by_key = ("f_up.weight", "dt_bias")
 
     def make(self, width: int, state_dim: int, device: torch.device | str | None) -> None:
         """The maps to β and to the decays."""
