@@ -26,7 +26,7 @@ demo: $(STAMP) ## train on bundled data with compression, print a table and draw
 	$(BIN)/python -m compressm demo
 
 test: $(STAMP) lint ## lint, type check and all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(STAMP) ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .

@@ -118,7 +118,7 @@ def lines_of(work):
 
 
 def interrupted(work, place):
-    """`work`, with Ctrl-C when it is about to run this line for the first time."""
+    """`work`, with Ctrl-C when it is about to run this line for the first time; whether it was."""
     code, line = place
     left = [1]
 
@@ -128,7 +128,12 @@ def interrupted(work, place):
             signal.raise_signal(signal.SIGINT)
         return local
 
-    _traced(work, lambda frame, *_: local if frame.f_code is code else None)
+    try:
+        _traced(work, lambda frame, *_: local if frame.f_code is code else None)
+    except KeyboardInterrupt:
+        return True
+    assert left, "Ctrl-C was lost"
+    return False
 
 
 def _traced(work, trace):

@@ -26,6 +26,8 @@ def places_of(act):
 
 
 @pytest.mark.usefixtures("ctrl_c")
+# Between opening a file and the `with` that closes it, Python closes it.
+@pytest.mark.filterwarnings("ignore:.*FileIO:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.timeout(7200 if FULL else 300)
 def test_ctrl_c_at_any_line(name, tmp_path):
@@ -35,8 +37,11 @@ def test_ctrl_c_at_any_line(name, tmp_path):
 
     def interrupt(place):
         events = len(stage.scene.compressor.events)
-        with pytest.raises(KeyboardInterrupt):
-            interrupted(stage.scene.act, place)
+        if not interrupted(stage.scene.act, place):
+            # Lines about optimizers that are garbage run only while there are some.
+            assert place[0].co_name == "search", place
+            stage.renew()
+            return
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         changed = stage.changes()
         if changed:
