@@ -141,7 +141,6 @@ class Orders(RuleBasedStateMachine):
             assert not differences(before, after)
             run.cuts -= 1
             run.cut(run.states, "keeps")  # what was due is due still
-            run.cuts += 1
             return
         expected = run.states if verdict == "refuses" else smaller
         event = run.cut(ranks, verdict)
