@@ -1,11 +1,16 @@
 """Data flows one way through the package, and importing it stays light."""
 
 import ast
+import importlib
+import inspect
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import compressm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
 from parts import ALL, CIRCLES, NEVER, PARTS
@@ -145,3 +150,22 @@ def test_import_is_light():
     code = f"import sys, compressm; print([m for m in {HEAVY} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_classes_are_abstract_or_final_in_what_they_do():
+    """No method that does something is overridden: who reads a base class knows what happens."""
+    for module in pkgutil.walk_packages(compressm.__path__, "compressm."):
+        if module.name.endswith("__main__"):
+            continue
+        for kind in vars(importlib.import_module(module.name)).values():
+            if not inspect.isclass(kind) or kind.__module__ != module.name:
+                continue
+            ours = [base for base in kind.__mro__[1:] if base.__module__.startswith("compressm.")]
+            for name, member in vars(kind).items():
+                if name.startswith("__") or not (callable(member) or isinstance(member, property)):
+                    continue
+                above = next((vars(base)[name] for base in ours if name in vars(base)), None)
+                does = callable(above) or isinstance(above, property)
+                assert not does or getattr(above, "__isabstractmethod__", False), (
+                    f"{kind.__qualname__}.{name} overrides what does something already"
+                )

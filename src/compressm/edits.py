@@ -29,19 +29,19 @@ class Transport(ABC):
     def second(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Second moments, or None where no rule holds."""
 
-    @property
-    def exact(self) -> bool:
-        """Whether entries are kept as they are, so that any tensor beside them can be indexed."""
-        return False
-
-    @property
-    def separate(self) -> bool:
-        """Whether each parameter of the group follows by itself, without the others."""
-        return True
-
+    @abstractmethod
     def kept(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Tensors of the parameters' kind (averages of them), or None where a basis changes."""
-        return None
+
+    @property
+    @abstractmethod
+    def exact(self) -> bool:
+        """Whether entries are kept as they are, so that any tensor beside them can be indexed."""
+
+    @property
+    @abstractmethod
+    def separate(self) -> bool:
+        """Whether each parameter of the group follows by itself, without the others."""
 
 
 @final
@@ -54,6 +54,17 @@ class Reset(Transport):
 
     def second(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         return None
+
+    def kept(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        return None
+
+    @property
+    def exact(self) -> bool:
+        return False
+
+    @property
+    def separate(self) -> bool:
+        return True
 
 
 @final
@@ -99,6 +110,10 @@ class Selection(Transport):
     def exact(self) -> bool:
         return self.factors is None
 
+    @property
+    def separate(self) -> bool:
+        return True
+
     def kept(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(self._picked(t, self.indices.to(t.device)) for t in tensors)
 
@@ -143,8 +158,15 @@ class Project(Transport):
             )
 
     @property
+    def exact(self) -> bool:
+        return False
+
+    @property
     def separate(self) -> bool:
         return False
+
+    def kept(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        return None
 
     def first(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return self._apply(self.matrix, tensors)

@@ -52,7 +52,7 @@ def compare(ours, reference, arguments, dtype):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "lanes"])  # a CPU alone has that
 def test_diagonal_ssm(backend, dtype):
     N, H = 6, 3
     shapes = {"u": (2, 29, H), "B_re": (N, H), "B_im": (N, H), "C_re": (H, N), "C_im": (H, N)}

@@ -39,7 +39,7 @@ def test_cuts_at_optimizer_steps_under_gradient_accumulation(tmp_path):
 def test_a_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(
     tmp_path, optimizer, layer, monkeypatch
 ):
-    monkeypatch.setitem(LAYERS, "rigid", Rigid)
+    monkeypatch.setitem(LAYERS._entries, "rigid", Rigid)
 
     def start(folder):
         model, given = build(layer), (None, None)

@@ -92,6 +92,7 @@ class Observer(ABC):
     probe: Probe | None = None
     runs: str | None = None
 
+    @abstractmethod
     def as_read(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: int, steps: int
     ) -> tuple[Tensor, Tensor | None] | None:
@@ -105,7 +106,6 @@ class Observer(ABC):
             (b, l, H) for the first b sequences and l steps, and the mask (b, l) of those that
             count, or None where all do. None: it cannot be said.
         """
-        return None
 
     @abstractmethod
     def measure(self) -> Measurement:
@@ -129,9 +129,9 @@ class Adapter(ABC):
     tensors: Tensors | None = None
 
     @property
+    @abstractmethod
     def methods(self) -> Collection[str]:
         """Names of its methods; empty where they are not known before there is a layer."""
-        return ()
 
     @abstractmethod
     def state_dim(self, module: nn.Module) -> int:

@@ -89,7 +89,7 @@ class CutTime(Kind):
         optimizer = torch.optim.AdamW(model.parameters())
         for p in model.parameters():
             optimizer.state[p] = {
-                "step": torch.tensor(1.0),
+                "step": torch.tensor(1.0, device="cpu"),
                 "exp_avg": torch.zeros_like(p),
                 "exp_avg_sq": torch.ones_like(p),
             }

@@ -123,9 +123,9 @@ class LayerProbe(ABC):
     def add(self, seen: Seen) -> None:
         """Keep what there is to keep."""
 
+    @abstractmethod
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Add up what several ranks saw."""
-        self.evidence.pool(total)
+        """Add up what several ranks saw, the evidence included."""
 
 
 @final
@@ -145,5 +145,5 @@ class OrderProbe(LayerProbe):
         self.order.add(Call(signals=s, steps=seen.steps, out_weight=W, slope=slope))
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
-        super().pool(total)
+        self.evidence.pool(total)
         self.order.pool(total)

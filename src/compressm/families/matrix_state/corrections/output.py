@@ -36,7 +36,7 @@ class OutputProbe(LayerProbe):
         self.moments.update(*both)
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
-        super().pool(total)
+        self.evidence.pool(total)
         self.moments.pool(total)
 
 

@@ -53,7 +53,7 @@ class MixProbe(LayerProbe):
             self.moments.update(U.flatten(0, 1), rows.flatten(0, 1), scan[here].flatten(0, 1))
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
-        super().pool(total)
+        self.evidence.pool(total)
         self.moments.pool(total)
 
 
