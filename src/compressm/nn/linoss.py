@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from compressm.errors import InputError
+from compressm.nn.inputs import masked
 from compressm.nn.loading import watch
-from compressm.nn.s5 import masked
 from compressm.ops import diagonal_ssm
 
 Scheme = Literal["imex", "im"]

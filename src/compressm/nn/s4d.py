@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from compressm.errors import InputError
 from compressm.nn.continuous import Rule, check_rule, discretised
+from compressm.nn.inputs import masked
 from compressm.nn.loading import watch
-from compressm.nn.s5 import check_steps, hippo_modes, masked
+from compressm.nn.s5 import check_steps, hippo_modes
 from compressm.ops.channelwise import channel_ssm
 
 Init = Literal["lin", "inv", "legs"]

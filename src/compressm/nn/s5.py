@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compressm.errors import InputError
 from compressm.nn.continuous import Rule, check_rule, discretised, stable
+from compressm.nn.inputs import masked
 from compressm.nn.loading import watch
 from compressm.ops import diagonal_ssm
 
@@ -202,22 +203,3 @@ def check_steps(layer: str, dt_min: float, dt_max: float) -> None:
     """
     if not 0 < dt_min <= dt_max:
         raise InputError(f"{layer} needs 0 < dt_min <= dt_max, got {dt_min} and {dt_max}")
-
-
-def masked(layer: str, u: Tensor, mask: Tensor | None, width: int) -> Tensor:
-    """The input with zeros at the steps that do not count.
-
-    Raises:
-        InputError: shapes that do not fit.
-    """
-    if u.dim() != 3 or u.shape[-1] != width or u.shape[1] == 0:
-        raise InputError(
-            f"{layer} expects u of shape (batch, length >= 1, {width}), got {tuple(u.shape)}"
-        )
-    if mask is None:
-        return u
-    if mask.shape != u.shape[:2]:
-        raise InputError(
-            f"mask must be (batch, length) = {tuple(u.shape[:2])}, got {tuple(mask.shape)}"
-        )
-    return torch.where(mask.bool()[..., None], u, 0)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressm.errors import InputError
+from compressm.nn.inputs import masked
 from compressm.nn.loading import watch
 from compressm.ops import (
     causal_conv1d,
@@ -141,17 +142,7 @@ class MatrixStateLayer(nn.Module, ABC):
         Returns:
             y, (B, L, D).
         """
-        if u.dim() != 3 or u.shape[-1] != self.width or u.shape[1] == 0:
-            raise InputError(
-                f"{type(self).__name__} expects u of shape (batch, length >= 1, {self.width}), got "
-                f"{tuple(u.shape)}"
-            )
-        if mask is not None:
-            if mask.shape != u.shape[:2]:
-                raise InputError(
-                    f"mask must be (batch, length) = {tuple(u.shape[:2])}, got {tuple(mask.shape)}"
-                )
-            u = torch.where(mask.bool()[..., None], u, 0)
+        u = masked(type(self).__name__, u, mask, self.width)
         q, k, v, decay, beta = self.signals(u)
         if beta is None:
             o, _ = gated_linear_attention(q, k, v, decay)
