@@ -20,10 +20,8 @@ from compressm.families.lti import DEFAULT_METHOD, METHODS, LinearMethod
 from compressm.families.lti.refits import REFITS
 from compressm.families.lti.sources import CONTROLLABILITY, OBSERVABILITY
 from compressm.families.matrix_state import METHODS as SELECTIVE
+from compressm.families.matrix_state.adapter import MatrixStateAdapter
 from compressm.families.matrix_state.corrections import CORRECTIONS
-from compressm.families.matrix_state.gated_delta_net import GatedDeltaNetAdapter
-from compressm.families.matrix_state.mamba1 import MambaAdapter, NormedMambaAdapter
-from compressm.families.matrix_state.mamba2 import Mamba2Adapter
 from compressm.families.matrix_state.orders import ORDERS
 from compressm.families.matrix_state.orders.contributions import ByContributions
 from compressm.policies import POLICIES, Policy
@@ -73,10 +71,10 @@ def method_table() -> str:
 def selective_method_table() -> str:
     """What each named method of selective layers does, and which kinds of layer have it."""
     kinds = {
-        "Mamba": MambaAdapter(),
-        "with norms": NormedMambaAdapter(),
-        "Mamba-2": Mamba2Adapter(),
-        "Gated DeltaNet": GatedDeltaNetAdapter(),
+        adapter.family: adapter
+        for adapter in registered().values()
+        if isinstance(adapter, MatrixStateAdapter)
+        and type(adapter).__module__.startswith("compressm.")
     }
     rows = []
     for name, m in SELECTIVE.items():
