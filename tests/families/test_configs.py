@@ -1,13 +1,19 @@
 """A configuration that models share belongs to none of them."""
 
 import copy
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from compressm import FixedRank, Guard, compress_, load_compressed
+from compressm import FixedRank, Guard, compress_, load_compressed, register_adapter
+from compressm.families.layout import ratio
+from compressm.families.matrix_state import MatrixStateAdapter
+from compressm.families.matrix_state.own_layers import LinearAttentionAdapter
 from compressm.nn import LRU
+from compressm.nn.matrix_state import LinearAttention
 from compressm.writeback import set_attributes_
 from tests.families import mambas
 
@@ -105,3 +111,37 @@ def test_configurations_inside_configurations():
     same = mine.config
     set_attributes_(mine.children_[0], {"config.size": 7})  # it says so already
     assert mine.config is same
+
+
+class Ratios(LinearAttention):
+    """A layer whose configuration stores a width and a ratio of it."""
+
+
+@register_adapter(Ratios)
+class RatiosAdapter(MatrixStateAdapter):
+    family = "ratios"
+    default = "elimination"
+    read, state_bytes = (getattr(LinearAttentionAdapter, name) for name in ("read", "state_bytes"))
+    reads = LinearAttentionAdapter.reads
+
+    def layout(self, module):
+        sizes = {"head_dim": 1, "expand_v": partial(division, 6)}
+        return replace(LinearAttentionAdapter().layout(module), config=sizes)
+
+
+def division(values, states):
+    return ratio(values, states)
+
+
+@pytest.mark.parametrize("names", [("head_dim", "expand_v"), ("head_dim",)])
+def test_all_sizes_of_a_layer_are_said_or_none(names):
+    layers = [Ratios(8, 6, heads=2, value_dim=6) for _ in range(2)]
+    config = Sizes(**dict.fromkeys(names, 6))
+    model = Holder(config, *layers)
+    compress_(model, policy=FixedRank(4))
+    if len(names) == 2:
+        assert (model.config.head_dim, model.config.expand_v) == (4, 1.5)
+        assert (config.head_dim, config.expand_v) == (6, 6)
+    else:
+        assert model.config is config
+        assert model.config.head_dim == 6

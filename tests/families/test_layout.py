@@ -1,11 +1,15 @@
 """One declaration of where the states are, and what follows from it, entry by entry."""
 
+import json
+import math
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from compressm.errors import InputError
-from compressm.families.layout import Layout, StateAxis
+from compressm.families.layout import Layout, StateAxis, ratio
 
 TWO = ("write", "read")
 AXES = {
@@ -67,7 +71,7 @@ class Layer(nn.Module):
         super().__init__()
         self.proj = nn.Linear(4, 3 + 2 * states, bias=False)
         self.conv = nn.Conv1d(2 * states, 2 * states, 3, groups=2 * states)
-        self.state_size, self.wide = states, 2 * states
+        self.state_size, self.wide, self.expand = states, 2 * states, states / 5
 
 
 LAYOUT = Layout(
@@ -76,7 +80,13 @@ LAYOUT = Layout(
         "conv.weight": StateAxis(0, roles=TWO),
         "conv.bias": StateAxis(0, roles=TWO),
     },
-    sizes={"state_size": 1, "wide": "conv.weight", "absent": 1, "not.there": 2},
+    sizes={
+        "state_size": 1,
+        "wide": "conv.weight",
+        "expand": partial(ratio, base=5),
+        "absent": 1,
+        "not.there": 2,
+    },
     buffers={"ones": torch.ones},
 )
 
@@ -90,6 +100,7 @@ def test_sizes_and_cost_follow_from_the_axes():
     assert says == {
         "state_size": 2,
         "wide": 4,
+        "expand": 0.4,
         "proj.out_features": 7,
         **dict.fromkeys(("conv.in_channels", "conv.out_channels", "conv.groups"), 4),
     }
@@ -100,3 +111,16 @@ def test_parameters_that_do_not_agree_are_named():
     layer.conv = nn.Conv1d(8, 8, 3, groups=8)
     with pytest.raises(InputError, match=r"proj.weight \(13\) of 5, conv.weight \(8\) of 4"):
         LAYOUT.state_dim(layer)
+
+
+def test_a_ratio_survives_the_round_trip_of_its_integers():
+    """Through truncation, rounding and JSON; a plain quotient does not."""
+    assert int(98 * (128 / 98)) == 127
+    for base in range(1, 400):
+        for whole in range(1, 400):
+            (r,) = json.loads(json.dumps([ratio(whole, base)]))
+            assert int(base * r) == round(base * r) == whole, (whole, base)
+            assert math.isclose(base * r, whole)
+    g = torch.Generator().manual_seed(0)
+    for whole, base in torch.randint(1, 2**20, (20_000, 2), generator=g).tolist():
+        assert int(base * ratio(whole, base)) == whole, (whole, base)

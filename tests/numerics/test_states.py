@@ -3,7 +3,13 @@ import torch
 
 from compressm.errors import InputError
 from compressm.numerics.matrix_state.contributions import ContributionMoments
-from compressm.numerics.matrix_state.gramians import KeyQueryGramians, pivots, stacked
+from compressm.numerics.matrix_state.gramians import (
+    KeyQueryGramians,
+    pivots,
+    pooled_columns,
+    pooled_terms,
+    stacked,
+)
 from compressm.numerics.matrix_state.signals import Signals, output_reference
 from compressm.numerics.matrix_state.states import output_of, states_of
 
@@ -140,3 +146,18 @@ def test_wrong_shapes_are_named():
         Signals(**{**vars(s), "beta": s.steps})
     with pytest.raises(InputError, match="no time step"):
         _ = ContributionMoments(1, 4).moment
+
+
+def test_entries_and_groups_of_a_state_are_pooled():
+    """States of two entries, kept alike in three groups, against their contributions by hand."""
+    S, A, N, T = 3, 2, 4, 50
+    k, q = torch.randn(2, T, S, A * N, dtype=torch.float64)
+    P, Q = (torch.einsum("tsn,tsm->snm", x, x) / T for x in (k, q))
+    # For independent steps E[q q'] o E[k k'] is the Gram matrix of the terms q_n(t) k_n(u).
+    terms = torch.einsum("tsn,usn->stun", q, k).reshape(S, T * T, A, N).sum(2).flatten(0, 1)
+    torch.testing.assert_close(pooled_terms(P * Q, A), terms.mT @ terms / T**2)
+    columns = torch.cat([x.view(T, S, A, N).flatten(0, 2) for x in (k, q)])
+    unit = pooled_columns(P, A) + pooled_columns(Q, A)
+    torch.testing.assert_close(unit, columns.mT @ columns / T)
+    traces = stacked(P, Q).diagonal(dim1=1, dim2=2).sum(-1)
+    torch.testing.assert_close(traces, torch.full_like(traces, 2.0))

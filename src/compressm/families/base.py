@@ -118,7 +118,8 @@ class Adapter(ABC):
     Attributes:
         family: its name in events.
         config_keys: what an object `config` of the model around calls the state dimension; the
-            first that it has is kept in step while all layers under it agree.
+            first that it has is kept in step while all layers under it agree. Where it stores
+            something else (ratios, several sizes), the layout says so.
         tensors: all parameters and buffers of such a layer. A family that says so knows all that
             the layer does, and layers that have others, or that put out something else than what
             was read, are refused. None: nobody looks.

@@ -6,14 +6,16 @@ right only while they agree; then a checkpoint can be loaded without us.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from compressm.edits import Edit
 from compressm.families.base import Site
+from compressm.families.layout import Size, sized
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +26,18 @@ class ConfigEntry:
         path: of the module that has the configuration ("" is the model itself).
         owner: that module.
         key: what the entry is called.
-        sites: names of the layers it speaks for.
+        says: what it has to be for so many states, by the layers it speaks for.
     """
 
     path: str
     owner: nn.Module
     key: str
-    sites: tuple[str, ...]
+    says: Mapping[str, Size]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the layers it speaks for."""
+        return tuple(self.says)
 
     @property
     def name(self) -> str:
@@ -39,37 +46,33 @@ class ConfigEntry:
 
     def edit(self, state_dims: Mapping[str, int]) -> Edit | None:
         """What brings the entry in step with its layers; None where they differ."""
-        dims = {state_dims[site] for site in self.sites}
-        if len(dims) > 1:
+        values = {sized(size, state_dims[site]) for site, size in self.says.items()}
+        if len(values) > 1:
             return None
-        return Edit(module=self.owner, attributes={f"config.{self.key}": dims.pop()})
+        return Edit(module=self.owner, attributes={f"config.{self.key}": values.pop()})
 
 
 def config_entries(model: nn.Module, sites: Mapping[str, Site]) -> list[ConfigEntry]:
     """The entries of all configurations around the layers, outermost first, each once."""
     modules = dict(model.named_modules())
-    found: dict[tuple[int, str], tuple[str, str, list[str]]] = {}
+    found: dict[tuple[int, str, str], dict[str, Size]] = {}
     for name, site in sites.items():
         outermost: dict[int, str] = {}
         for path in _ancestors(name):
             config = getattr(modules.get(path), "config", None)
-            key = _key(config, site.adapter.config_keys)
-            if key is None:
-                continue
-            # Two models inside this one can share the object; each has an entry of its own.
-            path = outermost.setdefault(id(config), path)
-            speaks_for = found.setdefault((id(config), path), (path, key, []))[2]
-            if name not in speaks_for:
-                speaks_for.append(name)
+            for key, size in _said(config, site).items():
+                # Two models inside this one can share the object; each has an entry of its own.
+                path = outermost.setdefault(id(config), path)
+                found.setdefault((id(config), path, key), {})[name] = size
     entries = [
-        ConfigEntry(path, modules[path], key, tuple(names)) for path, key, names in found.values()
+        ConfigEntry(path, modules[path], key, says) for (_, path, key), says in found.items()
     ]
     return sorted(entries, key=lambda entry: entry.path.count(".") + bool(entry.path))
 
 
 def uniform_groups(model: nn.Module, sites: Mapping[str, Site]) -> list[tuple[str, ...]]:
     """Layers that must agree if every configuration is to be right; else those of one family."""
-    groups = [entry.sites for entry in config_entries(model, sites)]
+    groups = list(dict.fromkeys(entry.sites for entry in config_entries(model, sites)))
     alone: dict[str, list[str]] = {}
     for name, site in sites.items():
         if not any(name in group for group in groups):
@@ -85,7 +88,7 @@ def sized_attributes(model: nn.Module, sites: Mapping[str, Site]) -> list[str]:
         names += [
             f"{path}.{name}" if path else name
             for name, value in attributes.items()
-            if isinstance(value, int)
+            if not isinstance(value, Tensor)
         ]
     return names
 
@@ -96,5 +99,10 @@ def _ancestors(name: str) -> list[str]:
     return [".".join(parts[:depth]) for depth in range(len(parts) + 1)]
 
 
-def _key(config: Any, keys: tuple[str, ...]) -> str | None:
-    return next((key for key in keys if hasattr(config, key)), None)
+def _said(config: Any, site: Site) -> Mapping[str, Size]:
+    """What a configuration says about a layer; nothing where it has not all that is needed."""
+    layout = site.adapter.layout(site.module)
+    if layout is not None and layout.config:
+        return layout.config if all(hasattr(config, key) for key in layout.config) else {}
+    keys = (key for key in site.adapter.config_keys if hasattr(config, key))
+    return dict.fromkeys(itertools.islice(keys, 1), 1)

@@ -9,6 +9,7 @@ N states before, r after, G groups that each choose their own states.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
@@ -21,6 +22,8 @@ from compressm.errors import InputError
 
 # What a run of entries does: it makes keys (rows of B), queries (rows of C), decays; or all of it.
 Role = Literal["state", "write", "read", "decay"]
+# What a number is for N states: so many times N, or what a function makes of it.
+Size = int | Callable[[int], int | float]
 
 
 @final
@@ -134,16 +137,21 @@ class Layout:
 
     Attributes:
         parameters: their state axes, by dotted name.
-        sizes: numbers that the layer stores, by dotted name, each a multiple of N (an int) or the
-            length of the state axis of a parameter (its name). Those that it lacks are left out,
-            and what `nn.Linear` and depthwise `nn.Conv1d` say about their weights is known.
+        sizes: numbers that the layer stores, by dotted name, each a multiple of N (an int), the
+            length of the state axis of a parameter (its name), or what a function makes of N.
+            Those that it lacks are left out, and what `nn.Linear` and depthwise `nn.Conv1d` say
+            about their weights is known.
         buffers: what buffers hold that no state dict has, or that have a size by the states: N ->
             value.
+        config: numbers that a configuration around the layer stores, each a multiple of N or what a
+            function makes of it: all of them, or none where it lacks one. Empty: `config_keys` of
+            the adapter say what it calls N.
     """
 
     parameters: Mapping[str, StateAxis]
-    sizes: Mapping[str, int | str] = field(default_factory=dict)
+    sizes: Mapping[str, Size | str] = field(default_factory=dict)
     buffers: Mapping[str, Callable[[int], Tensor]] = field(default_factory=dict)
+    config: Mapping[str, Size] = field(default_factory=dict)
 
     def state_dim(self, module: nn.Module) -> int:
         """N of a layer.
@@ -187,12 +195,27 @@ class Layout:
         found: dict[str, Any] = {}
         for name, says in self.sizes.items():
             if _has(module, name):
-                found[name] = says * states if isinstance(says, int) else lengths[says]
+                found[name] = lengths[says] if isinstance(says, str) else sized(says, states)
         for name, axis in self.parameters.items():
             path = name.rpartition(".")[0]
             for key in _said_by(module.get_submodule(path), axis.dim):
                 found[f"{path}.{key}"] = lengths[name]
         return found | {name: make(states) for name, make in self.buffers.items()}
+
+
+def sized(says: Size, states: int) -> int | float:
+    """A number that is stored, for so many states."""
+    return says * states if isinstance(says, int) else says(states)
+
+
+def ratio(whole: int, base: int) -> float:
+    """A float r with int(base r) = round(base r) = whole, for sizes that are stored as ratios.
+
+    whole / base itself can be rounded down, and its product with it. The next float is not below
+    the exact quotient; so the exact product is not below `whole`, and no rounding of it is either.
+    """
+    nearest = whole / base
+    return nearest if int(base * nearest) == whole else math.nextafter(nearest, math.inf)
 
 
 def _said_by(holder: nn.Module, dim: int) -> tuple[str, ...]:

@@ -85,10 +85,16 @@ class MatrixStateLayer(ABC):
         weighed: the parameter whose entries for reading take weights of contributions; None: a
             nonlinearity stands between every such parameter and the queries.
         mixable: whether these entries can be replaced by mixes of all old ones.
+        out_map: what the layer calls its map at the end.
         p: its parameters by name.
         dtype: that it is computed in; single precision for half-precision weights.
         groups: G.
-        blocks: K, blocks of channels whose contributions are kept apart (a multiple of G).
+        sharing: groups of signals that keep the same states. Signals have `sharing` times G groups,
+            those of a choice one behind the other.
+        entries: entries of a key, and of a query, that make one state; in signals all states' first
+            ones lie before their second ones.
+        blocks: K, blocks of channels whose contributions are kept apart (a multiple of
+            the groups of signals).
         state_dim: N.
     """
 
@@ -96,7 +102,10 @@ class MatrixStateLayer(ABC):
     made_by: tuple[str, ...]
     weighed: str | None = None
     mixable: bool = False
+    out_map: ClassVar[str] = "out_proj"
     groups: int = 1
+    sharing: int = 1
+    entries: int = 1
     blocks: int = 1
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
@@ -164,14 +173,15 @@ class MatrixStateLayer(ABC):
         """(B, L, H) what the output map makes of them, without its bias."""
         # Columns in front belong to something else that shares the map.
         own = activations.shape[-1]
-        return functional.linear(activations, self.p["out_proj.weight"][:, -own:].to(self.dtype))
+        weight = self.p[f"{self.out_map}.weight"]
+        return functional.linear(activations, weight[:, -own:].to(self.dtype))
 
     @final
     def output(self, hidden: Tensor, s: Signals, y: Tensor) -> Tensor:
         """(B, L, H) what the layer puts out for the output y of the recurrence."""
         out, bias, beside = (
             self.mapped(self.activations(s, y)),
-            self.parameter("out_proj.bias"),
+            self.parameter(f"{self.out_map}.bias"),
             self.beside(hidden),
         )
         out = out if bias is None else out + bias
@@ -194,7 +204,8 @@ class MatrixStateLayer(ABC):
             value = value.reshape(len(value), -1)
             for role in set(axis.roles) & {"write", "read"}:
                 rows = value[axis.rows(role, self.state_dim).to(value.device)]
-                size = torch.linalg.vector_norm(rows, dim=1)
+                rows = rows.view(-1, self.groups * self.state_dim, rows.shape[1])
+                size = torch.linalg.vector_norm(rows, dim=(0, 2))
                 sizes[role] = sizes[role] * size if role in sizes else size
         both: Tensor = sizes["write"] * sizes["read"]
         return both.view(self.groups, -1)

@@ -34,10 +34,13 @@ class ContributionMoments:
         blocks: K, a multiple of the groups; blocks are consecutive channels of one group.
         states: N.
         weigh: where contributions are compared.
+        entries: entries of a key that make one state; see `tied`.
     """
 
-    def __init__(self, blocks: int, states: int, weigh: Weigh = "output") -> None:
-        self._weigh = weigh
+    def __init__(
+        self, blocks: int, states: int, weigh: Weigh = "output", *, entries: int = 1
+    ) -> None:
+        self._weigh, self._entries = weigh, entries
         self._sum = torch.zeros(blocks, states, states, dtype=torch.float64, device="cpu")
         self._second: tuple[Tensor, Tensor] | None = None
         self._count = 0.0
@@ -60,7 +63,7 @@ class ContributionMoments:
 
     @property
     def squares(self) -> Tensor:
-        """Mean squares of k_t and q_t, (2, G, N)."""
+        """Mean squares of k_t and q_t, (2, G, N), entry by entry."""
         keys, queries = self._seen()
         return torch.stack([keys, queries.diagonal(dim1=1, dim2=2)])
 
@@ -105,6 +108,8 @@ class ContributionMoments:
         for at, h in states_of(s, steps):
             at = at.to(h.device)
             z = h.mul_(s.queries.transpose(0, 1)[at][:, :, :, None, :])
+            if self._entries > 1:
+                z = z.reshape(*z.shape[:-1], self._entries, -1).sum(-2)
             self._sum += self._gram(z, s, at, out_weight, gradient)
         counted = s.mask[:, steps.to(s.mask.device)]
         self._count += float(counted.sum())

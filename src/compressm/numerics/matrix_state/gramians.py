@@ -4,7 +4,10 @@ P = E[k k'] and Q = E[q q'] of each group, where they enter the recurrence. For 
 and without a delta rule, dropping a set R of states costs about 1_R' (P o Q) 1_R of the output's
 energy (o: elementwise); under a delta rule states interact, and it is a ranking.
 
-Shapes as in `signals`.
+Several entries of a key can be one state (a plane that is rotated), and several groups can keep the
+same states: then their Gram matrices are pooled. Entry a of state n is at a N + n.
+
+Shapes as in `signals`; A entries of a state, S groups of signals.
 """
 
 from __future__ import annotations
@@ -55,9 +58,31 @@ class KeyQueryGramians:
         return P, Q
 
 
+def pooled_terms(M: Tensor, entries: int) -> Tensor:
+    """Gram matrix (N, N) of what states add, from those of their entries, (S, A N, A N).
+
+    A state adds what its entries add together, and groups do not add to each other.
+    """
+    return _by_entry(M, entries).sum((0, 1, 3))
+
+
+def pooled_columns(gram: Tensor, entries: int) -> Tensor:
+    """Gram matrix (N, N) of the columns of states, from those of their entries, (S, A N, A N).
+
+    Entries and groups of a state lie one below the other in its column.
+    """
+    return _by_entry(gram, entries).diagonal(dim1=1, dim2=3).sum((0, -1))
+
+
+def _by_entry(gram: Tensor, entries: int) -> Tensor:
+    """(S, A N, A N) as (S, A, N, A, N)."""
+    return gram.reshape(len(gram), *(entries, gram.shape[-1] // entries) * 2)
+
+
 def stacked(P: Tensor, Q: Tensor) -> Tensor:
-    """The Gram matrix (N, N) of keys and queries stacked, each of unit energy in all."""
-    parts = [G / G.diagonal().sum().clamp_min(1e-300) for G in (P, Q)]
+    """The Gram matrices (S, N, N) of keys and queries stacked, each of unit energy in all."""
+    traces = (G.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-300) for G in (P, Q))
+    parts = [G / t[..., None, None] for G, t in zip((P, Q), traces, strict=True)]
     return parts[0] + parts[1]
 
 

@@ -15,8 +15,6 @@ from compressm.families.matrix_state.probes import Inputs, LayerProbe, Seen
 from compressm.numerics.matrix_state.mixing import OutputMoments
 from compressm.numerics.matrix_state.states import output_of
 
-_NAME = "out_proj.weight"
-
 
 @final
 class OutputProbe(LayerProbe):
@@ -52,13 +50,14 @@ class OutputFit(Correction):
         return OutputProbe(inputs, self.layer, self.cut)
 
     def finish(self) -> tuple[dict[str, NewValue], float | None]:
-        before = self.changes.get(_NAME)
-        old = self.layer.p[_NAME] if before is None else before.value
+        name = f"{self.layer.out_map}.weight"
+        before = self.changes.get(name)
+        old = self.layer.p[name] if before is None else before.value
         # Columns in front belong to something else that shares the map.
         own = self.layer.out_weight.shape[1]
-        weight, error = self.probe.moments.solve(self.layer.p[_NAME][:, -own:], old[:, -own:])
+        weight, error = self.probe.moments.solve(self.layer.p[name][:, -own:], old[:, -own:])
         self.judge(self.probe.moments.unfitted, error)
         weight = torch.cat([old[:, :-own].to(weight), weight], 1)
         every = torch.arange(len(old), device="cpu")
         rule = Selection(every, 0) if before is None else before.transport
-        return self.changes | {_NAME: NewValue(weight, rule)}, error
+        return self.changes | {name: NewValue(weight, rule)}, error

@@ -41,7 +41,8 @@ class MixProbe(LayerProbe):
         exact = torch.finfo(seen.output.dtype).eps <= torch.finfo(torch.float32).eps
         if exact:
             skip = self.layer.activations(s, torch.zeros_like(s.values))
-            scan = seen.output - functional.linear(skip, W, self.layer.p.get("out_proj.bias"))
+            bias = self.layer.p.get(f"{self.layer.out_map}.bias")
+            scan = seen.output - functional.linear(skip, W, bias)
         else:  # half precision would be taken for something to fit
             scan = torch.matmul((output_of(s) * s.gate).flatten(2), W.mT)
         scan = (scan * s.mask[..., None]).transpose(0, 1)

@@ -23,7 +23,9 @@ class ByContributions(Order):
 
     def __init__(self, layer: MatrixStateLayer, weigh: Weigh) -> None:
         super().__init__(layer, weigh)
-        self.moments = ContributionMoments(layer.blocks, layer.state_dim, weigh)
+        self.moments = ContributionMoments(
+            layer.blocks, layer.state_dim, weigh, entries=layer.entries
+        )
 
     @final
     def add(self, call: Call) -> None:

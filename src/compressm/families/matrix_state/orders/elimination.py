@@ -18,5 +18,5 @@ class Elimination(ByGramians):
 
     label: ClassVar = "elimination on P∘Q"
 
-    def terms(self, P: Tensor, Q: Tensor) -> TermOrder:
-        return greedy_terms(P * Q, len(P), weighted=False)
+    def terms(self, M: Tensor, columns: Tensor) -> TermOrder:
+        return greedy_terms(M, len(M), weighted=False)

@@ -18,5 +18,5 @@ class Energy(ByGramians):
 
     label: ClassVar = "energy of keys and queries"
 
-    def terms(self, P: Tensor, Q: Tensor) -> TermOrder:
-        return ranked_terms(P * Q, P.diagonal() * Q.diagonal(), len(P))
+    def terms(self, M: Tensor, columns: Tensor) -> TermOrder:
+        return ranked_terms(M, M.diagonal(), len(M))

@@ -11,7 +11,12 @@ from torch import Tensor
 from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.families.matrix_state.orders.base import Call, Order, Ranking, by_energies
 from compressm.numerics.matrix_state.contributions import Weigh
-from compressm.numerics.matrix_state.gramians import KeyQueryGramians
+from compressm.numerics.matrix_state.gramians import (
+    KeyQueryGramians,
+    pooled_columns,
+    pooled_terms,
+    stacked,
+)
 from compressm.numerics.matrix_state.matching import TermOrder
 
 
@@ -22,7 +27,9 @@ class ByGramians(Order):
 
     def __init__(self, layer: MatrixStateLayer, weigh: Weigh) -> None:
         super().__init__(layer, weigh)
-        self.gramians = KeyQueryGramians(layer.groups, layer.state_dim)
+        self.gramians = KeyQueryGramians(
+            layer.groups * layer.sharing, layer.entries * layer.state_dim
+        )
 
     @final
     def add(self, call: Call) -> None:
@@ -34,9 +41,21 @@ class ByGramians(Order):
 
     @final
     def rank(self) -> Ranking:
-        pairs = zip(*self.gramians.pair, strict=True)
-        return by_energies([self.terms(P, Q) for P, Q in pairs])
+        P, Q = self.gramians.pair
+        by_group = (self.layer.groups, self.layer.sharing, *P.shape[1:])
+        pairs = zip((P * Q).view(by_group), stacked(P, Q).view(by_group), strict=True)
+        entries = self.layer.entries
+        orders = [
+            self.terms(pooled_terms(added, entries), pooled_columns(columns, entries))
+            for added, columns in pairs
+        ]
+        return by_energies(orders)
 
     @abstractmethod
-    def terms(self, P: Tensor, Q: Tensor) -> TermOrder:
-        """The order of one group."""
+    def terms(self, M: Tensor, columns: Tensor) -> TermOrder:
+        """The order of one group.
+
+        Args:
+            M: (N, N) P o Q, by state.
+            columns: (N, N) Gram matrix of keys and queries stacked, by state.
+        """

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from compressm.families.matrix_state.orders.base import register_order
 from compressm.families.matrix_state.orders.gramians import ByGramians
-from compressm.numerics.matrix_state.gramians import pivots, stacked
+from compressm.numerics.matrix_state.gramians import pivots
 from compressm.numerics.matrix_state.matching import TermOrder, ranked_terms
 
 
@@ -20,8 +20,8 @@ class PivotedQR(ByGramians):
 
     label: ClassVar = "pivoted QR of keys and queries"
 
-    def terms(self, P: Tensor, Q: Tensor) -> TermOrder:
-        order = pivots(stacked(P, Q))
-        scores = torch.empty(len(P), dtype=torch.float64, device="cpu")
-        scores[order] = torch.arange(len(P), 0, -1, dtype=torch.float64, device="cpu")
-        return ranked_terms(P * Q, scores, len(P))
+    def terms(self, M: Tensor, columns: Tensor) -> TermOrder:
+        order = pivots(columns)
+        scores = torch.empty(len(M), dtype=torch.float64, device="cpu")
+        scores[order] = torch.arange(len(M), 0, -1, dtype=torch.float64, device="cpu")
+        return ranked_terms(M, scores, len(M))
