@@ -146,7 +146,9 @@ def test_every_family_keeps_its_first_states(family):
     """The shapes are those of a layer that a method has cut to the same size."""
     case = CASES[family]
     model, cut, inputs = case.build(12), case.build(12), case.inputs()
-    compress_(cut, policy=FixedRank(5), method="random" if "random" in case.methods else "modes-h2")
+    compress_(
+        cut, policy=FixedRank(5), method="random" if "random" in case.every_method else "modes-h2"
+    )
     sites = find_sites(model)
     resize_(model, dict.fromkeys(sites, 5))
     assert [p.shape for p in model.parameters()] == [p.shape for p in cut.parameters()]
@@ -169,7 +171,7 @@ def test_first_states_of_every_group():
     for layer in (mambas.Mamba, mambas.Mamba2):
         case = CASES[f"mamba_ssm.{layer.__name__}"]
         model, inputs = case.build(4), case.inputs()
-        padded = case.pad(model, 3)
+        padded = case.padded(model, 3)
         (name,) = find_sites(padded)
         resize_(padded, {name: 4})
         torch.testing.assert_close(padded(inputs), model(inputs))

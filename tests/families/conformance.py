@@ -1,50 +1,24 @@
-"""The table of layer families. A new adapter adds a case and inherits the whole suite."""
+"""The table of layer families. A new adapter adds a case and inherits `compressm.testing`."""
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from compressm.families import find_sites
-from compressm.families.lti import METHODS as LTI_METHODS
-from compressm.families.matrix_state.gated_delta_net import GatedDeltaNetAdapter
 from compressm.families.matrix_state.mamba1 import MambaAdapter, NormedMambaAdapter
 from compressm.families.matrix_state.mamba2 import Mamba2Adapter
 from compressm.families.matrix_state.orders import ORDERS
 from compressm.families.matrix_state.orders.gramians import ByGramians
-from compressm.families.matrix_state.own_layers import (
-    DeltaNetAdapter,
-    GatedLinearAttentionAdapter,
-    LinearAttentionAdapter,
-)
 from compressm.nn import LRU, S4D, S5, matrix_state
+from compressm.testing import Case
+from compressm.testing.padding import pad_by_layout
 from tests.accelerator.device import DEVICE
 from tests.families import deltas, mambas
 from tests.families.lti.channels import Channels
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One family: how to build a model with one such layer, and what it takes.
-
-    Attributes:
-        build: state dimension -> model; it maps `inputs` to a tensor (batch, length, outputs).
-        inputs: (batch, length) -> one input.
-        methods: names, and whether they need data.
-        pad: adds states that cannot matter: the model with n + extra states computes the same map.
-        blind: methods that do not notice that these states cannot matter.
-        tolerance: of one forward pass against another that rounds differently.
-    """
-
-    build: Callable[[int], nn.Module]
-    inputs: Callable[..., Tensor]
-    methods: Mapping[str, bool]
-    pad: Callable[[nn.Module, int], nn.Module]
-    blind: tuple[str, ...] = ()
-    tolerance: float = 1e-5
 
 
 def signals(batch: int = 4, length: int = 33, *, width: int = 5) -> Tensor:
@@ -53,6 +27,16 @@ def signals(batch: int = 4, length: int = 33, *, width: int = 5) -> Tensor:
 
 def tokens(batch: int = 4, length: int = 12) -> Tensor:
     return torch.randint(3, mambas.VOCABULARY, (batch, length))
+
+
+def stepped(model: nn.Module, inputs: Tensor) -> Tensor:
+    """One step after the other, of layers with a step of their own."""
+    layer, outputs = model[-1], []
+    state = layer.initial_state(len(inputs))
+    for u in inputs.unbind(1):
+        y, state = layer.step(u, state)
+        outputs.append(y)
+    return torch.stack(outputs, 1)
 
 
 def build_lru(states: int) -> nn.Module:
@@ -97,42 +81,11 @@ def build_bare(layer: type[nn.Module], states: int) -> nn.Module:
 
 
 @torch.no_grad()
-def pad(
-    build: Callable[[int], nn.Module], model: nn.Module, extra: int, *, together: bool = False
-) -> nn.Module:
-    """By the layout: half of the new states are never written, the other half never read.
-
-    With `together` no new state is either: a norm over all of them would see it.
-    """
-    ((_, site),) = find_sites(model).items()
-    old, more = site.state_dim, site.state_dim + extra
-    padded = build(more)
-    ((_, wide),) = find_sites(padded).items()
-    for name, new in padded.named_parameters():
-        if new.shape == model.get_parameter(name).shape:
-            new.copy_(model.get_parameter(name))
-    half = old + extra // 2
-    silent = {"write": slice(old, half), "read": slice(half, more)}
-    for name, axis in site.adapter.layout(site.module).parameters.items():
-        new = wide.module.get_parameter(name)
-        value = axis.padded(site.module.get_parameter(name), old, more)
-        for role, entries in zip(axis.roles, axis.entries(more), strict=True):
-            zero = silent.get(role, slice(0, 0))
-            zero = slice(old, more) if together and role in silent else zero
-            loud = torch.ones(more, dtype=torch.bool)
-            loud[:old] = loud[zero] = False
-            at = entries[:, loud].flatten()
-            value.index_copy_(axis.dim, at, new.index_select(axis.dim, at))
-        new.copy_(value)
-    return padded
-
-
-@torch.no_grad()
 def pad_normed(build: Callable[[int], nn.Module], model: nn.Module, extra: int) -> nn.Module:
     """A norm over more entries, of which the new ones are zero, leaves the others larger."""
     ((name, site),) = find_sites(model).items()
     ratio = (site.state_dim + extra) / site.state_dim
-    padded = pad(build, model, extra, together=True)
+    padded = pad_by_layout(build, model, extra, together=True)
     inside = dict(padded.get_submodule(name).named_parameters())
     learned = [inside[key] for key in inside if key.startswith(("b_layernorm", "c_layernorm"))]
     for weight in learned:
@@ -148,8 +101,10 @@ def on_device(case: Case) -> Case:
     return replace(
         case,
         build=lambda states: case.build(states).to(DEVICE),
-        inputs=lambda *shape: case.inputs(*shape).to(DEVICE),
-        pad=lambda model, extra: case.pad(copy.deepcopy(model).cpu(), extra).to(DEVICE),
+        inputs=lambda: case.inputs().to(DEVICE),
+        pad=None
+        if case.pad is None
+        else lambda model, extra: case.pad(copy.deepcopy(model).cpu(), extra).to(DEVICE),
     )
 
 
@@ -157,14 +112,13 @@ def mamba_case(build: partial[nn.Module], adapter: type, tolerance: float) -> Ca
     return Case(
         build=build,
         inputs=tokens,
-        methods={
-            name: method.needs_data
+        methods=[
+            name
             for name, method in adapter().methods.items()
             if (build.func is build_bare or not issubclass(ORDERS[method.order], ByGramians))
-        },
-        pad=partial(pad_normed if adapter is NormedMambaAdapter else pad, build),
-        # Stacked, keys and queries do not say which states are written but never read.
-        blind=("random", "pivoted-qr"),
+        ],
+        compiled=build.func is build_bare,  # Dynamo takes seconds for the models of transformers
+        pad=partial(pad_normed, build) if adapter is NormedMambaAdapter else None,
         tolerance=tolerance,
     )
 
@@ -210,14 +164,13 @@ def build_own(layer: type[nn.Module], states: int) -> nn.Module:
     return nn.Sequential(nn.Identity(), made.double())
 
 
-def own_case(layer: type[nn.Module], adapter: type, *, together: bool) -> Case:
+def own_case(layer: type[nn.Module], *, together: bool) -> Case:
     build = partial(build_own, layer)
     return Case(
         build=build,
         inputs=partial(signals, width=6),
-        methods={name: method.needs_data for name, method in adapter().methods.items()},
-        pad=partial(pad, build, together=together),
-        blind=("random", "pivoted-qr"),
+        together=together,
+        stream=stepped,
         tolerance=1e-8,
     )
 
@@ -227,30 +180,29 @@ CASES = {
     "channels": Case(
         build=build_channels,
         inputs=signals,
-        methods={name: method.needs_data for name, method in LTI_METHODS.items()},
         pad=pad_channels,
     ),
     "LRU": Case(
         build=build_lru,
         inputs=signals,
-        methods={name: method.needs_data for name, method in LTI_METHODS.items()},
         pad=pad_lru,
+        stream=stepped,
     ),
     **{
         name: Case(
             build=partial(build_linear, layer),
             inputs=signals,
-            methods={name: method.needs_data for name, method in LTI_METHODS.items()},
             pad=partial(pad_linear, layer),
+            stream=stepped,
             # States of one channel see the same input, so others that overlap are as good a choice.
             blind=("modes-h2", "modes-data") if layer is S4D else (),
             tolerance=1e-5,
         )
         for name, layer in LINEAR.items()
     },
-    "retention": own_case(matrix_state.Retention, LinearAttentionAdapter, together=False),
-    "gla": own_case(matrix_state.GatedLinearAttention, GatedLinearAttentionAdapter, together=False),
-    "kda": own_case(matrix_state.KimiDeltaAttention, DeltaNetAdapter, together=True),
+    "retention": own_case(matrix_state.Retention, together=False),
+    "gla": own_case(matrix_state.GatedLinearAttention, together=False),
+    "kda": own_case(matrix_state.KimiDeltaAttention, together=True),
     "mamba_ssm.Mamba": mamba_case(partial(build_bare, mambas.Mamba), MambaAdapter, 1e-8),
     "mamba_ssm.Mamba2": mamba_case(partial(build_bare, mambas.Mamba2), Mamba2Adapter, 1e-8),
 }
@@ -264,8 +216,8 @@ if mambas.HAVE_TRANSFORMERS:
         CASES[family] = Case(
             build=build,
             inputs=tokens,
-            methods={n: m.needs_data for n, m in GatedDeltaNetAdapter().methods.items()},
-            pad=partial(pad, build, together=True),
+            together=True,
+            compiled=False,
             blind=("random",),
             tolerance=2e-4,
         )

@@ -14,6 +14,7 @@ from compressm.families.matrix_state.corrections.fit import Fit
 from compressm.families.matrix_state.mamba2 import resized_rows
 from compressm.families.matrix_state.orders import ORDERS, register_order
 from compressm.numerics.matrix_state.states import output_of
+from tests.accelerator.device import DEVICE
 from tests.families import mambas
 from tests.families.conformance import CASES, tokens
 
@@ -195,7 +196,7 @@ def test_fitted_rows_leave_less_and_other_rows_stay(family):
     case = CASES[family]
     full = case.build(8)
     ((name, site),) = find_sites(full).items()
-    inputs = case.inputs(8, 24)
+    inputs = tokens(8, 24).to(DEVICE)
     plain = "greedy" if "greedy-weights" not in site.adapter.methods else "greedy-weights"
     outputs, expected = {}, full(inputs).detach()
     for method in (plain, "greedy-output", "greedy-fit"):

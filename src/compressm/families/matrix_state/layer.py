@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
@@ -260,3 +260,12 @@ def scaled(value: Tensor, factor: float) -> NewValue:
     rows = torch.arange(len(value), device="cpu")
     inverse = torch.full((len(value),), 1 / factor, dtype=torch.float64, device="cpu")
     return NewValue(value.cpu().double() * factor, Selection(rows, 0, inverse))
+
+
+def shrunk(change: NewValue, factor: float) -> NewValue:
+    """Chosen entries divided by a constant that what they are multiplied with grows by."""
+    rule = change.transport
+    assert isinstance(rule, Selection)
+    before = torch.ones(rule.indices.shape, dtype=torch.float64, device="cpu")
+    factors = factor * (before if rule.factors is None else rule.factors)
+    return NewValue(change.value.double() / factor, replace(rule, factors=factors))

@@ -12,7 +12,6 @@ Source: Gu and Dao 2023 (arXiv 2312.00752); norms: Jamba (arXiv 2403.19887), Fal
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -22,7 +21,7 @@ from torch.nn import functional
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.matrix_state.adapter import MatrixStateAdapter
-from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue, scaled
+from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue, scaled, shrunk
 from compressm.families.matrix_state.recurrences import ChannelDecay
 from compressm.families.structure import Tensors
 from compressm.numerics.matrix_state.signals import Signals
@@ -129,10 +128,8 @@ class Mamba1Layer(MatrixStateLayer):
                 "D": scaled(self.p["D"], out),
                 "out_proj.weight": scaled(self.p["out_proj.weight"], 1 / out),
             }
-        return {
-            name: replace(changes[name], value=changes[name].value.double() / gain)
-            for name, gain in zip((f"{norm}.weight" for norm in _NORMS), gains, strict=True)
-        }
+        names = (f"{norm}.weight" for norm in _NORMS)
+        return {name: shrunk(changes[name], gain) for name, gain in zip(names, gains, strict=True)}
 
     def _normed_squares(self, choice: Choice) -> list[Tensor]:
         """Mean squares (N,) of normalised B and C without the norm's weight, 1 on average.
