@@ -97,7 +97,7 @@ PARTS: dict[str, set[str]] = {
         "runtime",
         "storage",
     },
-    "baselines": {"data", "train"},
+    "baselines": {"data", "families", "numerics", "train"},
     "experiments": {
         "baselines",
         "calibration",

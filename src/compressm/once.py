@@ -88,7 +88,7 @@ def compress_(
             them, so that `config.state_size` is right and `from_pretrained` works without us.
         method, data, forward, loss: see `measure`.
         transport: optimizer moments follow the change of basis ("project") or start anew
-            ("reset").
+            ("reset"); "slice" keeps their first entries in the old basis, as published code does.
         select: which states stay: the "largest"; "smallest" and "random" are for ablations.
         seed: of the random selection.
         guard: undo the cut, or make it gentler, when it costs more than the guard allows.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from compressm.baselines import Baseline, register_baseline
+from compressm.baselines import Baseline, Objective, register_baseline
 from compressm.errors import ConfigError
 from compressm.experiments import Definition, Results
 from compressm.experiments import bench as bench_module
@@ -169,9 +169,9 @@ def test_a_baseline_of_somebody_else_is_an_arm_by_its_name(tmp_path):
             half = replace(config.model, state_dim=config.model.state_dim // 2)
             return replace(config, model=half, compress=None)
 
-        def loss(self, config):
+        def objective(self, config, full):
             seen.add(config.model.state_dim)
-            return lambda model, batch: self.scale * loss_of(model, batch)
+            return Objective(loss=lambda model, batch, step: self.scale * loss_of(model, batch))
 
     seen = set()
     arm = {"kind": "quiet half of a test", "scale": [1.0, 1e-3]}

@@ -1,5 +1,6 @@
 import copy
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from compressm.edits import Edit, Project, Reset, Selection
 from compressm.errors import InputError, OptimizerError
 from compressm.storage.bits import same_bits
-from compressm.writeback import Snapshot, as_optimizers, commit_, set_attributes_
+from compressm.writeback import TRANSPORTS, Snapshot, as_optimizers, commit_, set_attributes_
 
 KEPT = torch.tensor([3, 1])
 
@@ -67,7 +68,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("transport", ["project", "reset"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_training_goes_on_after_a_cut(name, transport):
     net = Net()
     optimizer = OPTIMIZERS[name](net.parameters())
@@ -124,6 +125,32 @@ def test_projected_adam_moments_follow_the_rule():
     torch.testing.assert_close(new["exp_avg"], m.T @ old["exp_avg"])
     torch.testing.assert_close(new["exp_avg_sq"], (m**2).T @ old["exp_avg_sq"])
     assert new["step"] == old["step"]
+
+
+@pytest.mark.parametrize("rule", ["basis", "poles"])
+def test_sliced_moments_are_the_first_entries_in_the_old_basis(rule):
+    net = Net()
+    optimizer = torch.optim.Adam(net.parameters())
+    train(net, optimizer)
+    edit = project_edit(net, torch.randn(5, 2, dtype=torch.float64))
+    if rule == "poles":
+        edit = replace(edit, transport=Reset())
+    old = {k: v.clone() for k, v in optimizer.state[net.inner.weight].items()}
+    commit_(net, [edit], [optimizer], transport="slice")
+    new = optimizer.state[net.inner.weight]
+    for key in ("exp_avg", "exp_avg_sq"):
+        torch.testing.assert_close(new[key], old[key][:2], rtol=0, atol=0)
+    assert new["step"] == old["step"]
+
+
+def test_slicing_leaves_a_selection_exact():
+    net = Net()
+    optimizer = torch.optim.Adam(net.parameters())
+    train(net, optimizer)
+    old = optimizer.state[net.inner.weight]["exp_avg"].clone()
+    commit_(net, select_edits(net), [optimizer], transport="slice")
+    new = optimizer.state[net.inner.weight]["exp_avg"]
+    torch.testing.assert_close(new, old[KEPT], rtol=0, atol=0)
 
 
 def test_reset_starts_the_step_count_anew():
@@ -320,7 +347,7 @@ def test_lbfgs_is_refused():
 
 
 def test_an_unknown_transport_is_refused():
-    with pytest.raises(InputError, match="'project' or 'reset'"):
+    with pytest.raises(InputError, match="one of project, reset, slice, got 'keep'"):
         commit_(Net(), [], transport="keep")
 
 

@@ -11,15 +11,43 @@ from torch import Tensor, nn
 
 from compressm.errors import ConfigError
 from compressm.registry import Registry
+from compressm.train.build import loss_of
 from compressm.train.checks import check_types
 from compressm.train.config import RunConfig
 
-# The loss of a model on a batch; see `compressm.train.loss_of`.
-Loss = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
+# The loss of a model on the batch of a step; steps count from 0.
+Loss = Callable[[nn.Module, Mapping[str, Tensor], int], Tensor]
 
 BASELINES: Registry[type[Baseline]] = Registry("baseline", "compressm.baselines", error=ConfigError)
 register_baseline = BASELINES.register
 """Class decorator with a name, by which the arms of experiments know the baseline."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Objective:
+    """What a training minimises.
+
+    Attributes:
+        loss: see `Loss`.
+        seconds_before: of training that it rests on, such as that of a teacher; part of the cost.
+    """
+
+    loss: Loss
+    seconds_before: float = 0.0
+
+
+TASK = Objective(loss=lambda model, batch, step: loss_of(model, batch))
+"""The loss of the task and nothing else."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FullModel:
+    """The recipe's model, trained to its last step without a cut, and the seconds that took."""
+
+    model: nn.Module
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,5 +69,10 @@ class Baseline(ABC):
         """The run by which it is trained: the recipe with another size, other cuts, …"""
 
     @abstractmethod
-    def loss(self, config: RunConfig) -> Loss:
-        """What that run minimises, given the recipe; mostly the task's own loss."""
+    def objective(self, config: RunConfig, full: Callable[[], FullModel]) -> Objective:
+        """What that run minimises; mostly `TASK`.
+
+        Args:
+            config: of the recipe.
+            full: trains the recipe's own model, or finds it where it has been trained.
+        """

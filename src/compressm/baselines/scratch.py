@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import final
 
-from compressm.baselines.base import Baseline, Loss, register_baseline
+from compressm.baselines.base import TASK, Baseline, FullModel, Objective, register_baseline
 from compressm.data.options import check_at_least
 from compressm.errors import InputError
-from compressm.train.build import loss_of
 from compressm.train.config import RunConfig
 
 
@@ -48,5 +47,5 @@ class Scratch(Baseline):
         model = dataclasses.replace(config.model, state_dim=self.kept)
         return dataclasses.replace(config, model=model, compress=None)
 
-    def loss(self, config: RunConfig) -> Loss:
-        return loss_of
+    def objective(self, config: RunConfig, full: Callable[[], FullModel]) -> Objective:
+        return TASK

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressm.baselines import Loss
+from compressm.baselines import TASK, Objective
 from compressm.calibration import Calibration
 from compressm.compressor import Compressor
 from compressm.data import load, loaders
+from compressm.events import Event
 from compressm.storage.state_trees import load_tree, save_tree
-from compressm.train import RunConfig, build_model, loss_of
+from compressm.train import RunConfig, build_model
 from compressm.train.build import evaluate
 from compressm.train.compression import calibration_of, compression_of
 from compressm.train.optim import build_optimizer, build_scheduler
@@ -42,14 +43,15 @@ class Live:
 
     Attributes:
         step: optimizer steps made.
+        seconds: spent on them, on cuts, and on training that this one rests on.
         loss: what a step minimises.
         last_cut: the step of the last cut on the schedule, 0 without one.
         compressor: what cuts it on the way, where something does.
     """
 
-    def __init__(self, config: RunConfig, task: Any, loss: Loss = loss_of) -> None:
+    def __init__(self, config: RunConfig, task: Any, objective: Objective = TASK) -> None:
         torch.manual_seed(config.seed)
-        self.loss = loss
+        self.loss, self.seconds = objective.loss, objective.seconds_before
         cuts = config.build_schedule()
         self.last_cut = 0 if cuts is None else cuts.steps[-1]
         self.model = build_model(config.model, task)
@@ -65,7 +67,8 @@ class Live:
         }
         if self.compressor is not None:
             parts["compressor"] = self.compressor.state_dict()
-        return {**parts, "step": self.step, "random": torch.get_rng_state()}
+        parts |= {"step": self.step, "seconds": self.seconds}
+        return {**parts, "random": torch.get_rng_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
@@ -73,7 +76,7 @@ class Live:
             getattr(self, name).load_state_dict(state[name])
         if self.compressor is not None and "compressor" in state:
             self.compressor.load_state_dict(state["compressor"])
-        self.step = int(state["step"])
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
         torch.set_rng_state(state["random"])
 
 
@@ -98,10 +101,10 @@ class Bench:
         """Let somebody know of every validated step: `say(step, steps)`."""
         self._say = say
 
-    def live(self, config: RunConfig | None = None, loss: Loss = loss_of) -> Live:
+    def live(self, config: RunConfig | None = None, objective: Objective = TASK) -> Live:
         """A fresh one, by the recipe or by another configuration of it."""
         config = config or self.config
-        live = Live(config, self.task, loss)
+        live = Live(config, self.task, objective)
         settings = compression_of(config, self.splits)
         if settings is not None:
             live.compressor = Compressor(live.model, live.optimizer, **settings)
@@ -139,7 +142,7 @@ class Bench:
         clip = self.config.optim.clip
         began = time.perf_counter()
         live.optimizer.zero_grad(set_to_none=True)
-        loss = live.loss(live.model, self.batch(live.step))
+        loss = live.loss(live.model, self.batch(live.step), live.step)
         loss.backward()  # type: ignore[no-untyped-call]
         if clip is not None:
             nn.utils.clip_grad_norm_(live.model.parameters(), clip)
@@ -148,7 +151,9 @@ class Bench:
         live.step += 1
         if live.compressor is not None:
             live.compressor.step()
-        return time.perf_counter() - began, float(loss.detach())
+        seconds = time.perf_counter() - began
+        live.seconds += seconds
+        return seconds, float(loss.detach())
 
     def train(
         self, live: Live, *, at: Mapping[int, Action] | None = None, keep: Path | None = None
@@ -162,7 +167,7 @@ class Bench:
                 here where it is there.
         """
         every = self.config.trainer.validation_interval
-        record: dict[str, Any] = {"curve": [], "best": {}, "times": []}
+        record: dict[str, Any] = {"curve": [], "seconds": [], "best": {}, "times": []}
         if keep is not None and keep.exists():
             saved = load_tree(keep)
             live.load_state_dict(saved["live"])
@@ -178,6 +183,7 @@ class Bench:
                 continue
             row = {"step": live.step, **self.figures(live.model, "val")}
             record["curve"].append(row)
+            record["seconds"].append(live.seconds)
             if row is min(_final(live, record["curve"]), key=lambda r: sign * r[key], default=None):
                 record["best"] = copy.deepcopy(live.model.state_dict())
             if keep is not None and live.step < self.steps:
@@ -199,11 +205,23 @@ class Bench:
             "chosen": best,
             "last": last,
             "curve": curve,
+            "curve_seconds": record["seconds"],
             "step_milliseconds": 1e3 * median(record["times"]),
-            "train_seconds": sum(record["times"]),
+            "train_seconds": live.seconds,
         }
 
 
 def _final(live: Live, curve: list[Figures]) -> list[Figures]:
     """The rows after which nothing is cut any more: only their models have the final size."""
     return [row for row in curve if row["step"] >= live.last_cut]
+
+
+def said(events: Sequence[Event]) -> Figures:
+    """What the events say of the cuts, summed over them; nothing where there are none."""
+    if not events:
+        return {}
+    return {
+        "outcome": [event.kind for event in events],
+        "states": {site.site: site.after for site in events[-1].sites},
+        "cut_seconds": sum(event.seconds for event in events),
+    }

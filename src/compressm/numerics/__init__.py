@@ -18,6 +18,7 @@ from compressm.numerics.lti.hankel import (
     truncation_bound,
 )
 from compressm.numerics.lti.norms import h2_error, h2_norm, hinf_error, hinf_norm
+from compressm.numerics.lti.nuclear_norm import hankel_nuclear_norm
 from compressm.numerics.lti.padding import padded, with_idle_parts_driven
 from compressm.numerics.lti.perturbation import HankelMatrix, hankel_matrix, weyl_bound
 from compressm.numerics.lti.reduction import Reduction, with_system
@@ -63,6 +64,7 @@ __all__ = [
     "h2_norm",
     "h2_refit",
     "hankel_matrix",
+    "hankel_nuclear_norm",
     "hankel_singular_values",
     "hinf_error",
     "hinf_norm",

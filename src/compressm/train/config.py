@@ -32,6 +32,8 @@ class OptimConfig:
         decay: "cosine" down to `floor`, or "constant".
         floor: learning rate at the end of the cosine.
         clip: largest gradient norm; None does not clip.
+        tail: share of the steps that follow when the schedule above is over, at a constant rate;
+        tail_rate: of this times lr.
     """
 
     lr: float = 1e-3
@@ -41,11 +43,13 @@ class OptimConfig:
     decay: Literal["cosine", "constant"] = "cosine"
     floor: float = 1e-7
     clip: float | None = None
+    tail: float = 0.0
+    tail_rate: float = 0.1
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_above(self, "lr", "ssm_lr_factor", "clip")
-        check_share(self, "warmup")
+        check_above(self, "lr", "ssm_lr_factor", "clip", "tail_rate")
+        check_share(self, "warmup", "tail")
         if self.weight_decay < 0:
             raise ConfigError(f"weight_decay: got {self.weight_decay}, expected at least 0")
         if not 0 <= self.floor <= self.lr:
@@ -65,7 +69,8 @@ class CompressConfig:
             transformers' `from_pretrained` alone loads the model.
         method: how states are ranked and reduced, see `compressm.measure`.
         select: which states stay ("smallest" and "random" are for ablations).
-        transport: optimizer moments follow the change of basis ("project") or start anew.
+        transport: optimizer moments follow the change of basis ("project"), start anew ("reset") or
+            keep their first entries ("slice", for comparison with published code).
         batches: training batches that data-driven methods look at.
     """
 
@@ -78,7 +83,7 @@ class CompressConfig:
     uniform: bool = False
     method: str = "auto"
     select: Literal["largest", "smallest", "random"] = "largest"
-    transport: Literal["project", "reset"] = "project"
+    transport: Literal["project", "reset", "slice"] = "project"
     batches: int = 8
 
     def __post_init__(self) -> None:

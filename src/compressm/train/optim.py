@@ -64,18 +64,23 @@ def build_optimizer(model: nn.Module, config: OptimConfig, *, fused: bool) -> Ad
 def rate_factor(config: OptimConfig, steps: int, peak: float) -> Callable[[int], float]:
     """The learning rate of step k (from 0) as a factor of a group's peak rate.
 
-    k < w:        (k + 1) / w,  w = warmup * steps
-    cosine:       f + (1 - f) (1 + cos(π (k - w) / (steps - w))) / 2,  f = floor / peak
+    k < w:        (k + 1) / w,  w = warmup * s,  s = (1 - tail) * steps
+    cosine:       f + (1 - f) (1 + cos(π (k - w) / (s - w))) / 2,  f = floor / peak
+    k >= s:       tail_rate, with a tail
     """
-    warmup = round(config.warmup * steps)
+    tail = round(config.tail * steps)
+    main = steps - tail
+    warmup = round(config.warmup * main)
     floor = min(1.0, config.floor / peak)
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
+        if tail and step >= main:
+            return config.tail_rate
         if config.decay == "constant":
             return 1.0
-        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+        progress = min(1.0, (step - warmup) / max(1, main - warmup))
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return factor

@@ -18,11 +18,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from compressm.distributed.fsdp import ShardStorage, is_shard, reshard_, sharded_like, unsharded
-from compressm.edits import Edit, Reset
+from compressm.edits import Edit, Reset, Selection, Transport
 from compressm.errors import InputError
 from compressm.runtime.interrupts import held
 from compressm.writeback.averages import Averages
 from compressm.writeback.elsewhere import Elsewhere
+from compressm.writeback.leading import Leading
 from compressm.writeback.optimizer_references import repoint_, require_nothing_outside
 from compressm.writeback.ownership import all_optimizers, parameter_ids, require_held
 from compressm.writeback.shallow_snapshot import ShallowSnapshot
@@ -32,8 +33,8 @@ from compressm.writeback.successor import carry_marks, successor, warn_of_hooks
 from compressm.writeback.transport import ParameterChange, StateCarrier
 from compressm.writeback.zero_redundancy import gathered, partitioned_by_inner
 
-# Optimizer moments follow the change of basis, or start anew.
-TRANSPORTS = ("project", "reset")
+# Optimizer moments follow the change of basis, start anew, or keep their first entries.
+TRANSPORTS = ("project", "reset", "slice")
 
 
 @torch.no_grad()
@@ -78,7 +79,8 @@ def prepared(
     valid), in all modules that share it and wherever optimizers hold it, those inside the given
     ones too. Their states follow by the edit's transport and by what they are (`optimizer_state`);
     where no rule holds, or with `transport="reset"`, the state of that parameter starts anew, its
-    own step count included, so that bias correction stays right.
+    own step count included, so that bias correction stays right. With `transport="slice"` moments
+    keep their first entries in the old basis, as published code has it.
     Accumulated gradients follow as first moments do. Groups, schedules and all other state stay.
     Compiled code of the process is dropped: it was made for the old sizes, and after eight
     recompilations of one function `torch.compile` would go on in eager mode without an error.
@@ -91,7 +93,7 @@ def prepared(
         OptimizerError: only building an optimizer makes the state that a new parameter needs.
     """
     if transport not in TRANSPORTS:
-        raise InputError(f"transport: expected 'project' or 'reset', got {transport!r}")
+        raise InputError(f"transport: expected one of {', '.join(TRANSPORTS)}, got {transport!r}")
     reshard_(model)
     owners = all_optimizers(optimizers)
     carriers = [StateCarrier(owner) for owner in owners]
@@ -173,6 +175,11 @@ def _prepare(
             new = successor(old, value)
         changes.append(ParameterChange(name, old, new, value))
     rule = edit.transport
+    follows: Transport | None = rule
+    if transport == "reset":
+        follows = None
+    elif transport == "slice" and not isinstance(rule, Selection):
+        follows = Leading([change.new.shape for change in changes])
     driven = [change for change in changes if change.old.grad is not None]
     if driven and (rule.separate or len(driven) == len(changes)):
         grads = tuple(change.old.grad for change in driven if change.old.grad is not None)
@@ -186,12 +193,12 @@ def _prepare(
         states: list[dict[str, Any]] = [carrier.owner.state.get(c.old) or {} for c in mine]
         # A change of basis mixes the parameters of its group, so it needs the state of them all.
         zero = partitions.get(id(carrier.owner))
-        if zero is not None and not rule.separate and transport == "project":
+        if zero is not None and follows is not None and not follows.separate:
             whole_group = parameter_ids(zero)
             mine = [change for change in changes if id(change.old) in whole_group]
             states = gathered(zero, [change.old for change in mine])
-        follows = rule if rule.separate or len(mine) == len(changes) else Reset()
-        moved = carrier.carried(follows if transport == "project" else None, mine, states)
+        alone = follows is None or follows.separate or len(mine) == len(changes)
+        moved = carrier.carried(follows if alone else Reset(), mine, states)
         for change, state in zip(mine, moved, strict=True):
             if id(change.old) in its:
                 change.owners.append(carrier.owner)

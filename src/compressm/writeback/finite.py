@@ -33,7 +33,7 @@ def require_finite(
         NonFiniteError: names the parameter, and the optimizer with the entry of its state.
     """
     names = {id(p): name for name, p in model.named_parameters()}
-    owners = named_optimizers(optimizers) if transport == "project" else []
+    owners = named_optimizers(optimizers) if transport != "reset" else []
     for edit in edits:
         for key, old in zip(edit.names, edit.olds, strict=True):
             name = names.get(id(old), key)

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, final
 
+from compressm.baselines import FullModel
 from compressm.errors import ConfigError
 from compressm.experiments.bench import Bench, Figures, Live
 from compressm.registry import Registry
@@ -67,14 +68,20 @@ class Workplace:
         bench = self.bench
         live, path = bench.live(), self.trunk(step)
         with _locked(path):
-            if path.exists():
-                live.load_state_dict(load_tree(path))
-                return live
+            earlier = [s for s in range(step, 0, -1) if self.trunk(s).exists()]
+            if earlier:
+                live.load_state_dict(load_tree(self.trunk(earlier[0])))
             live.model.train()
             while live.step < step:
                 bench.advance(live)
-            self.save_trunk(live)
+            if not path.exists():
+                self.save_trunk(live)
         return live
+
+    def full(self) -> FullModel:
+        """The model that is never cut, after all steps."""
+        live = self.resumed(self.bench.steps)
+        return FullModel(model=live.model, seconds=live.seconds)
 
 
 @contextmanager

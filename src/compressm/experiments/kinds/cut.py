@@ -12,7 +12,7 @@ from compressm.data.options import check_at_least
 from compressm.engine.guard import Guard
 from compressm.errors import ConfigError
 from compressm.events import Event
-from compressm.experiments.bench import Bench, Figures, Live
+from compressm.experiments.bench import Bench, Figures, Live, said
 from compressm.experiments.kinds.base import Kind, Workplace, register_kind
 from compressm.numerics.matrix_state import fitting
 from compressm.once import compress_
@@ -46,7 +46,7 @@ class Cut(Kind):
     cuts: int = 1
     method: str = "auto"
     select: Literal["largest", "smallest", "random"] = "largest"
-    transport: Literal["project", "reset"] = "project"
+    transport: Literal["project", "reset", "slice"] = "project"
     batches: int = 8
     go_on: bool = True
     guard: str | None = None
@@ -86,6 +86,7 @@ class Cut(Kind):
         live = place.resumed(round(self.at * bench.steps))
         before = bench.figures(live.model, "val")
         event = self._cut(bench, live)
+        live.seconds += event.seconds
         after = bench.figures(live.model, "val")
         found = bench.train(live, keep=kept) if self.go_on else {}
         key = "val_loss_nats"
@@ -93,7 +94,7 @@ class Cut(Kind):
             "before_cut": before,
             "after_cut": after,
             "loss_rise_nats": after[key] - before[key],
-            **_said([event]),
+            **said([event]),
             **found,
         }
 
@@ -131,19 +132,10 @@ class Cut(Kind):
         live = bench.live(dataclasses.replace(bench.config, compress=compress))
         assert live.compressor is not None
         found = bench.train(live, keep=place.own / "live.safetensors")
-        return {**_said(live.compressor.events), **found}
+        return {**said(live.compressor.events), **found}
 
     def _how(self, bench: Bench) -> dict[str, Any]:
         names = ("method", "select", "transport")
         settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         chosen = {name: settings[name] for name in names}
         return {**chosen, "data": bench.calibration(self.batches), "seed": bench.config.seed}
-
-
-def _said(events: list[Event]) -> Figures:
-    """What the events say of the cuts, summed over them."""
-    return {
-        "outcome": [event.kind for event in events],
-        "states": {site.site: site.after for site in events[-1].sites},
-        "cut_seconds": sum(event.seconds for event in events),
-    }

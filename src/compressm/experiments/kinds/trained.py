@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 from compressm.baselines import Baseline
-from compressm.experiments.bench import Figures
+from compressm.experiments.bench import Figures, said
 from compressm.experiments.kinds.base import Kind, Workplace
 
 
@@ -22,5 +22,8 @@ class Trained(Kind):
 
     def run(self, place: Workplace) -> Figures:
         bench = place.bench
-        config, loss = self.baseline.configure(bench.config), self.baseline.loss(bench.config)
-        return bench.train(bench.live(config, loss), keep=place.own / "live.safetensors")
+        config = self.baseline.configure(bench.config)
+        live = bench.live(config, self.baseline.objective(bench.config, place.full))
+        found = bench.train(live, keep=place.own / "live.safetensors")
+        events = [] if live.compressor is None else live.compressor.events
+        return {**said(events), **found}

@@ -18,6 +18,7 @@ from compressm.edits import Edit, Project, Reset, Selection, Transport
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis
 from compressm.families.lti.adapter import LinearAdapter
+from compressm.families.lti.traced import doubles
 from compressm.families.lti.writing import kept_length, kept_states, written
 from compressm.families.structure import Tensors
 from compressm.nn import LRU
@@ -65,8 +66,9 @@ class LRUAdapter(LinearAdapter):
 
     @torch.no_grad()
     def read(self, module: nn.Module) -> StateSpace:
-        assert isinstance(module, LRU)
-        p = {name: value.detach().cpu().double() for name, value in module.named_parameters()}
+        return self.system(module, doubles(module))
+
+    def system(self, module: nn.Module, p: Mapping[str, Tensor]) -> StateSpace:
         lam = torch.exp(torch.complex(-p["nu_log"].exp(), p["theta_log"].exp()))
         return StateSpace(
             A=lam,

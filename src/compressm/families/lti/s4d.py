@@ -18,10 +18,11 @@ from compressm.edits import Edit, Project, Reset, Selection
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis
 from compressm.families.lti.adapter import LinearAdapter
+from compressm.families.lti.traced import doubles
 from compressm.families.lti.writing import kept_states, unit_inputs, written
 from compressm.families.structure import Tensors
 from compressm.nn import S4D
-from compressm.numerics import Reduction, StateSpace, discretise, undiscretise
+from compressm.numerics import DISCRETISATIONS, Reduction, StateSpace, undiscretise
 from compressm.spectrum import StateCost
 
 _POLES, _C = ("log_A_real", "A_imag"), ("C_re", "C_im")
@@ -53,10 +54,12 @@ class S4DAdapter(LinearAdapter):
 
     @torch.no_grad()
     def read(self, module: nn.Module) -> StateSpace:
+        return self.system(module, doubles(module))
+
+    def system(self, module: nn.Module, p: Mapping[str, Tensor]) -> StateSpace:
         assert isinstance(module, S4D)
-        p = {name: value.detach().cpu().double() for name, value in module.named_parameters()}
-        A = torch.complex(-p["log_A_real"].exp(), p["A_imag"])
-        poles, gain = discretise(A, _steps(module), module.discretisation)
+        A, step = torch.complex(-p["log_A_real"].exp(), p["A_imag"]), p["log_dt"].exp()[:, None]
+        poles, gain = DISCRETISATIONS[module.discretisation].forth(A, step)
         C = 2 * torch.complex(p["C_re"], p["C_im"])
         return StateSpace(
             A=poles, B=gain[..., None], C=C[:, None], D=p["D"][:, None], real_output=True

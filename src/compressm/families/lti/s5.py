@@ -18,11 +18,12 @@ from compressm.errors import InputError
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis
 from compressm.families.lti.adapter import LinearAdapter
+from compressm.families.lti.traced import doubles
 from compressm.families.lti.writing import kept_length, kept_states, written
 from compressm.families.structure import Tensors
 from compressm.nn import S5
 from compressm.nn.continuous import MARGIN, stable
-from compressm.numerics import Reduction, StateSpace, discretise, undiscretise, width
+from compressm.numerics import DISCRETISATIONS, Reduction, StateSpace, undiscretise, width
 from compressm.spectrum import StateCost
 
 _POLES, _B, _C = ("Lambda_re", "Lambda_im", "log_step"), ("B_re", "B_im"), ("C_re", "C_im")
@@ -58,13 +59,15 @@ class S5Adapter(LinearAdapter):
 
     @torch.no_grad()
     def read(self, module: nn.Module) -> StateSpace:
+        return self.system(module, doubles(module))
+
+    def system(self, module: nn.Module, p: Mapping[str, Tensor]) -> StateSpace:
         assert isinstance(module, S5)
         if module.bidirectional:
             raise InputError(
                 "model: a bidirectional S5 layer is not one system, and cannot be measured or cut"
             )
-        poles, gain = _discrete(module)
-        p = {name: value.detach().cpu().double() for name, value in module.named_parameters()}
+        poles, gain = _discrete(module, p)
         return StateSpace(
             A=poles,
             B=gain[:, None] * torch.complex(p["B_re"], p["B_im"]),
@@ -89,7 +92,7 @@ class S5Adapter(LinearAdapter):
             reduction,
             scale=kept_length(reduced.B, gain, rows),
             gain=gain,
-            old_gain=_discrete(module)[1],
+            old_gain=_discrete(module, doubles(module))[1],
         )
         values = (Lambda.real, Lambda.imag, step.log())
         return [
@@ -99,11 +102,10 @@ class S5Adapter(LinearAdapter):
         ]
 
 
-def _discrete(module: S5) -> tuple[Tensor, Tensor]:
+def _discrete(module: S5, p: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """λ and the gain of the input, (N,) each."""
-    parts = (stable(module.Lambda_re), module.Lambda_im, module.log_step.exp())
-    re, im, step = (part.detach().cpu().double() for part in parts)
-    return discretise(torch.complex(re, im), step, module.discretisation)
+    Lambda = torch.complex(stable(p["Lambda_re"]), p["Lambda_im"])
+    return DISCRETISATIONS[module.discretisation].forth(Lambda, p["log_step"].exp())
 
 
 def _steps(module: S5, poles: Tensor) -> Tensor:
