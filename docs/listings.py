@@ -17,6 +17,7 @@ import compressm
 from compressm.data import available, known_options
 from compressm.families import registered
 from compressm.families.lti import DEFAULT_METHOD, METHODS, LinearMethod
+from compressm.families.lti.bases import BASES
 from compressm.families.lti.refits import REFITS
 from compressm.families.lti.sources import CONTROLLABILITY, OBSERVABILITY
 from compressm.families.matrix_state import METHODS as SELECTIVE
@@ -54,14 +55,14 @@ def method_table() -> str:
     for name, m in METHODS.items():
         mark = when[default[name]] if name in default else ""
         refit = "with the moments that chose them" if m.basis == "modes" else REFITS[m.refit].label
-        basis = {
-            "modes": "existing modes, greedy",
-            "balanced": f"balanced, {'real map' if m.real_pairs else 'complex system'}",
-        }[m.basis]
-        sources = (
-            CONTROLLABILITY[m.controllability].label,
-            OBSERVABILITY[m.observability].label,
-        )
+        basis, sources = BASES[m.basis].label, ("–", "–")
+        if BASES[m.basis].bounded:
+            basis += f", {'real map' if m.real_pairs else 'complex system'}"
+        if BASES[m.basis].balances:
+            sources = (
+                CONTROLLABILITY[m.controllability].label,
+                OBSERVABILITY[m.observability].label,
+            )
         bound = "yes" if m.guaranteed else "no"
         rows.append([f"`{name}`{mark}", *sources, basis, refit, _needs(m), bound])
     columns = ["method", "P from", "Q from", "basis", "readout refit", "needs", "bound holds"]

@@ -34,6 +34,7 @@ _INPUTS = {
     "empirical": "the inputs that the layer sees on training data",
     "gradient": "training data, weighted by the gradient of the loss",
     "weights": "nothing but the size of the weights around it; --data looks at what it does",
+    "scores": "a score of each mode alone",
 }
 
 

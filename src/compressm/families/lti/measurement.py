@@ -7,7 +7,6 @@ from typing import final
 import torch
 from torch import nn
 
-from compressm import numerics
 from compressm.families.base import Draft, Measurement, Which
 from compressm.families.lti.bases import BASES
 from compressm.families.lti.draft import LinearDraft
@@ -39,8 +38,9 @@ class LinearMeasurement(Measurement):
     ) -> None:
         self._family, self._module, self._method = family, module, method
         self.measured = measured
-        order, sigma = measured.system.order, measured.balancing.sigma
-        kind = measured.gramians.kind
+        self._basis = BASES[method.basis]
+        order, sigma = measured.system.order, self._basis.values(measured)
+        kind = measured.gramians.kind if self._basis.balances else "scores"
         self.spectrum = Spectrum(
             values=sigma if sigma.ndim == 1 else sigma.amax(0),
             state_dim=order,
@@ -52,12 +52,10 @@ class LinearMeasurement(Measurement):
         )
 
     def hankel_matrix(self) -> HankelMatrix:
-        gramians = self.measured.gramians
-        return numerics.hankel_matrix(gramians.P, gramians.Q)
+        return self._basis.hankel_matrix(self.measured)
 
     def reduce(self, rank: int, *, select: Which, generator: torch.Generator) -> Draft:
-        basis = BASES[self._method.basis]
-        reduction = basis.reduce(self.measured, rank, which=select, generator=generator)
+        reduction = self._basis.reduce(self.measured, rank, which=select, generator=generator)
         chosen = reduction.indices is not None
         refit = REFITS[self._method.refit]
         if chosen and not refit.of_modes:

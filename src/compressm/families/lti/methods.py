@@ -25,8 +25,8 @@ class LinearMethod:
         controllability: P from white noise in closed form ("infinite") or from the states that
             real inputs drive ("empirical").
         observability: Q from white noise ("infinite") or from dLoss/dx on real data ("gradient").
-        basis: reduce in balanced coordinates ("balanced"), or keep existing modes, greedy in the
-            H2 sense ("modes").
+        basis: reduce in balanced coordinates ("balanced"), or keep existing modes: greedy in the
+            H2 sense ("modes"), or by a score of each ("last", "aire", "magnitude").
         real_pairs: balance the real map behind y = Re(C x), not the complex system as it stands.
         refit: readout for the kept dynamics: as truncated ("none"), H2-optimal in closed form
             ("h2"), or least squares against the full layer's output on real inputs ("data").
@@ -103,6 +103,9 @@ METHODS: dict[str, LinearMethod] = {
     ),
     "modes-h2": LinearMethod(basis="modes", refit="h2"),
     "modes-data": LinearMethod(basis="modes", controllability="empirical", refit="data"),
+    "last": LinearMethod(basis="last"),
+    "aire": LinearMethod(basis="aire"),
+    "magnitude": LinearMethod(basis="magnitude"),
 }
 # What "auto" means, by what there is to look at; docs/ablation.md is what the choice rests on.
 DEFAULT_METHOD: dict[Given, str] = {

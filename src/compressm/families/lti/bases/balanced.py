@@ -5,20 +5,29 @@ from __future__ import annotations
 from typing import final
 
 import torch
+from torch import Tensor
 
 from compressm import numerics
 from compressm.families.base import Which
 from compressm.families.lti.bases.base import Basis
 from compressm.families.lti.bases.modes import Modes
 from compressm.families.lti.measured import Measured
-from compressm.numerics import Reduction
+from compressm.numerics import HankelMatrix, Reduction
 
 
 @final
 class Balanced(Basis):
     """Balanced truncation; what room it leaves is filled with modes that a refit can use."""
 
+    label = "balanced"
+    balances = True
     bounded = True
+
+    def values(self, measured: Measured) -> Tensor:
+        return measured.balancing.sigma
+
+    def hankel_matrix(self, measured: Measured) -> HankelMatrix:
+        return numerics.hankel_matrix(measured.gramians.P, measured.gramians.Q)
 
     def reduce(
         self, measured: Measured, rank: int, *, which: Which, generator: torch.Generator
