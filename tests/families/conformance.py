@@ -1,7 +1,7 @@
 """The table of layer families. A new adapter adds a case and inherits `compressm.testing`."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +17,7 @@ from compressm.nn import LRU, S4D, S5, matrix_state
 from compressm.testing import Case
 from compressm.testing.padding import pad_by_layout
 from tests.accelerator.device import DEVICE
-from tests.families import deltas, mambas
+from tests.families import deltas, fla, mambas
 from tests.families.lti.channels import Channels
 
 
@@ -175,6 +175,21 @@ def own_case(layer: type[nn.Module], *, together: bool) -> Case:
     )
 
 
+def build_fla(family: str, more: Mapping[str, object], states: int) -> nn.Module:
+    return fla.language_model(family, states, **more)
+
+
+def fla_case(family: str, *, together: bool = True, **more: object) -> Case:
+    """Keys of length one see all entries, so there no new state may have any."""
+    return Case(
+        build=partial(build_fla, family, more),
+        inputs=partial(tokens, 6, 18),
+        together=together,
+        compiled=False,  # the stand-ins loop over steps
+        tolerance=1e-7,
+    )
+
+
 LINEAR = {"S5": S5, "S5-bilinear": partial(S5, discretisation="bilinear"), "S4D": S4D}
 CASES = {
     "channels": Case(
@@ -203,6 +218,10 @@ CASES = {
     "retention": own_case(matrix_state.Retention, together=False),
     "gla": own_case(matrix_state.GatedLinearAttention, together=False),
     "kda": own_case(matrix_state.KimiDeltaAttention, together=True),
+    "fla.GLA": fla_case("GLA", together=False, num_heads=4, num_kv_heads=2),
+    "fla.DeltaNet": fla_case("DeltaNet", use_short_conv=True, conv_bias=True),
+    "fla.GatedDeltaNet": fla_case("GatedDeltaNet", num_v_heads=6),
+    "fla.KDA": fla_case("KDA", num_v_heads=4, use_short_conv=True),
     "mamba_ssm.Mamba": mamba_case(partial(build_bare, mambas.Mamba), MambaAdapter, 1e-8),
     "mamba_ssm.Mamba2": mamba_case(partial(build_bare, mambas.Mamba2), Mamba2Adapter, 1e-8),
 }

@@ -22,6 +22,8 @@ from compressm.families.matrix_state import gated_delta_net as gated_delta_net
 from compressm.families.matrix_state import mamba1 as mamba1
 from compressm.families.matrix_state import mamba2 as mamba2
 from compressm.families.matrix_state import own_layers as own_layers
+from compressm.families.matrix_state.fla import attention as attention
+from compressm.families.matrix_state.fla import delta as delta
 
 __all__ = [
     "Adapter",
