@@ -167,6 +167,7 @@ _EXTRAS = {
     "accelerate": "loops with Accelerate",
     "tensorboard": "`trainer.tensorboard` of a recipe, TensorBoard in Lightning's loggers",
     "bench": "other people's code in `compressm bench mamba`",
+    "testing": "the conformance suite for layer families of your own, `compressm.testing`",
     "docs": "building these pages",
     "dev": "working on compressm",
 }
