@@ -13,7 +13,7 @@ from compressm.families.matrix_state.mamba1 import MambaAdapter, NormedMambaAdap
 from compressm.families.matrix_state.mamba2 import Mamba2Adapter
 from compressm.families.matrix_state.orders import ORDERS
 from compressm.families.matrix_state.orders.gramians import ByGramians
-from compressm.nn import LRU, S4D, S5, matrix_state
+from compressm.nn import LRU, S4D, S5, LinOSS, matrix_state
 from compressm.testing import Case
 from compressm.testing.padding import pad_by_layout
 from tests.accelerator.device import DEVICE
@@ -158,6 +158,10 @@ def pad_linear(layer: Callable[..., nn.Module], model: nn.Module, extra: int) ->
     return padded
 
 
+def build_oscillators(scheme: str, states: int) -> nn.Module:
+    return nn.Sequential(nn.Identity(), LinOSS(5, states, scheme=scheme).double())
+
+
 def build_own(layer: type[nn.Module], states: int) -> nn.Module:
     made = layer(6, states, heads=2, value_dim=3)
     nn.init.normal_(made.q_proj.weight)
@@ -214,6 +218,12 @@ CASES = {
             tolerance=1e-5,
         )
         for name, layer in LINEAR.items()
+    },
+    **{
+        f"LinOSS-{scheme}": Case(
+            build=partial(build_oscillators, scheme), inputs=signals, stream=stepped
+        )
+        for scheme in ("imex", "im")
     },
     "retention": own_case(matrix_state.Retention, together=False),
     "gla": own_case(matrix_state.GatedLinearAttention, together=False),

@@ -15,6 +15,7 @@ from compressm.families.base import (
     sites_in,
 )
 from compressm.families.layout import Layout, StateAxis
+from compressm.families.lti import linoss as linoss
 from compressm.families.lti import lru as lru
 from compressm.families.lti import s4d as s4d
 from compressm.families.lti import s5 as s5

@@ -93,29 +93,6 @@ class LinOSS(nn.Module):
             matrix.uniform_(-1 / math.sqrt(fan), 1 / math.sqrt(fan))
         self.D.normal_()
 
-    def stiffness(self) -> tuple[Tensor, Tensor]:
-        """Δ (N,), and s = Δ² a (N,), kept where an oscillator is one."""
-        step = torch.sigmoid(self.log_step)
-        most = _STIFFEST if self.scheme == "imex" else None
-        return step, (step.square() * torch.relu(self.A)).clamp(_SLOWEST, most)
-
-    def modes(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Decay `-log|λ|` and phase (N,), and the weights c (N,) with `x = Re(c ξ)`.
-
-        ξ_k = λ ξ_{k-1} + B u_k is the mode; the other eigenvalue is its conjugate.
-            imex:  λ = 1 - s/2 + i sqrt(s (1 - s/4))
-            im:    λ = (1 + i sqrt(s)) / (1 + s)
-        """
-        step, s = self.stiffness()
-        if self.scheme == "imex":
-            re, im, gain = 1 - s / 2, torch.sqrt(s * (1 - s / 4)), step.square()
-        else:
-            re, im, gain = 1 / (1 + s), torch.sqrt(s) / (1 + s), step.square() / (1 + s)
-        # x_k - 2 Re λ x_{k-1} + |λ|² x_{k-2} = gain B u_k has the response gain Im(λ^{k+1}) / Im λ.
-        lam = torch.complex(re, im)
-        weight = gain * lam / (1j * im)
-        return -torch.log(re.square() + im.square()) / 2, torch.atan2(im, re), weight
-
     def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """Filter whole sequences from rest.
 
@@ -127,7 +104,7 @@ class LinOSS(nn.Module):
             y, (B, L, H).
         """
         u = masked("LinOSS", u, mask, self.width)
-        decay, phase, weight = self.modes()
+        decay, phase, weight = oscillations(self.A, self.log_step, self.scheme)
         C = self.C * weight
         B_im = torch.zeros_like(self.B)
         return diagonal_ssm(
@@ -148,7 +125,7 @@ class LinOSS(nn.Module):
         Returns:
             y (B, H) and the new state (B, 2N).
         """
-        step, s = self.stiffness()
+        step, s = _stiffness(self.A, self.log_step, self.scheme)
         z, x = state.chunk(2, dim=-1)
         z = z - s / step * x + step * (u @ self.B.T)
         if self.scheme == "im":
@@ -158,3 +135,27 @@ class LinOSS(nn.Module):
 
     def extra_repr(self) -> str:
         return f"width={self.width}, state_dim={self.state_dim}, scheme={self.scheme!r}"
+
+
+def oscillations(A: Tensor, log_step: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor, Tensor]:
+    """Decay `-log|λ|` and phase (N,), and the weights c (N,) with `x = Re(c ξ)`.
+
+    ξ_k = λ ξ_{k-1} + B u_k is the mode; the other eigenvalue is its conjugate.
+        imex:  λ = 1 - s/2 + i sqrt(s (1 - s/4))
+        im:    λ = (1 + i sqrt(s)) / (1 + s)
+    """
+    step, s = _stiffness(A, log_step, scheme)
+    if scheme == "imex":
+        re, im, gain = 1 - s / 2, torch.sqrt(s * (1 - s / 4)), step.square()
+    else:
+        re, im, gain = 1 / (1 + s), torch.sqrt(s) / (1 + s), step.square() / (1 + s)
+    # x_k - 2 Re λ x_{k-1} + |λ|² x_{k-2} = gain B u_k has the response gain Im(λ^{k+1}) / Im λ.
+    weight = gain * torch.complex(re, im) / (1j * im)
+    return -torch.log(re.square() + im.square()) / 2, torch.atan2(im, re), weight
+
+
+def _stiffness(A: Tensor, log_step: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    """Δ (N,), and s = Δ² a (N,), kept where an oscillator is one."""
+    step = torch.sigmoid(log_step)
+    most = _STIFFEST if scheme == "imex" else None
+    return step, (step.square() * torch.relu(A)).clamp(_SLOWEST, most)

@@ -5,6 +5,7 @@ Everything is computed in float64 / complex128 on the CPU, whatever comes in.
 
 from compressm.numerics.lti.cauchy import disc_defect
 from compressm.numerics.lti.compose import adjoint, difference, stack
+from compressm.numerics.lti.coordinates import real_parts
 from compressm.numerics.lti.diagonal import Diagonalisation, diagonalise
 from compressm.numerics.lti.discretise import DISCRETISATIONS, discretise, undiscretise
 from compressm.numerics.lti.empirical import StateMoments
@@ -74,6 +75,7 @@ __all__ = [
     "output_error",
     "padded",
     "psd_factor",
+    "real_parts",
     "refit_input",
     "refit_output",
     "rounding_error",

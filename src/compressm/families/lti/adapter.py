@@ -14,7 +14,12 @@ from compressm.calibration import Given
 from compressm.errors import InputError
 from compressm.families.base import Observer
 from compressm.families.lti.family import LinearFamily
-from compressm.families.lti.methods import DEFAULT_METHOD, METHODS, LinearMethod
+from compressm.families.lti.methods import (
+    DEFAULT_METHOD,
+    DEFAULT_SELECTION,
+    METHODS,
+    LinearMethod,
+)
 from compressm.families.lti.observer import LinearObserver
 
 
@@ -24,15 +29,24 @@ class LinearAdapter(LinearFamily):
     @property
     @final
     def methods(self) -> dict[str, LinearMethod]:
-        """The methods of these families by name."""
-        return METHODS
+        """The methods of this family by name."""
+        if self.only_selects is None:
+            return METHODS
+        fitting = {name: method for name, method in METHODS.items() if method.selects}
+        if self.horizon is None:
+            return fitting
+        return {name: method for name, method in fitting.items() if not method.endless}
 
     @final
     def observe(self, module: nn.Module, method: str, *, given: Given) -> Observer:
-        name = DEFAULT_METHOD[given] if method == "auto" else method
-        if name not in METHODS:
+        defaults = DEFAULT_METHOD if self.only_selects is None else DEFAULT_SELECTION
+        name = defaults[given] if method == "auto" else method
+        if name not in self.methods:
+            known = name in METHODS and self.only_selects is not None
+            why = f"; {self.only_selects}" if known else ""
             raise InputError(
-                f"method: {self.family} layers know {', '.join(METHODS)} and auto, got {method!r}"
+                f"method: {self.family} layers know {', '.join(self.methods)} and auto, "
+                f"got {method!r}{why}"
             )
         if METHODS[name].needs_data and given == "nothing":
             raise InputError(

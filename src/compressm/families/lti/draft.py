@@ -59,9 +59,10 @@ class LinearDraft(Draft):
         if joint is None and indices is not None and self._measured.driven:
             joint = numerics.joint_of_modes(gramians.P, indices, real=gramians.real)
         reduced, white = self.reduction.system, self._measured.white
-        size = numerics.h2_norm(full, P=white)
+        steps = self._measured.horizon
+        size = numerics.h2_norm(full, P=white, horizon=steps)
         if size > 0:
-            self.error = numerics.h2_error(full, reduced, P=white) / size
+            self.error = numerics.h2_error(full, reduced, P=white, horizon=steps) / size
         if joint is not None:
             self.data_error = numerics.output_error(full, reduced, joint)
 

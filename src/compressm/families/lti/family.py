@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,19 @@ from compressm.numerics import Reduction, StateSpace
 
 
 class LinearFamily(Adapter):
-    """Layers that can be read as diagonal systems, and written."""
+    """Layers that can be read as diagonal systems, and written.
+
+    Attributes:
+        only_selects: why such layers can keep existing states, as they are, and no others; None:
+            they can store any stable diagonal system.
+        horizon: white noise counts over so many steps, where states need not decay and a Gramian
+            for all time need not exist; None: for all time.
+        real_readout: the layer stores one number for a state and an output: y = C Re x, C real.
+    """
+
+    only_selects: ClassVar[str | None] = None
+    horizon: ClassVar[int | None] = None
+    real_readout: ClassVar[bool] = False
 
     @abstractmethod
     def layout(self, module: nn.Module) -> Layout:

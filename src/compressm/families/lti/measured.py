@@ -22,6 +22,8 @@ class Measured:
         white: P under white noise, for norms; None where it is that of the complex map, which is
             no help with the norms of the real one.
         driven: whether P comes from real data.
+        horizon: steps over which white noise counts; None: for all time.
+        real_readout: y = C Re x: imaginary parts cannot be read, only what they do later.
     """
 
     system: StateSpace
@@ -29,3 +31,5 @@ class Measured:
     balancing: Balancing
     white: Tensor | None
     driven: bool
+    horizon: int | None
+    real_readout: bool

@@ -77,6 +77,16 @@ class LinearMethod:
         return BASES[self.basis].bounded and REFITS[self.refit].bounded and not self.observes
 
     @property
+    def selects(self) -> bool:
+        """Whether all states that stay are existing ones, as they are."""
+        return BASES[self.basis].selects
+
+    @property
+    def endless(self) -> bool:
+        """Whether it looks at what states do in all time, so that they have to decay."""
+        return BASES[self.basis].endless
+
+    @property
     def needs_data(self) -> bool:
         """Whether real inputs are needed at all."""
         return self.needs != "nothing"
@@ -112,4 +122,10 @@ DEFAULT_METHOD: dict[Given, str] = {
     "nothing": "real-pairs-h2",
     "data": "empirical-data",
     "loss": "gradient-data",
+}
+# The same for families that can only select.
+DEFAULT_SELECTION: dict[Given, str] = {
+    "nothing": "modes-h2",
+    "data": "modes-data",
+    "loss": "modes-data",
 }

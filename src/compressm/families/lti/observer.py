@@ -27,7 +27,8 @@ class LinearObserver(Observer):
     def __init__(self, family: LinearFamily, module: nn.Module, name: str) -> None:
         self.family, self.module, self.method, self.runs = family, module, METHODS[name], name
         self.system = family.read(module)
-        self.system.require_stable()
+        if family.horizon is None:
+            self.system.require_stable()
         self._driven: DrivenStates | None = None
         if self.method.observes:
             gradient = self.method.weighs_by_loss
@@ -49,13 +50,17 @@ class LinearObserver(Observer):
         real = system.real_output and self.method.real_pairs
         controllability = CONTROLLABILITY[self.method.controllability]
         observability = OBSERVABILITY[self.method.observability]
-        white, dual = numerics.cross_gramian(system, system, real=real), numerics.adjoint(system)
+        horizon, dual = self.family.horizon, numerics.adjoint(system)
+        white = numerics.cross_gramian(system, system, horizon=horizon, real=real)
         named = controllability if observability.needs == "nothing" else observability
+        endless = named.kind == "infinite" and horizon is None
         gramians = Gramians(
             P=controllability.gramian(lambda: white, driven),
-            Q=observability.gramian(lambda: numerics.cross_gramian(dual, dual, real=real), driven),
+            Q=observability.gramian(
+                lambda: numerics.cross_gramian(dual, dual, horizon=horizon, real=real), driven
+            ),
             real=real,
-            kind=named.kind,
+            kind="finite" if named.kind == "infinite" and not endless else named.kind,
         )
         measured = Measured(
             system=system,
@@ -63,6 +68,8 @@ class LinearObserver(Observer):
             balancing=numerics.balance(gramians.P, gramians.Q, pairs=real),
             white=white if real or not system.real_output else None,
             driven=controllability.needs != "nothing",
+            horizon=horizon,
+            real_readout=self.family.real_readout,
         )
         unseen = None if driven is None else driven.missing
         return LinearMeasurement(self.family, self.module, self.method, measured, unseen)

@@ -65,7 +65,10 @@ def geometric_sum(left: Tensor, right: Tensor, horizon: int | None = None) -> Te
     half_turn = torch.sin(phase / 2)
     decay = torch.exp(log_modulus)
     real = -torch.expm1(log_modulus) + 2 * decay * half_turn.square()
-    return torch.complex(real, -decay * torch.sin(phase)) / denominator
+    total = torch.complex(real, -decay * torch.sin(phase))
+    # Of a pole on the circle with itself, every term of the sum is one.
+    endless = denominator == 0
+    return torch.where(endless, horizon, total / torch.where(endless, 1, denominator))
 
 
 def cross_moments(

@@ -31,6 +31,14 @@ def unfold_readout(c: Tensor) -> Tensor:
     return torch.cat([c.real, -c.imag], -1)
 
 
+def real_parts(P: Tensor) -> Tensor:
+    """A second moment (2N, 2N) in real coordinates, of real parts: all others are zero."""
+    r = P.shape[-1] // 2
+    kept = torch.zeros_like(P)
+    kept[..., :r, :r] = P[..., :r, :r]
+    return kept
+
+
 def in_real_coordinates(m: Tensor) -> Tensor:
     """A complex-linear map of states (n, r) as a map of [Re; Im], (2n, 2r); real ones as is."""
     if not m.is_complex():

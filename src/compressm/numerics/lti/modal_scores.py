@@ -21,7 +21,7 @@ def peak_scores(system: StateSpace) -> Tensor:
 
     Source: LAST (Gwak et al., NeurIPS 2024).
     """
-    return _strength(system) / width(system.poles()).square()
+    return _strength(system.require_stable()) / width(system.poles()).square()
 
 
 def energy_scores(system: StateSpace) -> Tensor:
@@ -29,7 +29,7 @@ def energy_scores(system: StateSpace) -> Tensor:
 
     Source: AIRE-Prune (ICLR 2026).
     """
-    return _strength(system) / disc_defect(system.poles())
+    return _strength(system.require_stable()) / disc_defect(system.poles())
 
 
 def magnitude_scores(system: StateSpace) -> Tensor:
@@ -40,5 +40,5 @@ def magnitude_scores(system: StateSpace) -> Tensor:
 def _strength(system: StateSpace) -> Tensor:
     if not system.diagonal:
         raise InputError("scores of modes need a diagonal system; diagonalise it first")
-    s = system.double().require_stable()
+    s = system.double()
     return s.C.abs().square().sum(-2) * s.B.abs().square().sum(-1)

@@ -31,24 +31,31 @@ _ZOOM_POINTS = 9
 _ZOOMS = 12
 
 
-def h2_norm(system: StateSpace, *, P: Tensor | None = None) -> float:
+def h2_norm(system: StateSpace, *, P: Tensor | None = None, horizon: int | None = None) -> float:
     """sqrt(tr(C P C*) + 2 Re tr(D* C B) + ||D||_F^2), closed form.
 
     Args:
-        system: a stable system.
+        system: a stable system; over a horizon, any.
         P: its controllability Gramian where it is known, as `cross_gramian` gives it.
+        horizon: of the impulse response, so many steps; None: all of it.
 
     Raises:
         UnstableSystemError: an eigenvalue lies on or outside the unit circle.
     """
-    s = system.double().require_stable()
-    P = cross_gramian(s, s) if P is None else P
+    s = _measurable(system, horizon)
+    P = cross_gramian(s, s, horizon=horizon) if P is None else P
     C = unfold_readout(s.C) if s.real_output else s.C
     energy = float(((C @ P) * C.conj()).sum().real)
     return math.sqrt(max(energy + _feed_through_energy(s), 0.0))
 
 
-def h2_error(full: StateSpace, reduced: StateSpace, *, P: Tensor | None = None) -> float:
+def h2_error(
+    full: StateSpace,
+    reduced: StateSpace,
+    *,
+    P: Tensor | None = None,
+    horizon: int | None = None,
+) -> float:
     """||G - G_r||_2. Differences of near-equal energies limit it to about 1e-8 ||G||_2.
 
     tr(C P C*) - 2 Re tr(C X C_r*) + tr(C_r P_r C_r*), X = E[x z*] of the two states, and what D
@@ -58,21 +65,27 @@ def h2_error(full: StateSpace, reduced: StateSpace, *, P: Tensor | None = None) 
         full: N states.
         reduced: r states.
         P: the controllability Gramian of `full` where it is known, as `cross_gramian` gives it.
+        horizon: see `h2_norm`.
 
     Raises:
         UnstableSystemError: an eigenvalue lies on or outside the unit circle.
         InputError: the systems do not fit together.
     """
     gap = difference(full, reduced)
-    a, b = (s.double().require_stable() for s in (full, reduced))
-    P = cross_gramian(a, a) if P is None else P
-    X, P_r = cross_gramian(a, b), cross_gramian(b, b)
+    a, b = (_measurable(s, horizon) for s in (full, reduced))
+    P = cross_gramian(a, a, horizon=horizon) if P is None else P
+    X, P_r = (cross_gramian(s, b, horizon=horizon) for s in (a, b))
     C, C_r = (unfold_readout(s.C) if s.real_output else s.C for s in (a, b))
     dtype = torch.promote_types(torch.promote_types(C.dtype, C_r.dtype), X.dtype)
     C, C_r, P, X, P_r = (t.to(dtype) for t in (C, C_r, P, X, P_r))
     energy = float(((C @ P - 2 * C_r @ X.mH) * C.conj()).sum().real)
     energy += float(((C_r @ P_r) * C_r.conj()).sum().real)
     return math.sqrt(max(energy + _feed_through_energy(gap), 0.0))
+
+
+def _measurable(system: StateSpace, horizon: int | None) -> StateSpace:
+    """In float64; for all time, a stable one."""
+    return system.double().require_stable() if horizon is None else system.double()
 
 
 def _feed_through_energy(s: StateSpace) -> float:

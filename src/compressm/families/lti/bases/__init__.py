@@ -11,7 +11,9 @@ BASES: dict[str, Basis] = {
     "modes": Modes(),
     "last": ByScore(modal_scores.peak_scores, "existing modes, H-infinity norm of each"),
     "aire": ByScore(modal_scores.energy_scores, "existing modes, H2 norm of each"),
-    "magnitude": ByScore(modal_scores.magnitude_scores, "existing modes, size of B and C"),
+    "magnitude": ByScore(
+        modal_scores.magnitude_scores, "existing modes, size of B and C", endless=False
+    ),
 }
 
 __all__ = ["BASES", "Basis"]

@@ -22,6 +22,8 @@ class Balanced(Basis):
     label = "balanced"
     balances = True
     bounded = True
+    selects = False
+    endless = False
 
     def values(self, measured: Measured) -> Tensor:
         return measured.balancing.sigma

@@ -21,11 +21,15 @@ class Basis(ABC):
         balances: whether it looks at the Gramians, so that their sources and pairs matter.
         bounded: whether, with Gramians of white noise, the H-infinity bound of balanced truncation
             holds for what it makes.
+        selects: whether all that it keeps are existing modes.
+        endless: whether it looks at what states do in all time, whatever the Gramians are of.
     """
 
     label: str
     balances: ClassVar[bool]
     bounded: ClassVar[bool]
+    selects: ClassVar[bool]
+    endless: bool
 
     @abstractmethod
     def values(self, measured: Measured) -> Tensor:

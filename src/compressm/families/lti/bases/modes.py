@@ -21,6 +21,8 @@ class Modes(Basis):
     label = "existing modes, greedy"
     balances = True
     bounded = False
+    selects = True
+    endless = False
 
     def values(self, measured: Measured) -> Tensor:
         return measured.balancing.sigma
@@ -33,6 +35,9 @@ class Modes(Basis):
     ) -> Reduction:
         system, known = measured.system, measured.gramians
         P = (known if known.real else numerics.gramians(system)).P
+        if measured.real_readout:
+            # What nobody reads is like a direction that nothing drives.
+            P = numerics.real_parts(P)
         # The smallest are those that a greedy choice of all others leaves.
         every = system.order if which == "smallest" else rank
         if which == "random":

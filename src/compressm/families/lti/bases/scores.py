@@ -25,13 +25,17 @@ class ByScore(Basis):
     Args:
         score: of each mode, see `compressm.numerics.lti.modal_scores`.
         label: what it looks at, for tables.
+        endless: whether the score is of all time, so that modes have to decay.
     """
 
     bounded = False
+    selects = True
     balances = False
 
-    def __init__(self, score: Callable[[StateSpace], Tensor], label: str) -> None:
-        self._score, self.label = score, label
+    def __init__(
+        self, score: Callable[[StateSpace], Tensor], label: str, *, endless: bool = True
+    ) -> None:
+        self._score, self.label, self.endless = score, label, endless
 
     def values(self, measured: Measured) -> Tensor:
         return self._score(measured.system).sort(-1, descending=True).values
