@@ -128,3 +128,23 @@ def test_nothing_that_moves_leaves_zero_variances():
 def test_projections_without_meaning_are_refused(shape, dim):
     with pytest.raises(InputError, match="groups on the axis"):
         Project(torch.zeros(shape), dim)
+
+
+def as_pair(t):
+    return t.real, t.imag
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_complex_parameters_follow_as_their_real_and_imaginary_parts_do(pairs):
+    """Complex tensors, and real ones that hold such numbers along their last axis."""
+    matrix = torch.randn(2 * 5, 2 * 3, dtype=torch.float64)
+    matrix[:, 4] = 0  # a direction without an image
+    numbers = torch.randn(4, 5, dtype=torch.complex128)
+    held = torch.view_as_real(numbers) if pairs else numbers
+    rule, plain = Project(matrix, 1, pairs=pairs), Project(matrix, 1)
+    for name in ("first", "second"):
+        (moved,) = getattr(rule, name)((held,))
+        assert moved.shape == ((4, 3, 2) if pairs else (4, 3))
+        expected = getattr(plain, name)(as_pair(numbers))
+        found = as_pair(torch.view_as_complex(moved) if pairs else moved)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -20,6 +20,27 @@ class Halves(Policy):
     def targets(self, spectra):
         return {site: s.state_dim // 2 for site, s in spectra.items()}
 """
+ADAPTER = """
+from compressm import register_adapter
+from compressm.families.lti.lru import LRUAdapter
+
+@register_adapter("torch.nn.modules.linear.Identity", "torch.nn.modules.linear.Bilinear")
+class TheirAdapter(LRUAdapter):
+    family = "theirs"
+"""
+SCRIPT = """
+import torch, compressm
+from compressm.families import sites_in
+from compressm.families.lti.lru import LRUAdapter
+
+@compressm.register_adapter("torch.nn.modules.linear.Bilinear")
+class MyAdapter(LRUAdapter):
+    family = "mine"
+
+assert "somebody" not in sys.modules
+model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Bilinear(1, 1, 1))
+print(*(site.adapter.family for site in sites_in(model).values()))
+"""
 RECIPE = "compress.policy={name: halves}"
 
 
@@ -48,15 +69,19 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are():
         table.register("first")(2)
 
 
-def test_recipes_know_what_an_installed_package_registers(tmp_path):
-    (tmp_path / "somebody.py").write_text(POLICY)
-    info = tmp_path / "somebody-1.dist-info"
+def install(folder, text):
+    """A package of one file, with the metadata that names it."""
+    (folder / "somebody.py").write_text(text)
+    info = folder / "somebody-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: somebody\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[compressm]\nhalves = somebody\n")
+    return f"import sys; sys.path.insert(0, {str(folder)!r})\n"
+
+
+def test_recipes_know_what_an_installed_package_registers(tmp_path):
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from compressm.train import load_recipe\n"
+        install(tmp_path, POLICY) + "from compressm.train import load_recipe\n"
         f"config = load_recipe('digits-lru', [{RECIPE!r}])\n"
         "print(type(config.compress.build_policy()).__name__)"
     )
@@ -69,9 +94,26 @@ def test_recipes_know_what_an_installed_package_registers(tmp_path):
     assert "plug-in halves (somebody) cannot be imported" in last
 
 
+def test_adapters_of_installed_packages_are_found_when_somebody_looks(tmp_path):
+    """Not before; and what the script says itself goes before what a package says."""
+    where = install(tmp_path, ADAPTER)
+    code = where + SCRIPT
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["theirs", "mine"]
+    (tmp_path / "somebody.py").write_text("import no_such_module")
+    code = where + "import torch, compressm\ncompressm.measure(torch.nn.Linear(1, 1))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = run.stderr.strip().splitlines()[-1]
+    assert "no compressible layer among Linear" in last
+    assert "plug-in halves (somebody) cannot be imported" in last
+    code = where + "import compressm\ncompressm.measure(compressm.nn.LRU(2, 3))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "UserWarning: the installed plug-in halves" in run.stderr
+
+
 def test_the_command_line_imports_what_installed_packages_register(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("compressm.cli.import_plugins", lambda: asked.append("plug-ins"))
+    monkeypatch.setattr("compressm.cli.require_plugins", lambda: asked.append("plug-ins"))
     with pytest.raises(SystemExit):
         main(["bench", "reproduce", "--folder", str(tmp_path)])
     assert asked == ["plug-ins"]

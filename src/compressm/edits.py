@@ -137,10 +137,14 @@ class Selection(Transport):
 class Project(Transport):
     """A change of basis: the parameters, stacked along `dim`, obey p ≈ M p'.
 
+    A complex parameter counts as two, its real part and behind it its imaginary part.
+
     Attributes:
         matrix: M, (sum of full sizes, sum of reduced sizes), real float64; (G, …, …) where each of
             the G groups, which lie along the axis before `dim`, has its own.
         dim: the state axis.
+        pairs: real parameters hold complex numbers along their last axis, of length two, as
+            `torch.view_as_real` makes them; they count as complex ones do.
 
     Raises:
         InputError: no matrix, or groups without an axis before `dim`.
@@ -148,6 +152,7 @@ class Project(Transport):
 
     matrix: Tensor
     dim: int
+    pairs: bool = False
 
     def __post_init__(self) -> None:
         """Refuse shapes that say nothing."""
@@ -169,15 +174,15 @@ class Project(Transport):
         return None
 
     def first(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return self._apply(self.matrix, tensors)
+        return self._whole(self._apply(self.matrix, self._parts(tensors)), tensors)
 
     def second(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        moved = self._apply(self.matrix.square(), tensors)
+        moved = self._apply(self.matrix.square(), self._parts(tensors))
         # A direction with no image (the imaginary part of a real mode) would get zero variance,
         # and Adam would take its first steps there several times too long.
         blank = (self.matrix == 0).all(-2)
         if not bool(blank.any()):
-            return moved
+            return self._whole(moved, tensors)
         out = []
         seen = (~blank).sum().to(moved[0].device) * (moved[0].numel() // self._length(moved[0]))
         mean = torch.cat([self._front(t).flatten() for t in moved]).sum() / seen.clamp_min(1)
@@ -185,7 +190,29 @@ class Project(Transport):
             filled = self._front(t).clone()
             filled[empty.to(t.device)] = mean
             out.append(self._back(filled))
+        return self._whole(tuple(out), tensors)
+
+    def _parts(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Real tensors, two for each that holds complex numbers."""
+        parts: list[Tensor] = []
+        for t in tensors:
+            real = torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
+            parts += real.unbind(-1) if self._holds_pairs(t) else [real]
+        return tuple(parts)
+
+    def _whole(self, parts: tuple[Tensor, ...], like: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The way back from `_parts`."""
+        left, out = iter(parts), []
+        for t in like:
+            if self._holds_pairs(t):
+                real = torch.stack([next(left), next(left)], -1)
+                out.append(torch.view_as_complex(real) if t.is_complex() else real)
+            else:
+                out.append(next(left))
         return tuple(out)
+
+    def _holds_pairs(self, t: Tensor) -> bool:
+        return self.pairs or t.is_complex()
 
     def _apply(self, matrix: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         along = matrix.ndim - 2

@@ -1,8 +1,8 @@
 """Open tables of what can be chosen by name: policies, score rules, baselines, kinds of runs.
 
 A table knows its own folder: each file there registers what it defines when it is imported, so a
-new entry is one file with one decorator. Installed packages add entries by naming a module in
-their metadata, and then recipes and the command line know these by name as well:
+new entry is one file with one decorator. Installed packages add entries, and adapters of layers,
+by naming a module in their metadata; it is imported when somebody looks:
 
     [project.entry-points.compressm]
     fairness = "their_package.policies"
@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from functools import cache
 from typing import Generic, TypeVar, final
 
@@ -23,6 +24,7 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 PLUGINS = "compressm"
+_LOADING = ContextVar("plug-ins are loading", default=False)
 
 
 @final
@@ -90,7 +92,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def _known(self) -> dict[str, T]:
         import_all(self._package)
-        import_plugins()
+        require_plugins()
         return self._entries
 
 
@@ -103,19 +105,35 @@ def import_all(package: str) -> None:
 
 
 @cache
-def import_plugins() -> None:
-    """Import what installed packages register, once.
+def import_plugins() -> tuple[str, ...]:
+    """Import what installed packages register, once; what was wrong with those that cannot be."""
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
+
+    wrong, loading = [], _LOADING.set(True)
+    try:
+        for plugin in entry_points(group=PLUGINS):
+            try:
+                plugin.load()
+            except ImportError as error:
+                wrong.append(
+                    f"the installed plug-in {plugin.name} ({plugin.value}) cannot be imported: "
+                    f"{error}; mend or uninstall it"
+                )
+    finally:
+        _LOADING.reset(loading)
+    return tuple(wrong)
+
+
+def plugins_are_loading() -> bool:
+    """Whether what registers itself now comes from an installed package, and not from a script."""
+    return _LOADING.get()
+
+
+def require_plugins() -> None:
+    """Import what installed packages register.
 
     Raises:
         InputError: one of them cannot be imported.
     """
-    from importlib.metadata import entry_points  # slow to import, and rarely needed
-
-    for plugin in entry_points(group=PLUGINS):
-        try:
-            plugin.load()
-        except ImportError as error:
-            raise InputError(
-                f"the installed plug-in {plugin.name} ({plugin.value}) cannot be imported: "
-                f"{error}; mend or uninstall it"
-            ) from error
+    for wrong in import_plugins():
+        raise InputError(wrong)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressm import __version__
 from compressm.errors import CompressmError, MissingExtraError
-from compressm.registry import import_plugins
+from compressm.registry import require_plugins
 from compressm.storage.files import reason
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def build_app() -> Typer:
         ),
     ) -> None:
         """Shrink state space models while they train."""
-        import_plugins()
+        require_plugins()
 
     names = sorted(info.name for info in pkgutil.iter_modules(__path__))
     for name in names:

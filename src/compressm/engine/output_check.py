@@ -75,7 +75,8 @@ class OutputCheck:
     def _rounding(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], own: Tensor) -> float:
         """The largest relative difference that rounding explains."""
         tensors = [own, *args, *kwargs.values(), *self.module.parameters()]
-        kinds = {t.dtype for t in tensors if isinstance(t, Tensor) and t.is_floating_point()}
+        found = [t for t in tensors if isinstance(t, Tensor)]
+        kinds = {t.dtype for t in found if t.is_floating_point() or t.is_complex()}
         kinds |= {torch.get_autocast_dtype(kind) for kind in around().autocast}
         eps = max(torch.finfo(kind).eps for kind in kinds)
         return min(_MOST, max(_LEAST, _UNITS * eps))

@@ -1,5 +1,9 @@
-"""One file for each layer family; importing this package registers them all."""
+"""One file for each layer family; importing this package registers them all.
 
+All that an adapter of one's own needs is here, whichever part of the package it comes from.
+"""
+
+from compressm.edits import Edit, Project, Reset, Selection
 from compressm.families.base import (
     Adapter,
     Draft,
@@ -15,30 +19,67 @@ from compressm.families.base import (
     sites_in,
 )
 from compressm.families.layout import Layout, StateAxis
+from compressm.families.lti import LinearAdapter
 from compressm.families.lti import linoss as linoss
 from compressm.families.lti import lru as lru
 from compressm.families.lti import s4d as s4d
 from compressm.families.lti import s5 as s5
+from compressm.families.lti.writing import kept_length, kept_states, unit_inputs, written
+from compressm.families.matrix_state import Choice, MatrixStateAdapter, MatrixStateLayer, NewValue
 from compressm.families.matrix_state import gated_delta_net as gated_delta_net
 from compressm.families.matrix_state import mamba1 as mamba1
 from compressm.families.matrix_state import mamba2 as mamba2
 from compressm.families.matrix_state import own_layers as own_layers
 from compressm.families.matrix_state.fla import attention as attention
 from compressm.families.matrix_state.fla import delta as delta
+from compressm.families.matrix_state.recurrences import (
+    ChannelDecay,
+    DeltaRule,
+    HeadDecay,
+    KeyDecay,
+)
+from compressm.families.structure import Tensors
+from compressm.numerics import Reduction, StateSpace, discretise, undiscretise
+from compressm.numerics.matrix_state.signals import Signals
+from compressm.spectrum import StateCost
 
 __all__ = [
     "Adapter",
+    "ChannelDecay",
+    "Choice",
+    "DeltaRule",
     "Draft",
+    "Edit",
+    "HeadDecay",
+    "KeyDecay",
     "Layout",
+    "LinearAdapter",
+    "MatrixStateAdapter",
+    "MatrixStateLayer",
     "Measurement",
+    "NewValue",
     "Observer",
+    "Project",
+    "Reduction",
+    "Reset",
+    "Selection",
+    "Signals",
     "Site",
     "StateAxis",
+    "StateCost",
+    "StateSpace",
+    "Tensors",
     "Which",
     "adapter_for",
     "check_method",
+    "discretise",
     "find_sites",
+    "kept_length",
+    "kept_states",
     "register_adapter",
     "registered",
     "sites_in",
+    "undiscretise",
+    "unit_inputs",
+    "written",
 ]

@@ -12,6 +12,7 @@ The stages are separate so that many layers can share one pass over the data:
 from __future__ import annotations
 
 import difflib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from compressm.families.layout import Layout
 from compressm.families.parametrized import require_plain
 from compressm.families.structure import Tensors, require_known
 from compressm.numerics import HankelMatrix
+from compressm.registry import import_plugins, plugins_are_loading
 from compressm.spectrum import Spectrum, StateCost
 
 Which = Literal["largest", "smallest", "random"]
@@ -198,7 +200,9 @@ A = TypeVar("A", bound=Adapter)
 def register_adapter(*layers: type[nn.Module] | str) -> Callable[[type[A]], type[A]]:
     """Class decorator: compress layers of these types (and subclasses) with this adapter.
 
-    A type may be given by its full name, "package.module.Class", and is then not imported.
+    A type may be given by its full name, "package.module.Class", and is then not imported. What a
+    script registers goes before what is registered already; what an installed package registers
+    while it is looked for (entry points `compressm`) does not.
     """
     if not layers:
         raise InputError("register_adapter: expected at least one layer type, got none")
@@ -206,7 +210,8 @@ def register_adapter(*layers: type[nn.Module] | str) -> Callable[[type[A]], type
     def add(cls: type[A]) -> type[A]:
         adapter = cls()
         for layer in layers:
-            _REGISTRY[layer] = adapter
+            if layer not in _REGISTRY or not plugins_are_loading():
+                _REGISTRY[layer] = adapter
         return cls
 
     return add
@@ -214,11 +219,13 @@ def register_adapter(*layers: type[nn.Module] | str) -> Callable[[type[A]], type
 
 def registered() -> Mapping[type[nn.Module] | str, Adapter]:
     """All adapters by the layer that they know, or by its full name."""
+    import_plugins()
     return dict(_REGISTRY)
 
 
 def adapter_for(module: nn.Module) -> Adapter | None:
     """The adapter of the nearest registered base class, or None."""
+    import_plugins()
     for base in type(module).__mro__:
         for key in (base, f"{base.__module__}.{base.__qualname__}"):
             if key in _REGISTRY:
@@ -234,7 +241,7 @@ def check_method(method: str) -> None:
     Raises:
         InputError: the method is known to none; the message lists those that are.
     """
-    families = list(_REGISTRY.values())
+    families = list(registered().values())
     known = ["auto", *dict.fromkeys(name for family in families for name in family.methods)]
     if method in known or not all(family.methods for family in families):
         return
@@ -262,7 +269,7 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
             or one whose parameters are computed from others, or not those that its family knows.
     """
     instance("model", model, nn.Module)
-    sites = sites_in(model)
+    sites, wrong = sites_in(model), import_plugins()
     if not sites:
         seen = sorted({type(module).__name__ for module in model.modules()})
         known = sorted(
@@ -271,7 +278,10 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
         raise InputError(
             f"model: no compressible layer among {', '.join(seen)}; known are {', '.join(known)}. "
             "Register others with @compressm.register_adapter(TheirLayer)"
+            + "".join(f"; {message}" for message in wrong)
         )
+    for message in wrong:
+        warnings.warn(message, stacklevel=2)
     for name, site in sites.items():
         require_plain(name, site.module)
         if site.adapter.tensors is not None:

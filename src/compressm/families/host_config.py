@@ -88,9 +88,13 @@ def sized_attributes(model: nn.Module, sites: Mapping[str, Site]) -> list[str]:
         names += [
             f"{path}.{name}" if path else name
             for name, value in attributes.items()
-            if not isinstance(value, Tensor)
+            if not isinstance(value, Tensor) or not _is_buffer(site.module, name)
         ]
     return names
+
+
+def _is_buffer(module: nn.Module, name: str) -> bool:
+    return any(name == buffer for buffer, _ in module.named_buffers())
 
 
 def _ancestors(name: str) -> list[str]:

@@ -79,7 +79,8 @@ def _packed(parameter: Tensor) -> str | None:
     """
     if any(hasattr(parameter, name) for name in ("quant_state", "quant_type", "SCB")):
         return f"quantised weights ({type(parameter).__name__})"
-    if not parameter.is_floating_point() or parameter.element_size() < 2:
+    number = parameter.is_floating_point() or parameter.is_complex()
+    if not number or parameter.element_size() < 2:
         return f"quantised weights ({parameter.dtype})"
     computed = type(parameter).__torch_dispatch__ is not Tensor.__torch_dispatch__
     if computed and type(parameter).__module__.partition(".")[0] != "torch":

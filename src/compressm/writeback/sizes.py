@@ -56,7 +56,10 @@ class SizeAttributes:
     def put_(self) -> None:
         """Set all values."""
         for module, key, value in self._tensors:
-            module._buffers[key] = value
+            if key in module._buffers:
+                module._buffers[key] = value
+            else:  # a tensor that is a plain attribute
+                setattr(module, key, value)
         for holder, key, value in [*self._configs, *self._values]:
             setattr(holder, key, value)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,14 +163,21 @@ def _follow(
     if kind is Kind.SQUARE:
         return rule.second(tensors)
     if kind is Kind.MAGNITUDE:
-        squares = rule.second(tuple(t.square() for t in tensors))
-        return None if squares is None else tuple(t.sqrt() for t in squares)
+        squares = rule.second(tuple(_by_part(torch.square, t) for t in tensors))
+        return None if squares is None else tuple(_by_part(torch.sqrt, t) for t in squares)
     if kind is Kind.WEIGHT:
         return tuple(
             corrected(rule, tensor, unsharded((change.old.detach(),))[0], change.value)
             for tensor, change in zip(tensors, changes, strict=True)
         )
     return rule.first(tensors) if rule.exact else None
+
+
+def _by_part(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """Of complex tensors real and imaginary parts by themselves, as optimizers take them."""
+    if not t.is_complex():
+        return function(t)
+    return torch.view_as_complex(function(torch.view_as_real(t.resolve_conj())))
 
 
 def _keeps_values(rule: Transport, change: ParameterChange) -> bool:

@@ -25,7 +25,8 @@ class MatrixStateAdapter(Adapter):
         default: what "auto" means where there is data; without, it is "magnitude".
         lacking: methods that are not for these layers, each with the reason: what it would have to
             store, or what it does not see.
-        arguments: what a layer calls its first arguments.
+        arguments: what a layer calls its first arguments; the first are the hidden states. A mask
+            is "mask" or "attention_mask".
     """
 
     default: str = "greedy-fit"
@@ -61,7 +62,7 @@ class MatrixStateAdapter(Adapter):
     ) -> tuple[Tensor, Tensor | None]:
         """(hidden states (B, L, width), mask (B, L) or None) of one call of the layer."""
         given = dict(zip(self.arguments, args, strict=False)) | dict(kwargs)
-        hidden = given.get("hidden_states", given.get("u"))
+        hidden = next((given[key] for key in (self.arguments[0], "u") if key in given), None)
         mask = given.get("attention_mask", given.get("mask"))
         if not isinstance(hidden, Tensor) or hidden.ndim != 3:
             raise InputError(
