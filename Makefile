@@ -41,7 +41,7 @@ docs: $(STAMP) ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 tables: $(STAMP) ## write the tables of the README and of all pages anew from the results and the code
-	$(BIN)/python docs/tables.py README.md CONTRIBUTING.md docs/*.md docs/reference/*.md
+	$(BIN)/python -m compressm bench tables
 
 bench: $(STAMP) ## speed of the operators on this machine
 	$(BIN)/python -m compressm bench ops

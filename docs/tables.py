@@ -7,10 +7,10 @@ A text asks for a table with two comments, and what stands between them is repla
 
 The tables stand in the files, so that somebody who reads them as they are sees them:
 
-    make tables
+    compressm bench tables
 
-writes them anew, and a test finds a stale one. MkDocs does the same when it builds (`hooks` in
-mkdocs.yml), for pages that are being written.
+(also `make tables`) writes them anew, and a test finds a stale one. MkDocs does the same when it
+builds (`hooks` in mkdocs.yml), for pages that are being written.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import listings
 import loop_tables
 import mamba_tables
 import operator_tables
+import rival_tables
+import rivals
 import summaries
 
 ROOT = Path(__file__).parents[1]
@@ -123,6 +125,8 @@ Render = Callable[..., str]
 # name: (experiments, their summary, what makes the table)
 EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "ablation": (("ablation",), summaries.ablation, ablation),
+    "smnist-rivals": (("smnist-rivals",), rivals.summary, rival_tables.rivals),
+    "scifar-rivals": (("scifar-rivals",), rivals.summary, rival_tables.rivals),
     "transport": (("transport",), summaries.transport, loop_tables.transport),
     "mamba": (("mamba-lm",), summaries.compared, mamba_tables.language),
     "mamba2": (("mamba2-lm",), summaries.compared, mamba_tables.language),
@@ -146,11 +150,28 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
 }
 
 
-def main(paths: Sequence[str]) -> None:
-    """Rewrite the tables of these files."""
-    for path in map(Path, paths):
-        path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")
+def pages() -> list[Path]:
+    """All files with tables."""
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def main(words: Sequence[str]) -> int:
+    """Rewrite the tables of these files, of all where none is named; the number of stale ones.
+
+    With --check nothing is written.
+    """
+    check, stale = "--check" in words, 0
+    for path in [Path(word) for word in words if word != "--check"] or pages():
+        text = path.read_text(encoding="utf-8")
+        made = fill(text)
+        if made == text:
+            continue
+        stale += 1
+        print(f"{path}: {'stale' if check else 'written'}")  # noqa: T201 - a script's answer
+        if not check:
+            path.write_text(made, encoding="utf-8")
+    return stale if check else 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(min(main(sys.argv[1:]), 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +20,7 @@ def register(app: typer.Typer) -> None:
     bench.command("ops")(ops)
     bench.command("mamba")(mamba)
     bench.command("reproduce")(reproduce)
+    bench.command("tables")(tables)
     app.add_typer(bench, name="bench")
 
 
@@ -112,6 +115,25 @@ def reproduce(
     )
     if failed:
         raise typer.Exit(1)
+
+
+def tables(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit code 1 where a table is stale.")
+    ] = False,
+    folder: Annotated[Path, typer.Option(help="Where the pages are.")] = Path("docs"),
+) -> None:
+    """Write the tables of all pages anew, from the results of experiments and from the code.
+
+    Example:
+
+        compressm bench tables --check
+    """
+    script = folder / "tables.py"
+    if not script.is_file():
+        raise ConfigError(f"there is no {script}; run this in a clone of the repository")
+    words = [sys.executable, str(script), *(["--check"] if check else [])]
+    raise typer.Exit(subprocess.run(words, check=False).returncode)
 
 
 def _require(json: Path | None) -> None:

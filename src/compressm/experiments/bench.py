@@ -166,30 +166,34 @@ class Bench:
             keep: a file to go on from after a kill; written at every validation, and taken up
                 here where it is there.
         """
-        every = self.config.trainer.validation_interval
+        every, steps = self.config.trainer.validation_interval, self.steps
         record: dict[str, Any] = {"curve": [], "seconds": [], "best": {}, "times": []}
         if keep is not None and keep.exists():
             saved = load_tree(keep)
             live.load_state_dict(saved["live"])
             record = saved["record"]
-        key, sign = self.monitor
         live.model.train()
-        while live.step < self.steps:
+        while live.step < steps:
             seconds, _ = self.advance(live)
             record["times"].append(seconds)
             if at and live.step in at:
                 at[live.step](live)
-            if live.step % every and live.step != self.steps:
-                continue
-            row = {"step": live.step, **self.figures(live.model, "val")}
-            record["curve"].append(row)
-            record["seconds"].append(live.seconds)
-            if row is min(_final(live, record["curve"]), key=lambda r: sign * r[key], default=None):
-                record["best"] = copy.deepcopy(live.model.state_dict())
-            if keep is not None and live.step < self.steps:
-                save_tree(keep, {"live": live.state_dict(), "record": record})
-            self._say(live.step, self.steps)
+            if live.step % every == 0 or live.step == steps:
+                self._validate(live, record)
+                if keep is not None and live.step < steps:
+                    save_tree(keep, {"live": live.state_dict(), "record": record})
+        if not record["curve"]:  # nothing was left to train, as after a cut at the last step
+            self._validate(live, record)
         return self._conclude(live, record)
+
+    def _validate(self, live: Live, record: dict[str, Any]) -> None:
+        key, sign = self.monitor
+        row = {"step": live.step, **self.figures(live.model, "val")}
+        record["curve"].append(row)
+        record["seconds"].append(live.seconds)
+        if row is min(_final(live, record["curve"]), key=lambda r: sign * r[key], default=None):
+            record["best"] = copy.deepcopy(live.model.state_dict())
+        self._say(live.step, self.steps)
 
     def _conclude(self, live: Live, record: Mapping[str, Any]) -> Figures:
         """The last model is tested first: the chosen one takes its place."""
@@ -201,14 +205,11 @@ class Bench:
         if chosen["step"] != live.step:
             live.model.load_state_dict(record["best"])
             best = {**chosen, **self.figures(live.model, "test")}
-        return {
-            "chosen": best,
-            "last": last,
-            "curve": curve,
-            "curve_seconds": record["seconds"],
-            "step_milliseconds": 1e3 * median(record["times"]),
-            "train_seconds": live.seconds,
-        }
+        found = {"chosen": best, "last": last, "curve": curve, "curve_seconds": record["seconds"]}
+        found["last_cut_step"] = live.last_cut
+        if record["times"]:
+            found["step_milliseconds"] = 1e3 * median(record["times"])
+        return {**found, "train_seconds": live.seconds}
 
 
 def _final(live: Live, curve: list[Figures]) -> list[Figures]:

@@ -1,0 +1,105 @@
+"""Tables of the results against other people's ways to a small model (`rivals.summary`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import listings
+
+Json = dict[str, Any]
+
+OURS = "cut"
+_ARMS = {
+    "full": "never cut",
+    "cut": "cut in training",
+    "scratch": "small from scratch",
+    "published": "CompreSSM as published",
+    "distillation": "distillation",
+    "hankel-norm": "Hankel nuclear norm, then cut",
+    "scores": "cut in training",
+    "random": "cut in training, random directions",
+    "worst-first": "cut in training, largest go first",
+    "post-training": "cut after training",
+    "fine-tuned": "cut after training, fine-tuned",
+}
+# figure: (digits, what it is)
+_FIGURES = {
+    "test": (1, "Test accuracy in percent of the model that validation chose"),
+    "seconds": (
+        0,
+        "Seconds of training: steps, cuts, and the teacher's training where there is one",
+    ),
+    "step": (1, "Milliseconds of a training step, median after the last cut"),
+    "equal_seconds": (
+        1,
+        "Validation accuracy in percent, the best by the second at which the run cut in training "
+        "of the same seed and size had ended (–: not at that size by then)",
+    ),
+    "joules": (0, "Joules of a run"),
+}
+
+
+def rivals(results: Json, key: str) -> str:
+    """One row for each way, one column for each size.
+
+    Args:
+        results: of `rivals.summary`.
+        key: one of `_FIGURES`, or "losses".
+    """
+    if key == "losses":
+        return _losses(results)
+    digits, caption = _FIGURES[key]
+    if not any(row[key] for row in results["rows"]):
+        return "*Not measured in these runs.*"
+    rows = [
+        [_name(row, results), *(_cell(row[key].get(size), digits) for size in results["sizes"])]
+        for row in results["rows"]
+    ]
+    header = ["way", *(f"{size} states" for size in results["sizes"])]
+    return f"{listings.table(header, rows)}\n\n{caption}. {_seeds(results)} {results['source']}"
+
+
+def _losses(results: Json) -> str:
+    """Where another way has the higher mean, largest gap first."""
+    ours = next((row for row in results["rows"] if row["arm"] == OURS), None)
+    if ours is None:
+        return "*The runs that are cut in training are not there yet.*"
+    lines = []
+    for row in results["rows"]:
+        for size, cell in row["test"].items():
+            mine = ours["test"].get(size)
+            if mine and row["arm"] not in ("full", OURS) and cell["mean"] > mine["mean"]:
+                gap = cell["mean"] - mine["mean"]
+                lines.append((gap, f"- {size} states: {_name(row, results)}, by {gap:.1f} points"))
+    if not lines:
+        return f"At no size does another way have the higher mean. {results['source']}"
+    said = "\n".join(line for _, line in sorted(lines, key=lambda line: -line[0]))
+    return f"Ways whose mean test accuracy is higher than ours:\n\n{said}\n\n{results['source']}"
+
+
+def _name(row: Mapping[str, Any], results: Json) -> str:
+    name = _ARMS.get(row["arm"], row["arm"])
+    if row["arm"] == "full":
+        return f"{name} ({results['full_size']} states)"
+    return ", ".join([name, *(_said(key, value) for key, value in row["axes"].items())])
+
+
+def _said(key: str, value: Any) -> str:
+    if key == "method":
+        return f"`{value}`"
+    if key == "every":
+        return "every step" if value == 1 else f"every {value} steps"
+    return f"{key} {value}"
+
+
+def _cell(cell: Mapping[str, float] | None, digits: int) -> str:
+    if cell is None:
+        return "–"
+    spread = f" ± {cell['std']:.{digits}f}" if cell["n"] > 1 else ""
+    return f"{cell['mean']:.{digits}f}{spread}"
+
+
+def _seeds(results: Json) -> str:
+    n, steps = results["seeds"], results["steps"]
+    return f"Mean ± standard deviation over {n} seed{'s' if n > 1 else ''}, {steps:,} steps each."

@@ -1,0 +1,97 @@
+"""What the pages show of experiments that compare ways to a small model, from their files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from summaries import Json, Result, over, results_of
+
+_OURS = "cut"
+
+
+def summary(folder: Path, experiment: str) -> Json:
+    """Every way by size: accuracy at equal steps and at equal seconds, seconds, joules.
+
+    A cell that fewer seeds have run than the most is left out, so that all means are of the same
+    seeds.
+    """
+    found = results_of(folder, experiment)
+    groups: dict[tuple[Any, ...], dict[Any, list[Result]]] = {}
+    for result in found:
+        axes = {key: value for key, value in result["axes"].items() if key != "kept"}
+        cells = groups.setdefault((result["arm"], *sorted(axes.items())), {})
+        cells.setdefault(_size(result), []).append(result)
+    most = max(len(group) for cells in groups.values() for group in cells.values())
+    sizes = sorted({s for (arm, *_), c in groups.items() if arm != "full" for s in c}, reverse=True)
+    budgets = {(_size(r), r["seed"]): _seconds(r) for r in found if r["arm"] == _OURS}
+    rows = []
+    for (arm, *axes), cells in groups.items():
+        if arm == "full":  # of every size's column the same runs
+            cells = dict.fromkeys(sizes, next(iter(cells.values())))
+        whole = {size: group for size, group in cells.items() if len(group) == most}
+        row: Json = {"arm": arm, "axes": dict(axes)}
+        row["test"] = _means(whole, _accuracy)
+        row["seconds"] = _means(whole, _seconds)
+        row["step"] = _means(whole, lambda r: r["figures"].get("step_milliseconds"))
+        row["joules"] = _means(whole, lambda r: r.get("energy", {}).get("joules"))
+        row["equal_seconds"] = {
+            size: cell
+            for size, group in whole.items()
+            if (cell := _mean(_by_then(r, budgets.get((size, r["seed"]))) for r in group))
+        }
+        rows.append(row)
+    first = found[0]
+    return {
+        "rows": sorted(rows, key=_place),
+        "sizes": sizes,
+        "full_size": first["configuration"]["model"]["state_dim"],
+        "steps": first["configuration"]["trainer"]["steps"],
+        "seeds": most,
+    }
+
+
+def _place(row: Json) -> tuple[Any, ...]:
+    """The full model first, then ours, then the others by name."""
+    first = {"full": 0, _OURS: 1}.get(row["arm"], 2)
+    return first, row["arm"], *map(str, row["axes"].values())
+
+
+def _size(result: Result) -> int:
+    """States that every layer ends with."""
+    kept = {**result["settings"], **result["axes"]}.get("kept")
+    return int(result["configuration"]["model"]["state_dim"] if kept is None else kept)
+
+
+def _accuracy(result: Result) -> float:
+    return float(result["figures"]["chosen"]["test_accuracy_percent"])
+
+
+def _seconds(result: Result) -> float:
+    return float(result["figures"]["train_seconds"])
+
+
+def _by_then(result: Result, budget: float | None) -> float | None:
+    """The best validation accuracy of a model of the final size within so many seconds."""
+    figures = result["figures"]
+    if budget is None:
+        return None
+    rows = zip(figures["curve"], figures["curve_seconds"], strict=True)
+    reached = [
+        row["val_accuracy_percent"]
+        for row, seconds in rows
+        if seconds <= budget and row["step"] >= figures["last_cut_step"]
+    ]
+    return max(reached, default=None)
+
+
+def _mean(values: Iterable[float | None]) -> Json | None:
+    values = list(values)
+    known = [value for value in values if value is not None]
+    return over(known) if known and len(known) == len(values) else None
+
+
+def _means(cells: Mapping[Any, list[Result]], figure: Any) -> Json:
+    found = {size: _mean(map(figure, group)) for size, group in cells.items()}
+    return {size: cell for size, cell in found.items() if cell is not None}

@@ -1,0 +1,101 @@
+"""Tables against other ways to a small model, from files whose figures are known."""
+
+import json
+
+import pytest
+import tables
+
+STEPS, SIZES = 40, (16, 8)
+# arm, axes, test accuracy of seed 0 (each next seed is 1 more), seconds, last cut, validation curve
+ARMS = [
+    ("full", {}, 90.0, 100.0, 0, (70.0, 80.0)),
+    ("cut", {"method": "gradient-data"}, 88.0, 50.0, 4, (75.0, 85.0)),
+    ("scratch", {}, 80.0, 40.0, 0, (60.0, 65.0)),
+    ("hankel-norm", {"every": 1}, 89.5, 400.0, 40, (20.0, 70.0)),
+]
+
+
+@pytest.fixture
+def results(tmp_path):
+    for arm, axes, accuracy, seconds, cut, curve in ARMS:
+        for seed in range(3):
+            for size in SIZES[:1] if arm == "full" else SIZES:
+                own = axes if arm == "full" else {**axes, "kept": size}
+                # A point less at the smaller size.
+                store(tmp_path, arm, own, seed, accuracy + seed - (size == 8), seconds, cut, curve)
+    return tmp_path
+
+
+def store(folder, arm, axes, seed, accuracy, seconds, cut, curve, **more):
+    rows = [
+        {"step": step, "val_accuracy_percent": value}
+        for step, value in zip((STEPS // 2, STEPS), curve, strict=True)
+    ]
+    figures = {
+        "chosen": {"test_accuracy_percent": accuracy},
+        "curve": rows,
+        "curve_seconds": [seconds / 2, seconds],
+        "train_seconds": seconds,
+        "last_cut_step": cut,
+        "step_milliseconds": 2.0,
+    }
+    content = {"arm": arm, "seed": seed, "axes": axes, "settings": axes, "status": "done"}
+    content |= {"figures": figures, **more}
+    content["configuration"] = {"model": {"state_dim": 64}, "trainer": {"steps": STEPS}}
+    name = "-".join(map(str, (arm, *axes.values(), seed)))
+    path = folder / "smnist-rivals" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def rows_of(key, results):
+    text = tables.fill(f"<!-- table: smnist-rivals {key} -->\n<!-- /table -->", results)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines], text
+
+
+def test_one_row_a_way_and_one_column_a_size(results):
+    (header, _, *rows), text = rows_of("test", results)
+    assert header == ["way", "16 states", "8 states"]
+    assert rows == [
+        ["never cut (64 states)", "91.0 ± 1.0", "91.0 ± 1.0"],
+        ["cut in training, `gradient-data`", "89.0 ± 1.0", "88.0 ± 1.0"],
+        ["Hankel nuclear norm, then cut, every step", "90.5 ± 1.0", "89.5 ± 1.0"],
+        ["small from scratch", "81.0 ± 1.0", "80.0 ± 1.0"],
+    ]
+    assert "over 3 seeds, 40 steps each" in text
+    assert "experiments/results/smnist-rivals" in text
+
+
+def test_where_we_lose_is_said_and_the_full_model_is_no_rival(results):
+    _, text = rows_of("losses", results)
+    assert "- 16 states: Hankel nuclear norm, then cut, every step, by 1.5 points" in text
+    assert text.count("by 1.5 points") == 2
+    assert "never cut" not in text
+
+
+def test_at_equal_seconds_a_model_counts_from_its_last_cut_on(results):
+    (_, _, *rows), _ = rows_of("equal_seconds", results)
+    assert {row[0].split(",")[0]: row[1] for row in rows} == {
+        "never cut (64 states)": "70.0 ± 0.0",  # half of its steps by then
+        "cut in training": "85.0 ± 0.0",
+        "small from scratch": "65.0 ± 0.0",
+        "Hankel nuclear norm": "–",
+    }
+
+
+def test_a_cell_with_fewer_seeds_is_left_out(results):
+    (results / "smnist-rivals" / "scratch-8-2.json").unlink()
+    (_, _, *rows), _ = rows_of("test", results)
+    assert rows[-1] == ["small from scratch", "81.0 ± 1.0", "–"]
+
+
+def test_joules_are_shown_where_they_were_taken(results):
+    assert "Not measured in these runs" in rows_of("joules", results)[1]
+    arm, axes, accuracy, seconds, cut, curve = ARMS[2]
+    for seed in range(3):
+        own = {**axes, "kept": 16}
+        more = {"energy": {"joules": 500.0}}
+        store(results, arm, own, seed, accuracy, seconds, cut, curve, **more)
+    (_, _, *rows), _ = rows_of("joules", results)
+    assert rows[-1] == ["small from scratch", "500 ± 0", "–"]
