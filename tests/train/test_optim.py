@@ -32,10 +32,30 @@ def test_groups_hold_every_parameter_once(model):
     assert settings == {"ssm": (0.005, 0.0), "matrices": (0.01, 0.1), "vectors": (0.01, 0.0)}
 
 
-def test_a_layer_can_name_its_own_dynamics(model, monkeypatch):
-    monkeypatch.setattr(
-        type(model.encoder.blocks[0].layer), "ssm_parameters", {"nu_log"}, raising=False
+@pytest.mark.parametrize("layer", ["lru", "s5", "s4d", "linoss"])
+def test_what_moves_the_state_does_not_decay(layer):
+    model = SequenceClassifier(
+        input="real", features=1, width=4, state_dim=3, depth=1, classes=2, layer=layer
     )
+    layer = model.encoder.blocks[0].layer
+    # Without an input the next state depends on the dynamics alone.
+    state = torch.randn_like(layer.initial_state(2))
+    _, free = layer.step(torch.zeros(2, 4), state)
+    parameters = list(layer.parameters())
+    moved = torch.autograd.grad(free.square().sum(), parameters, allow_unused=True)
+    dynamics = {id(p) for p, g in zip(parameters, moved, strict=True) if g is not None and g.any()}
+    groups = {
+        group["name"]: {id(p) for p in group["params"]}
+        for group in parameter_groups(model, OptimConfig())
+    }
+    assert dynamics
+    assert dynamics <= groups["ssm"]
+    outputs = {id(p) for name, p in layer.named_parameters() if name.startswith(("C", "D"))}
+    assert not outputs & groups["ssm"]
+
+
+def test_a_layer_can_name_its_own_dynamics(model, monkeypatch):
+    monkeypatch.setattr(type(model.encoder.blocks[0].layer), "ssm_parameters", {"nu_log"})
     ssm = parameter_groups(model, OptimConfig())[0]["params"]
     assert [id(p) for p in ssm] == [id(b.layer.nu_log) for b in model.encoder.blocks]
 

@@ -47,6 +47,8 @@ class LinOSS(nn.Module):
         InputError: a size is below one, or the scheme is unknown.
     """
 
+    ssm_parameters = frozenset({"A", "log_step", "B"})
+
     def __init__(
         self,
         width: int,

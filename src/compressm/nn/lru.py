@@ -42,6 +42,8 @@ class LRU(nn.Module):
         InputError: a size is below one, the ring or phase range is empty, or the backend unknown.
     """
 
+    ssm_parameters = frozenset({"nu_log", "theta_log", "gamma_log", "B_re", "B_im"})
+
     def __init__(
         self,
         width: int,

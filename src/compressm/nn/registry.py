@@ -2,7 +2,8 @@
 
 A layer has `forward(u (B, L, H), mask=None) -> (B, L, H)`, `step(u (B, H), state)`,
 `initial_state(batch)` and the properties `width` and `state_dim`. A new one is one line:
-`register_layer("mine", Mine)`.
+`register_layer("mine", Mine)`. A class attribute `ssm_parameters` names the parameters of its
+dynamics, which train at a rate of their own and without weight decay.
 """
 
 from __future__ import annotations

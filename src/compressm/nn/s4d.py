@@ -50,6 +50,8 @@ class S4D(nn.Module):
         InputError: a size is below one, the range of steps is empty, or a name is unknown.
     """
 
+    ssm_parameters = frozenset({"log_A_real", "A_imag", "log_dt"})
+
     log_A_real: nn.Parameter  # noqa: N815 - as S4 calls it
     A_imag: nn.Parameter
     C_re: nn.Parameter

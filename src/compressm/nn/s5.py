@@ -45,6 +45,8 @@ class S5(nn.Module):
         InputError: a size is below one, the range of steps is empty, or the rule is unknown.
     """
 
+    ssm_parameters = frozenset({"Lambda_re", "Lambda_im", "log_step", "B_re", "B_im"})
+
     Lambda_re: nn.Parameter
     Lambda_im: nn.Parameter
     log_step: nn.Parameter

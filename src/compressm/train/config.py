@@ -25,8 +25,8 @@ class OptimConfig:
 
     Attributes:
         lr: peak learning rate.
-        ssm_lr_factor: the dynamics of the recurrent layers (ν, θ, γ, B) learn at this times lr,
-            and without weight decay.
+        ssm_lr_factor: the dynamics of the recurrent layers (poles, steps, input map) learn at
+            this times lr, and without weight decay.
         weight_decay: of all other matrices; vectors (biases, norms) have none.
         warmup: share of the steps over which the rate rises linearly from 0.
         decay: "cosine" down to `floor`, or "constant".

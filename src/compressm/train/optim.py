@@ -13,10 +13,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from compressm.nn.registry import StateSpaceLayer
 from compressm.train.config import OptimConfig
 
-# Dynamics and input map of a recurrent layer (ν, θ, γ, B of the LRU). A layer with other names
-# says so in a class attribute `ssm_parameters`.
-SSM_PARAMETERS = frozenset({"nu_log", "theta_log", "gamma_log", "B_re", "B_im"})
-
 # Matrices that are no maps: log of Mamba's decay rates. Decay would pull all rates towards 1.
 NO_DECAY = frozenset({"A_log"})
 
@@ -26,6 +22,8 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
 
     The groups of CompreSSM (arXiv 2510.02823, appendix), which follow S5 and the LRU: the
     dynamics learn at a quarter of the rate, because a small change of λ moves a long memory far.
+    Which parameters these are (poles, steps, and the input map that goes with them) a layer says in
+    a class attribute `ssm_parameters`.
     Mamba's dynamics (`A_log`, `D`) learn at the full rate, without decay, as in its authors' code.
     """
     ssm = {
@@ -33,7 +31,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
         for layer in model.modules()
         if isinstance(layer, StateSpaceLayer)
         for name, parameter in layer.named_parameters(recurse=False)
-        if name in getattr(layer, "ssm_parameters", SSM_PARAMETERS)
+        if name in getattr(layer, "ssm_parameters", ())
     }
     rest = [p for p in model.parameters() if id(p) not in ssm]
     spared = {
