@@ -39,7 +39,12 @@ OVERRIDES = [
     "data.val_size=8",
     "data.test_size=8",
 ]
-OWN = {"listops-small": ["data.options.samples=200", "data.options.test_samples=8"]}
+FEW = ["data.options.samples=200", "data.options.test_samples=8"]
+OWN = {
+    "listops-small": FEW,
+    "s5-listops-small": FEW,
+    "s4d-fsdd-small": ["data.options.max_length=500"],
+}
 # Times, and what depends on them.
 LEFT_OUT = ("seconds", "evaluation_seconds", "snapshot_bytes")
 

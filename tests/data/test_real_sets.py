@@ -77,3 +77,12 @@ def test_gutenberg():
     assert splits.task.classes == 85
     assert len(splits.train) > 40_000
     assert torch.is_tensor(splits.val[0]["inputs"])
+
+
+def test_fsdd():
+    splits = load(DataConfig(name="fsdd", val_size=300))
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (2400, 300, 300)
+    assert splits.task.length == 8000
+    for part in (splits.train, splits.val, splits.test):
+        labels = part[torch.arange(len(part))]["labels"]
+        assert labels.bincount(minlength=10).tolist() == [len(part) // 10] * 10

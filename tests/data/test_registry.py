@@ -18,6 +18,7 @@ BUNDLED = {
     "digit_pairs",
     "digits",
     "fashion_mnist",
+    "fsdd",
     "imdb",
     "listops",
     "mnist",

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from compressm.data import DataConfig, load
-from compressm.data.splits import cut_validation, permutation
+from compressm.data.splits import cut_validation, permutation, stratified
 from compressm.errors import ConfigError
 
 
@@ -59,3 +59,17 @@ def test_test_part_is_the_same_for_every_seed():
         assert torch.equal(one.index, two.index)
         every = torch.arange(len(one))
         assert torch.equal(one[every]["inputs"], two[every]["inputs"])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_every_beginning_of_a_stratified_order_is_in_proportion(seed):
+    sizes = torch.tensor([30, 30, 10, 1])
+    strata = torch.repeat_interleave(torch.tensor([7, 2, 0, 5]), sizes)
+    order = stratified(strata, seed)
+    assert sorted(order.tolist()) == list(range(71))
+    taken = torch.stack([(strata[order] == number).cumsum(0) for number in (7, 2, 0, 5)], 1)
+    share = torch.arange(1, 72)[:, None] * sizes / 71
+    # Each stratum is never more than one and a half examples away from its share.
+    assert ((taken - share).abs() < 1.5).all()
+    assert torch.equal(order, stratified(strata, seed))
+    assert not torch.equal(order, stratified(strata, seed + 3))

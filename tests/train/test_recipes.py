@@ -27,6 +27,9 @@ TASKS = {
     "recall": Task(
         kind="tagging", input="token", input_size=65, classes=65, length=32, padded=False
     ),
+    "fsdd": Task(
+        kind="classification", input="real", input_size=1, classes=10, length=8000, padded=True
+    ),
     "listops": Task(
         kind="classification", input="token", input_size=18, classes=10, length=2000, padded=True
     ),

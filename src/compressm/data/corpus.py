@@ -16,7 +16,7 @@ from torch import Tensor
 
 from compressm.data.config import DataConfig
 from compressm.data.options import check_at_least
-from compressm.data.source import VARIABLE, Source, data_folder
+from compressm.data.source import Source, data_file
 from compressm.data.splits import limit_test, limit_training, permutation
 from compressm.data.task import DataSplits, Task
 from compressm.data.tensors import SequenceDataset
@@ -122,13 +122,7 @@ def corpus_splits(
 def _file(config: DataConfig, options: CorpusOptions, units: Callable[[str], Text]) -> Corpus[Text]:
     path = Path(options.source).expanduser()
     if options.source == "tinyshakespeare":
-        folder = data_folder(config)
-        advice = f"download {ADDRESS} as {SHAKESPEARE}"
-        if folder is None:
-            raise DataError(f"{advice} and give its folder as data_dir or in {VARIABLE}")
-        path = folder / SHAKESPEARE
-        if not path.is_file():
-            raise DataError(f"there is no file {path}; {advice}")
+        path = data_file(config, SHAKESPEARE, f"download {ADDRESS} as {SHAKESPEARE}")
     elif not path.is_file():
         raise DataError(
             f"option 'source' of data set {config.name!r}: there is no file {path}; give "

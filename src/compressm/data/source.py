@@ -35,6 +35,21 @@ def data_folder(config: DataConfig) -> Path | None:
     return folder
 
 
+def data_file(config: DataConfig, name: str, advice: str) -> Path:
+    """The file `name` of the folder with local copies; `advice` says how it is had.
+
+    Raises:
+        DataError: it is not there, or no folder is given.
+    """
+    folder = data_folder(config)
+    if folder is None:
+        raise DataError(f"{advice} and give its folder as data_dir or in {VARIABLE}")
+    path = folder / name
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; {advice}")
+    return path
+
+
 class Source:
     """Where one data set comes from: `folder` when given, else the hub's `hub`."""
 

@@ -35,16 +35,38 @@ def validation_count(n: int, val_size: int | float) -> int:
     return int(count)
 
 
-def cut_validation(n: int, config: DataConfig) -> tuple[Tensor, Tensor]:
+def stratified(strata: Tensor, seed: int) -> Tensor:
+    """A permutation of range(n) whose every beginning has all strata in nearly their proportions.
+
+    Args:
+        strata: (n,), the number of the stratum of every example.
+        seed: the permutation depends on it and on the strata only.
+    """
+    order = permutation(len(strata), seed)
+    _, group, size = torch.unique(strata[order], return_inverse=True, return_counts=True)
+    # The k-th example of a stratum of m stands at (k + offset) / m; offsets mix the strata.
+    by_group = torch.argsort(group, stable=True)
+    rank = torch.empty_like(group)
+    first = size.cumsum(0) - size
+    rank[by_group] = torch.arange(len(group), device="cpu") - first[group[by_group]]
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    offset = torch.rand(len(size), generator=generator, dtype=torch.float64, device="cpu")
+    return order[torch.argsort((rank + offset[group]) / size[group], stable=True)]
+
+
+def cut_validation(
+    n: int, config: DataConfig, strata: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Disjoint row numbers (train, val) of n training examples.
 
-    A smaller `train_size` gives a subset of a larger one, and the same validation rows.
+    A smaller `train_size` gives a subset of a larger one, and the same validation rows. With
+    `strata` (n,) both parts have these in nearly their proportions.
 
     Raises:
         ConfigError: `train_size` is more than there is after validation was cut.
     """
     count = validation_count(n, config.val_size)
-    order = permutation(n, config.seed)
+    order = permutation(n, config.seed) if strata is None else stratified(strata, config.seed)
     return limit_training(order[count:], config).sort().values, order[:count].sort().values
 
 
@@ -83,9 +105,10 @@ def assemble(
     pool: SequenceDataset,
     test: SequenceDataset,
     vocabulary: tuple[str, ...] | None = None,
+    strata: Tensor | None = None,
 ) -> DataSplits:
-    """Splits from a training pool (validation is cut from it) and a test part."""
-    train_rows, val_rows = cut_validation(len(pool), config)
+    """Splits from a training pool (validation is cut from it, by `strata`) and a test part."""
+    train_rows, val_rows = cut_validation(len(pool), config, strata)
     return DataSplits(
         task=task,
         train=pool.subset(train_rows),

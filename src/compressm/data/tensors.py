@@ -84,15 +84,19 @@ class Ragged:
         return len(self.starts)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        start, length = self.starts[rows], self._lengths[rows]
-        step = torch.arange(int(length.max()), device="cpu")
-        mask = step < length[:, None]
-        # Positions behind the end of a sequence are read from its first token, then zeroed.
-        position = torch.where(mask, start[:, None] + step, start[:, None])
-        return self.flat[position].long() * mask, mask
+        values, mask = padded(self.flat, self.starts[rows], self._lengths[rows])
+        return values.long() * mask, mask
 
     def lengths(self) -> Tensor:
         return self._lengths
+
+
+def padded(flat: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Stretches of `flat` (T,) side by side, (B, L), and the mask of what belongs to them."""
+    step = torch.arange(int(lengths.max()), device="cpu")
+    mask = step < lengths[:, None]
+    # Positions behind the end of a stretch are read from its start: any that is there.
+    return flat[torch.where(mask, starts[:, None] + step, starts[:, None])], mask
 
 
 class Windows:
