@@ -75,3 +75,12 @@ def test_real_eigenvalues_leave_room_that_holds_no_energy():
     pairs = Spectrum(values=torch.tensor([4.0, 3.0, 2.0, 1.0]), state_dim=2, per_state=2)
     assert pairs.energy(1) == pairs.energy(1, 2) == pairs.energy(1, 4) == pytest.approx(0.7)
     assert pairs.energy(1, 1) == pytest.approx(0.4)
+
+
+def test_a_layer_that_cannot_have_every_number_of_states():
+    s = spectrum([1.0] * 12, ranks=(12, 4, 2, 1))
+    assert [s.at_least(rank) for rank in (1, 2, 3, 5, 12)] == [1, 2, 4, 12, 12]
+    assert [s.at_most(rank) for rank in (0, 1, 3, 11, 12)] == [0, 1, 2, 4, 12]
+    assert s.notes == ("of its 12 states it can keep 4, 2, 1 and no other number",)
+    free = spectrum([1.0] * 12)
+    assert free.at_least(5) == free.at_most(5) == 5

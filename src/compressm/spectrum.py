@@ -42,6 +42,8 @@ class Spectrum:
         guaranteed: whether 2 Σ_{i>r} σ_i bounds the H-infinity error of balanced truncation
             (true for infinite-horizon Gramians only; Antoulas 2005, section 7.2).
         cost: what each stored state costs, for policies with a budget.
+        ranks: numbers of states, N among them, that the layer can have, where not every one is
+            possible; None: all are.
         unseen: why nothing was measured (no data reached the layer, silence, …), and the values
             mean nothing; None where they were measured.
     """
@@ -52,6 +54,7 @@ class Spectrum:
     kind: str = "infinite"
     guaranteed: bool = True
     cost: StateCost = StateCost()
+    ranks: tuple[int, ...] | None = None
     unseen: str | None = None
 
     def __post_init__(self) -> None:
@@ -83,6 +86,16 @@ class Spectrum:
         above = int((self.values > floor).sum())
         return -(-above // self.per_state)
 
+    def at_least(self, rank: int) -> int:
+        """The fewest states that the layer can have, from `rank` on."""
+        return rank if self.ranks is None else min(r for r in self.ranks if r >= rank)
+
+    def at_most(self, rank: int) -> int:
+        """The most states that the layer can have, up to `rank`; 0 where it cannot have so few."""
+        if self.ranks is None:
+            return rank
+        return max((r for r in self.ranks if r <= rank), default=0)
+
     def discarded(self, rank: int) -> float:
         """Σ of the singular values that keeping `rank` states drops."""
         if not 0 <= rank <= self.state_dim:
@@ -111,6 +124,9 @@ class Spectrum:
             return (f"not measured: {self.unseen}",)
         if self.total == 0:
             return ("its states do nothing: what drives or reads them is zero",)
+        if self.ranks is not None:
+            fewer = ", ".join(str(rank) for rank in sorted(self.ranks, reverse=True)[1:]) or "all"
+            return (f"of its {self.state_dim} states it can keep {fewer} and no other number",)
         return ()
 
     @cached_property

@@ -183,6 +183,25 @@ def build_fla(family: str, more: Mapping[str, object], states: int) -> nn.Module
     return fla.language_model(family, states, **more)
 
 
+@torch.no_grad()
+def pad_spaced(model: nn.Module, extra: int) -> nn.Module:
+    """The states of a RetNet become every m-th of more; between them nothing is read."""
+    (old,) = find_sites(model).values()
+    more = old.state_dim + extra
+    padded = build_fla("RetNet", {"num_heads": 4, "num_kv_heads": 2}, more)
+    (new,) = find_sites(padded).values()
+    for name, value in padded.named_parameters():
+        if value.shape == model.get_parameter(name).shape:
+            value.copy_(model.get_parameter(name))
+    every = torch.arange(0, more, more // old.state_dim)
+    for name, axis in new.adapter.layout(new.module).parameters.items():
+        value, few = new.module.get_parameter(name), old.module.get_parameter(name)
+        if "read" in axis.roles:
+            value.zero_()
+        value[axis.kept(more, every[None])] = few
+    return padded
+
+
 def fla_case(family: str, *, together: bool = True, **more: object) -> Case:
     """Keys of length one see all entries, so there no new state may have any."""
     return Case(
@@ -229,6 +248,17 @@ CASES = {
     "gla": own_case(matrix_state.GatedLinearAttention, together=False),
     "kda": own_case(matrix_state.KimiDeltaAttention, together=True),
     "fla.GLA": fla_case("GLA", together=False, num_heads=4, num_kv_heads=2),
+    "fla.RetNet": Case(
+        build=partial(build_fla, "RetNet", {"num_heads": 4, "num_kv_heads": 2}),
+        inputs=partial(tokens, 6, 18),
+        pad=pad_spaced,
+        ordered=True,
+        blind=(),
+        compiled=False,
+        full=8,
+        kept=1,
+        tolerance=1e-7,
+    ),
     "fla.DeltaNet": fla_case("DeltaNet", use_short_conv=True, conv_bias=True),
     "fla.GatedDeltaNet": fla_case("GatedDeltaNet", num_v_heads=6),
     "fla.KDA": fla_case("KDA", num_v_heads=4, use_short_conv=True),

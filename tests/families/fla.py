@@ -157,6 +157,48 @@ class GatedLinearAttention(Gated):
 GatedLinearAttention.__module__ = "fla.layers.gla"
 
 
+class Rotary(nn.Module):
+    """Frequencies are computed from the size and in no state dict; so are the tables of angles."""
+
+    def __init__(self, dim, base=10000.0):
+        super().__init__()
+        self.dim, self.base, self.interleaved, self.scale_base = dim, base, False, None
+        powers = torch.arange(0, dim, 2, dtype=torch.float64) / dim
+        self.register_buffer("inv_freq", base**-powers, persistent=False)
+        self.register_buffer("scale", None, persistent=False)
+        self._seq_len_cached, self._cos_cached, self._sin_cached = 0, None, None
+
+    def forward(self, x):
+        if x.shape[1] > self._seq_len_cached or self._cos_cached is None:
+            self._seq_len_cached = x.shape[1]
+            angles = torch.outer(torch.arange(x.shape[1]).to(x), self.inv_freq.to(x))
+            self._cos_cached, self._sin_cached = angles.cos(), angles.sin()
+        cos, sin = (t[: x.shape[1], None] for t in (self._cos_cached, self._sin_cached))
+        half = cos.shape[-1]
+        a, b, rest = x.split([half, half, x.shape[-1] - 2 * half], -1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], -1)
+
+
+class MultiScaleRetention(Gated):
+    def __init__(self, config):
+        super().__init__()
+        self.sizes(config)
+        self.rotary = Rotary(self.head_k_dim)
+
+    def run(self, x):
+        q, k, v = (self.made(name, x, plain) for name in "qkv")
+        if self.feature_map_fn is not None:
+            q, k = self.feature_map_fn(q), self.feature_map_fn(k)
+        q, k = (self.rotary(heads_of(part, self.head_k_dim)) for part in (q, k))
+        k = k.repeat_interleave(self.num_kv_groups, 2)
+        v = heads_of(v, self.head_v_dim, self.num_kv_groups)
+        decay = (1 - 2.0 ** (-5.0 - torch.arange(self.num_heads).to(x))).log()
+        return self.gated(x, attended(q, k, v, decay.expand(*x.shape[:2], -1)[..., None]))
+
+
+MultiScaleRetention.__module__ = "fla.layers.multiscale_retention"
+
+
 class DeltaNet(Layer):
     def __init__(self, config):
         super().__init__()
@@ -289,12 +331,12 @@ class KimiDeltaAttention(ByHeadDim):
 
 KimiDeltaAttention.__module__ = "fla.layers.kda"
 
-# Layer, heads, and what its configuration says besides; sizes follow from the state dimension.
 LAYERS = {
-    "GLA": (GatedLinearAttention, {}),
-    "DeltaNet": (DeltaNet, {}),
-    "GatedDeltaNet": (GatedDeltaNet, {}),
-    "KDA": (KimiDeltaAttention, {}),
+    "GLA": GatedLinearAttention,
+    "RetNet": MultiScaleRetention,
+    "DeltaNet": DeltaNet,
+    "GatedDeltaNet": GatedDeltaNet,
+    "KDA": KimiDeltaAttention,
 }
 _VALUES = 5
 
@@ -314,7 +356,8 @@ class Config:
         if family in ("GatedDeltaNet", "KDA"):
             self.head_dim, self.expand_v = states, whole(_VALUES, states)
         else:
-            self.expand_k = whole(self.num_heads * states, WIDTH)
+            entries = 2 if family == "RetNet" else 1  # a plane of rotation is one state
+            self.expand_k = whole(self.num_heads * entries * states, WIDTH)
             self.expand_v = whole(self.num_heads * _VALUES, WIDTH)
 
 
@@ -329,7 +372,7 @@ class Block(nn.Module):
         super().__init__()
         self.config = config
         self.attn_norm = nn.RMSNorm(config.hidden_size)
-        self.attn = LAYERS[config.family][0](config)
+        self.attn = LAYERS[config.family](config)
 
     def forward(self, x, attention_mask):
         return x + self.attn(self.attn_norm(x), attention_mask=attention_mask)[0]

@@ -5,13 +5,21 @@ import copy
 import pytest
 import torch
 
-from compressm import FixedRank, Policy, compress_, load_compressed, measure
+from compressm import (
+    FixedRank,
+    Guard,
+    Policy,
+    StateBytesBudget,
+    compress_,
+    load_compressed,
+    measure,
+)
 from compressm.errors import InputError
 from compressm.families import find_sites
 from compressm.numerics.matrix_state.signals import output_reference
 from tests.families import fla
 
-FULL, CUT = 12, 5
+FULL, CUT = 12, 4
 
 # What layers can be built with; every way is read, and cut to a model that can be built anew.
 VARIANTS = {
@@ -20,6 +28,11 @@ VARIANTS = {
         {"num_heads": 6, "num_kv_heads": 2, "use_short_conv": True},
         {"feature_map": "relu", "clamp_min": -0.1, "use_output_gate": False},
         {"fuse_norm": False, "elementwise_affine": False, "num_kv_heads": 1},
+    ],
+    "RetNet": [
+        {"num_heads": 4, "num_kv_heads": 2},
+        {"use_short_conv": True, "num_heads": 3, "elementwise_affine": False},
+        {"feature_map": "relu", "fuse_norm": False},
     ],
     "DeltaNet": [
         {"use_short_conv": True, "conv_bias": True, "use_gate": False},
@@ -96,7 +109,7 @@ def test_a_cut_model_is_built_anew_from_its_configuration_and_loads(family, more
     """Stock: the sizes in the configuration make layers of exactly the shapes that were cut."""
     model, x = fla.language_model(family, FULL, layers=2, **more), tokens()
     before = copy.deepcopy(vars(model.config))
-    compress_(model, policy=FixedRank(CUT), method="energy", data=[x], uniform=True)
+    compress_(model, policy=FixedRank(CUT), method="elimination", data=[x], uniform=True)
     assert {site.state_dim for site in find_sites(model).values()} == {CUT}
     changed = {name for name, value in vars(model.config).items() if value != before[name]}
     sizes = {"expand_k"} if hasattr(model.config, "expand_k") else {"head_dim", "expand_v"}
@@ -115,7 +128,7 @@ class Uneven(Policy):
         pass
 
     def targets(self, spectra):
-        return {site: CUT + i for i, site in enumerate(spectra)}
+        return {site: CUT // (i + 1) for i, site in enumerate(spectra)}
 
 
 @every_family
@@ -123,7 +136,7 @@ def test_uneven_cuts_load_at_full_size(family):
     more = VARIANTS[family][0]
     model, x = fla.language_model(family, FULL, layers=2, **more), tokens()
     compress_(model, policy=Uneven(), method="magnitude")
-    assert [site.state_dim for site in find_sites(model).values()] == [CUT, CUT + 1]
+    assert [site.state_dim for site in find_sites(model).values()] == [CUT, CUT // 2]
     fresh = fla.language_model(family, FULL, layers=2, **more)
     assert vars(model.config) == vars(fresh.config)  # no one number is right
     load_compressed(fresh, model.state_dict())
@@ -177,6 +190,54 @@ def test_query_heads_that_share_keys_keep_the_same_states():
         assert torch.equal(queries[0][g][:, kept], queries[1][g])
         assert torch.equal(gates[0][g][kept], gates[1][g])
     assert chosen[0] != chosen[1]
+
+
+def test_planes_stay_whose_frequencies_the_smaller_layer_has():
+    """Both entries of each in every head; an impossible number becomes the next possible one."""
+    model, x = fla.language_model("RetNet", 16, num_heads=4, num_kv_heads=2), tokens()
+    layer = model.layers[0].attn
+    old = {name: p.detach().clone() for name, p in layer.named_parameters()}
+    frequencies = layer.rotary.inv_freq.clone()
+    event = compress_(model, policy=FixedRank(5), method="elimination", data=[x])
+    assert event.sites[0].after == 8
+    assert "it can keep 8, 4, 2, 1" in event.sites[0].notes[0]
+    torch.testing.assert_close(layer.rotary.inv_freq, frequencies[::2])
+    for name in ("q_proj.weight", "k_proj.weight"):
+        every = old[name].unflatten(0, (-1, 2, 16))[:, :, ::2]
+        assert torch.equal(getattr(layer, name[:6]).weight, every.flatten(0, 2))
+    again = fla.LanguageModel(model.config).double()
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again(x), model(x))
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.1])
+def test_budgets_are_kept_by_layers_that_cannot_have_every_number_of_states(share):
+    model, x = fla.language_model("RetNet", 16, layers=2), tokens()
+    sites = find_sites(model).values()
+    limit = share * sum(16 * site.adapter.cost(site.module).state_bytes for site in sites)
+    compress_(model, policy=StateBytesBudget(limit), data=[x])
+    kept = [site.state_dim for site in find_sites(model).values()]
+    assert set(kept) <= {16, 8, 4, 2, 1}
+    assert sum(kept) <= 32 * share
+    assert torch.isfinite(model(x)).all()
+
+
+def test_a_rollback_leaves_no_table_of_another_rotation():
+    """Tables of angles are kept by the layer, and the guard's metric makes those of the cut one."""
+    model, x = fla.language_model("RetNet", 16), tokens()
+    before = model(x).detach()
+    outputs = []
+
+    def metric():
+        outputs.append(model(x).detach())
+        return -float((outputs[-1] - before).norm())
+
+    event = compress_(
+        model, policy=FixedRank(2), data=[x], guard=Guard(metric, max_drop=0.0, max_attempts=1)
+    )
+    assert event.kind == "rejected"
+    assert not torch.equal(outputs[-1], before)
+    torch.testing.assert_close(model(x), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

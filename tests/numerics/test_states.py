@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from compressm.errors import InputError
+from compressm.errors import InputError, RankError
 from compressm.numerics.matrix_state.contributions import ContributionMoments
 from compressm.numerics.matrix_state.gramians import (
     KeyQueryGramians,
@@ -11,6 +11,7 @@ from compressm.numerics.matrix_state.gramians import (
     stacked,
 )
 from compressm.numerics.matrix_state.signals import Signals, output_reference
+from compressm.numerics.matrix_state.spacing import spaced_indices, spaced_ranks, spaced_scores
 from compressm.numerics.matrix_state.states import output_of, states_of
 
 # decay, delta rule
@@ -161,3 +162,20 @@ def test_entries_and_groups_of_a_state_are_pooled():
     torch.testing.assert_close(unit, columns.mT @ columns / T)
     traces = stacked(P, Q).diagonal(dim1=1, dim2=2).sum(-1)
     torch.testing.assert_close(traces, torch.full_like(traces, 2.0))
+
+
+@pytest.mark.parametrize("states", [1, 2, 5, 12, 16, 48, 96])
+def test_spaced_states_are_those_that_a_smaller_rotation_has(states):
+    ranks = spaced_ranks(states)
+    assert ranks[0] == states
+    assert ranks[-1] == 1
+    frequencies, before = 10.0 ** -(torch.arange(states) / states), set(range(states))
+    for rank in ranks:
+        kept = spaced_indices(states, rank)
+        torch.testing.assert_close(frequencies[kept], 10.0 ** -(torch.arange(rank) / rank))
+        assert set(kept.tolist()) <= before
+        assert set(spaced_scores(states).topk(rank).indices.tolist()) == set(kept.tolist())
+        before = set(kept.tolist())
+    if states > 2:
+        with pytest.raises(RankError, match="every m-th stays"):
+            spaced_indices(states, states - 1)

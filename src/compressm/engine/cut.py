@@ -73,8 +73,12 @@ def plan_cut(run: TrainingRun, policy: Policy, survey: Survey, rollback: Rollbac
 
 
 def as_carried_out(run: TrainingRun, survey: Survey, states: Mapping[str, int]) -> dict[str, int]:
-    """The states that layers will keep: one number for those that must agree, with `uniform`."""
-    return survey.with_uniform_sizes(states) if run.settings.uniform else dict(states)
+    """The states that layers will keep: as many as each can have, not fewer than planned.
+
+    With `uniform`, one number for those that must agree.
+    """
+    possible = {name: survey.spectra[name].at_least(rank) for name, rank in states.items()}
+    return survey.with_uniform_sizes(possible) if run.settings.uniform else possible
 
 
 def propose_cut(run: TrainingRun, survey: Survey, states: Mapping[str, int]) -> Proposal:

@@ -32,6 +32,7 @@ from compressm.families.matrix_state import mamba2 as mamba2
 from compressm.families.matrix_state import own_layers as own_layers
 from compressm.families.matrix_state.fla import attention as attention
 from compressm.families.matrix_state.fla import delta as delta
+from compressm.families.matrix_state.fla import retention as retention
 from compressm.families.matrix_state.recurrences import (
     ChannelDecay,
     DeltaRule,

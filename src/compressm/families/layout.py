@@ -143,6 +143,8 @@ class Layout:
             about their weights is known.
         buffers: what buffers hold that no state dict has, or that have a size by the states: N ->
             value.
+        caches: plain attributes with tables that the layer computed of its sizes, by dotted name.
+            They are forgotten (None), to be computed anew.
         config: numbers that a configuration around the layer stores, each a multiple of N or what a
             function makes of it: all of them, or none where it lacks one. Empty: `config_keys` of
             the adapter say what it calls N.
@@ -151,6 +153,7 @@ class Layout:
     parameters: Mapping[str, StateAxis]
     sizes: Mapping[str, Size | str] = field(default_factory=dict)
     buffers: Mapping[str, Callable[[int], Tensor]] = field(default_factory=dict)
+    caches: tuple[str, ...] = ()
     config: Mapping[str, Size] = field(default_factory=dict)
 
     def state_dim(self, module: nn.Module) -> int:
@@ -184,7 +187,7 @@ class Layout:
     def attributes(self, module: nn.Module, states: int) -> dict[str, Any]:
         """What the layer says about its own sizes, as it is with so many states.
 
-        Plain values by dotted name, and tensors for buffers.
+        Plain values by dotted name, tensors for buffers, and None for what is computed anew.
         """
         lengths = {}
         for name, axis in self.parameters.items():
@@ -200,6 +203,7 @@ class Layout:
             path = name.rpartition(".")[0]
             for key in _said_by(module.get_submodule(path), axis.dim):
                 found[f"{path}.{key}"] = lengths[name]
+        found |= {name: None for name in self.caches if _has(module, name)}
         return found | {name: make(states) for name, make in self.buffers.items()}
 
 

@@ -82,6 +82,7 @@ def drop(
 
     def after(site: str) -> int:
         below = (ranks[site] - 1) // policy.multiple_of * policy.multiple_of
+        below = spectra[site].at_most(below)
         return below if below >= policy.min_rank else ranks[site]
 
     while excess > 0:

@@ -20,7 +20,8 @@ from compressm.testing.case import Case
 def said_sizes(case: Case, model: nn.Module) -> dict[str, Any]:
     """What the layer says about its own sizes, tensors as lists; all of it right."""
     site = case.site(model)
-    attributes = site.adapter.attributes(site.module, site.state_dim)
+    said = site.adapter.attributes(site.module, site.state_dim)
+    attributes = {name: value for name, value in said.items() if value is not None}
     found = {}
     for name in attributes:
         holder: Any = site.module

@@ -96,6 +96,8 @@ class MatrixStateLayer(ABC):
         blocks: K, blocks of channels whose contributions are kept apart (a multiple of
             the groups of signals).
         state_dim: N.
+        spaced: whether every m-th state has to stay, because the layer computes something of each
+            (a frequency of rotation) from its place among all.
     """
 
     recurrence: ClassVar[Recurrence]
@@ -107,6 +109,7 @@ class MatrixStateLayer(ABC):
     sharing: int = 1
     entries: int = 1
     blocks: int = 1
+    spaced: bool = False
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         self.module, self.layout = module, layout

@@ -21,6 +21,7 @@ from compressm.families.matrix_state.probes import Inputs, OrderProbe
 from compressm.numerics import HankelMatrix
 from compressm.numerics.matrix_state.contributions import Weigh
 from compressm.numerics.matrix_state.matching import term_weights
+from compressm.numerics.matrix_state.spacing import spaced_indices, spaced_ranks
 from compressm.spectrum import Spectrum, StateCost
 
 _INTERACT = (
@@ -83,6 +84,7 @@ class MatrixStateMeasurement(Measurement):
             kind="weights" if watching is None else _KINDS[method.weigh],
             guaranteed=False,
             cost=observer.cost,
+            ranks=spaced_ranks(layer.state_dim) if layer.spaced else None,
             unseen=missing,
         )
 
@@ -97,8 +99,12 @@ class MatrixStateMeasurement(Measurement):
     def reduce(self, rank: int, *, select: Which, generator: torch.Generator) -> Draft:
         layer, N = self.observer.layer, self.observer.layer.state_dim
         picks = []
+        if layer.spaced:
+            rank = self.spectrum.at_most(rank)
         for order in self.ranking.orders:
-            if select == "random" or self.ranking.shuffled:
+            if layer.spaced:
+                picks.append(spaced_indices(N, rank))
+            elif select == "random" or self.ranking.shuffled:
                 picks.append(torch.randperm(N, generator=generator, device="cpu")[:rank])
             else:
                 picks.append(order.indices[:rank] if select == "largest" else order.indices[-rank:])

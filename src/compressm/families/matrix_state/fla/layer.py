@@ -251,6 +251,8 @@ def fla_layout(
     sizes: Mapping[str, Size],
     config: Sequence[str],
     entries: int = 1,
+    buffers: Mapping[str, Callable[[int], Tensor]] | None = None,
+    caches: tuple[str, ...] = (),
 ) -> Layout:
     """Where the states are.
 
@@ -262,6 +264,7 @@ def fla_layout(
         sizes: what the layer stores.
         config: and what of it a configuration stores too.
         entries: entries of a key that make one state.
+        buffers, caches: as in `Layout`.
     """
     own: Any = module
     heads: dict[str, tuple[Role, int]] = {name: ("decay", n) for name, n in decays.items()}
@@ -284,5 +287,9 @@ def fla_layout(
         if f"{letter}_conv1d.weight" in axes
     }
     return Layout(
-        parameters=axes, sizes={**sizes, **wide}, config={name: sizes[name] for name in config}
+        parameters=axes,
+        sizes={**sizes, **wide},
+        config={name: sizes[name] for name in config},
+        buffers=buffers or {},
+        caches=caches,
     )

@@ -15,6 +15,7 @@ from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.numerics.matrix_state.contributions import ContributionMoments, Weigh
 from compressm.numerics.matrix_state.matching import TermOrder, ranked_terms
 from compressm.numerics.matrix_state.signals import Signals
+from compressm.numerics.matrix_state.spacing import spaced_scores
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +82,11 @@ class Order(ABC):
     @abstractmethod
     def rank(self) -> Ranking:
         """The order, once all calls have been seen."""
+
+
+def settled(layer: MatrixStateLayer, M: Tensor) -> TermOrder | None:
+    """The order of a group by its M (N, N), where the layer leaves no choice; else None."""
+    return ranked_terms(M, spaced_scores(len(M)), len(M)) if layer.spaced else None
 
 
 def by_energies(

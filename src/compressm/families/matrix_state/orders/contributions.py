@@ -9,7 +9,13 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from compressm.families.matrix_state.layer import MatrixStateLayer
-from compressm.families.matrix_state.orders.base import Call, Order, Ranking, by_energies
+from compressm.families.matrix_state.orders.base import (
+    Call,
+    Order,
+    Ranking,
+    by_energies,
+    settled,
+)
 from compressm.numerics.matrix_state.averaged import AveragedDynamics
 from compressm.numerics.matrix_state.contributions import ContributionMoments, Weigh
 from compressm.numerics.matrix_state.matching import TermOrder
@@ -45,7 +51,9 @@ class ByContributions(Order):
     def rank(self) -> Ranking:
         blocks = self.moments.moment
         by_group = blocks.view(self.layer.groups, -1, *blocks.shape[1:]).sum(1)
-        orders = [self.terms(M, group) for group, M in enumerate(by_group)]
+        orders = [
+            settled(self.layer, M) or self.terms(M, group) for group, M in enumerate(by_group)
+        ]
         return by_energies(orders, self.moments)
 
     @abstractmethod

@@ -9,7 +9,13 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from compressm.families.matrix_state.layer import MatrixStateLayer
-from compressm.families.matrix_state.orders.base import Call, Order, Ranking, by_energies
+from compressm.families.matrix_state.orders.base import (
+    Call,
+    Order,
+    Ranking,
+    by_energies,
+    settled,
+)
 from compressm.numerics.matrix_state.contributions import Weigh
 from compressm.numerics.matrix_state.gramians import (
     KeyQueryGramians,
@@ -44,11 +50,11 @@ class ByGramians(Order):
         P, Q = self.gramians.pair
         by_group = (self.layer.groups, self.layer.sharing, *P.shape[1:])
         pairs = zip((P * Q).view(by_group), stacked(P, Q).view(by_group), strict=True)
-        entries = self.layer.entries
-        orders = [
-            self.terms(pooled_terms(added, entries), pooled_columns(columns, entries))
-            for added, columns in pairs
-        ]
+        orders = []
+        for added, columns in pairs:
+            M = pooled_terms(added, self.layer.entries)
+            columns = pooled_columns(columns, self.layer.entries)
+            orders.append(settled(self.layer, M) or self.terms(M, columns))
         return by_energies(orders)
 
     @abstractmethod

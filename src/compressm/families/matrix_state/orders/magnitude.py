@@ -11,8 +11,10 @@ from compressm.families.matrix_state.orders.base import (
     Call,
     Order,
     Ranking,
+    by_energies,
     by_scores,
     register_order,
+    settled,
 )
 
 
@@ -31,4 +33,7 @@ class Magnitude(Order):
         """Nothing is summed."""
 
     def rank(self) -> Ranking:
-        return by_scores(self.layer.magnitudes().detach().cpu().double())
+        sizes = self.layer.magnitudes().detach().cpu().double()
+        orders = [settled(self.layer, row.square().diag()) for row in sizes]
+        found = [order for order in orders if order is not None]
+        return by_energies(found) if found else by_scores(sizes)
