@@ -78,9 +78,11 @@ def test_real_eigenvalues_leave_room_that_holds_no_energy():
 
 
 def test_a_layer_that_cannot_have_every_number_of_states():
-    s = spectrum([1.0] * 12, ranks=(12, 4, 2, 1))
+    s = spectrum([1.0] * 12, ranks={12: 0.0, 4: 9.0, 2: 11.0, 1: 12.0})
     assert [s.at_least(rank) for rank in (1, 2, 3, 5, 12)] == [1, 2, 4, 12, 12]
     assert [s.at_most(rank) for rank in (0, 1, 3, 11, 12)] == [0, 1, 2, 4, 12]
     assert s.notes == ("of its 12 states it can keep 4, 2, 1 and no other number",)
+    assert [s.discarded(rank) for rank in (0, 1, 3, 4, 11, 12)] == [12, 12, 11, 9, 9, 0]
+    assert [s.rank_for_energy(tolerance) for tolerance in (0.0, 0.74, 0.75, 0.95)] == [12, 12, 4, 2]
     free = spectrum([1.0] * 12)
     assert free.at_least(5) == free.at_most(5) == 5

@@ -6,6 +6,7 @@ map has two real coordinates for each complex state).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,7 +44,7 @@ class Spectrum:
             (true for infinite-horizon Gramians only; Antoulas 2005, section 7.2).
         cost: what each stored state costs, for policies with a budget.
         ranks: numbers of states, N among them, that the layer can have, where not every one is
-            possible; None: all are.
+            possible, and what of Σσ each of them leaves; None: all are.
         unseen: why nothing was measured (no data reached the layer, silence, …), and the values
             mean nothing; None where they were measured.
     """
@@ -54,7 +55,7 @@ class Spectrum:
     kind: str = "infinite"
     guaranteed: bool = True
     cost: StateCost = StateCost()
-    ranks: tuple[int, ...] | None = None
+    ranks: Mapping[int, float] | None = None
     unseen: str | None = None
 
     def __post_init__(self) -> None:
@@ -100,6 +101,8 @@ class Spectrum:
         """Σ of the singular values that keeping `rank` states drops."""
         if not 0 <= rank <= self.state_dim:
             raise InputError(f"rank: expected 0 … {self.state_dim}, got {rank}")
+        if self.ranks is not None:
+            return self.ranks.get(self.at_most(rank), self.total)
         return float(self._tail[min(rank * self.per_state, len(self.values))])
 
     def energy(self, rank: int, directions: int | None = None) -> float | None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from compressm import (
+    EnergyTolerance,
     FixedRank,
     Guard,
     Policy,
@@ -208,6 +209,19 @@ def test_planes_stay_whose_frequencies_the_smaller_layer_has():
     again = fla.LanguageModel(model.config).double()
     again.load_state_dict(model.state_dict())
     torch.testing.assert_close(again(x), model(x))
+
+
+def test_an_energy_is_that_of_the_planes_that_stay():
+    """The largest planes go where no layer has their frequencies; nothing is said to be kept."""
+    model, x = fla.language_model("RetNet", 4), tokens()
+    with torch.no_grad():
+        rows = model.layers[0].attn.q_proj.weight.view(2, 2, 4, -1)
+        rows[:, :, ::2] = 0
+    event = compress_(model, policy=FixedRank(2), method="elimination", data=[x])
+    assert event.sites[0].energy_kept == pytest.approx(0)
+    model = fla.language_model("RetNet", 4)
+    event = compress_(model, policy=EnergyTolerance(0.999), method="elimination", data=[x])
+    assert event.sites[0].energy_kept >= 0.001
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.1])

@@ -84,9 +84,15 @@ class MatrixStateMeasurement(Measurement):
             kind="weights" if watching is None else _KINDS[method.weigh],
             guaranteed=False,
             cost=observer.cost,
-            ranks=spaced_ranks(layer.state_dim) if layer.spaced else None,
+            ranks=self._possible() if layer.spaced else None,
             unseen=missing,
         )
+
+    def _possible(self) -> dict[int, float]:
+        """The ranks of a layer that keeps every m-th state, and what each leaves."""
+        left = torch.stack([order.residual for order in self.ranking.orders]).sum(0).tolist()
+        every = self.observer.layer.state_dim
+        return {rank: left[rank - 1] if rank < every else 0.0 for rank in spaced_ranks(every)}
 
     def hankel_matrix(self) -> HankelMatrix:
         """Diagonal: states do not mix. Of several groups, the first tells states apart."""
