@@ -99,3 +99,18 @@ def test_joules_are_shown_where_they_were_taken(results):
         store(results, arm, own, seed, accuracy, seconds, cut, curve, **more)
     (_, _, *rows), _ = rows_of("joules", results)
     assert rows[-1] == ["small from scratch", "500 ± 0", "–"]
+
+
+def test_stale_pages_are_counted_and_left_alone_with_check(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    stale = "<!-- table: recipes -->\nstale\n<!-- /table -->\n"
+    page.write_text(stale)
+    assert tables.main(["--check", str(page)]) == 1
+    assert page.read_text() == stale
+    assert tables.main([str(page)]) == 0
+    assert "stale" not in page.read_text()
+    assert tables.main(["--check", str(page)]) == 0
+    assert [line.rpartition(": ")[2] for line in capsys.readouterr().out.splitlines()] == [
+        "stale",
+        "written",
+    ]

@@ -13,7 +13,7 @@ from compressm.arguments import did_you_mean
 from compressm.cli._timing import warn_if_busy
 from compressm.errors import ConfigError
 from compressm.experiments import Definition, Results, Run, load_definition
-from compressm.experiments.runner import run_all
+from compressm.experiments.runner import left_of, run_all
 from compressm.experiments.worker import Outcome
 
 
@@ -38,14 +38,19 @@ def names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def overview(folder: Path, results: Path, console: Console) -> None:
-    """One line for each experiment: how many of its runs are done, and what it asks."""
-    table = Table("experiment", "runs done", "question")
+def overview(folder: Path, results: Path, console: Console, *, processes: int = 1) -> None:
+    """One line for each experiment: how many runs are done and left, for how long, and why.
+
+    The time left comes from runs that are done, those of the same arm where there are some.
+    """
+    table = Table("experiment", "done", "left", "time left", "question")
     for name in names(folder):
         definition = find(folder, name)
-        runs, store = definition.runs(), Results(results, name)
-        done = sum(store.finished(run) is not None for run in runs)
-        table.add_row(name, f"{done} of {len(runs)}", definition.question.strip())
+        runs = definition.runs()
+        waiting, clock = left_of(runs, Results(results, name), processes=processes)
+        left = _left(clock.left(waiting)) if waiting else "–"
+        counts = (str(len(runs) - len(waiting)), str(len(waiting)))
+        table.add_row(name, *counts, left, definition.question.strip())
     console.print(table)
 
 
@@ -61,7 +66,7 @@ def reproduce(
     """Make all runs that are not done yet; the number of those that failed."""
     runs = definition.runs(seeds, overrides)
     store = Results(results, definition.name)
-    waiting = [run for run in runs if store.finished(run) is None]
+    waiting, _ = left_of(runs, store)
     console.print(
         f"{definition.name}: {len(runs)} runs, {len(runs) - len(waiting)} of them done, "
         f"results in {store.folder}"
@@ -79,7 +84,7 @@ class _Bars:
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress = progress
-        self._whole = progress.add_task("all runs", total=total, note="time left unknown yet")
+        self._whole = progress.add_task("all runs", total=total, note=_still(None))
         self._tasks: dict[str, TaskID] = {}
 
     def started(self, run: Run) -> None:
@@ -90,21 +95,26 @@ class _Bars:
         """Move it."""
         task = self._tasks[run.name]
         self._progress.update(task, total=steps, completed=step, note=f"step {step} of {steps}")
-        self._progress.update(self._whole, note=_left(left))
+        self._progress.update(self._whole, note=_still(left))
 
     def ended(self, run: Run, outcome: Outcome, left: float | None) -> None:
         """Take it away, and say what came of the run."""
         self._progress.remove_task(self._tasks.pop(run.name))
         self._progress.advance(self._whole)
-        self._progress.update(self._whole, note=_left(left))
+        self._progress.update(self._whole, note=_still(left))
         said = "done" if outcome.error is None else f"failed: {outcome.error}"
         self._progress.console.print(
             f"{run.name}: {said}, {outcome.seconds:.0f} s, {outcome.path.name}", markup=False
         )
 
 
+def _still(seconds: float | None) -> str:
+    left = _left(seconds)
+    return f"time left {left} yet" if seconds is None else f"{left} left"
+
+
 def _left(seconds: float | None) -> str:
     if seconds is None:
-        return "time left unknown yet"
+        return "unknown"
     minutes = round(seconds / 60)
-    return f"about {minutes // 60} h {minutes % 60} min left"
+    return f"about {minutes // 60} h {minutes % 60} min"

@@ -97,7 +97,7 @@ def reproduce(
 
     console, store = Console(), results or folder / "results"
     if name is None:
-        _reproduce.overview(folder, store, console)
+        _reproduce.overview(folder, store, console, processes=processes)
         return
     definition = _reproduce.find(folder, name)
     require_folder(store, "--results")

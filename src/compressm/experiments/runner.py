@@ -62,6 +62,20 @@ class Clock:
         return total / min(self.processes, max(len(runs), 1))
 
 
+def left_of(
+    runs: Sequence[Run], results: Results, *, processes: int = 1
+) -> tuple[list[Run], Clock]:
+    """The runs that have no result yet, and a clock that knows how long the others took."""
+    clock, waiting = Clock(processes), []
+    for run in runs:
+        found = results.finished(run)
+        if found is None:
+            waiting.append(run)
+        elif found.get("seconds") is not None:  # a migrated result does not know
+            clock.learn(run.arm, float(found["seconds"]))
+    return waiting, clock
+
+
 def run_all(
     runs: Sequence[Run],
     results: Results,
@@ -85,14 +99,7 @@ def run_all(
     Returns:
         What came of the runs that were made.
     """
-    clock = Clock(processes)
-    open_runs = []
-    for run in runs:
-        found = results.finished(run)
-        if found is None:
-            open_runs.append(run)
-        elif "seconds" in found:
-            clock.learn(run.arm, float(found["seconds"]))
+    open_runs, clock = left_of(runs, results, processes=processes)
     beside = [run for run in open_runs if not run.kind.timed]
     alone = [run for run in open_runs if run.kind.timed]
     made = []
