@@ -168,6 +168,7 @@ _EXTRAS = {
     "tensorboard": "`trainer.tensorboard` of a recipe, TensorBoard in Lightning's loggers",
     "bench": "other people's code in `compressm bench mamba`",
     "testing": "the conformance suite for layer families of your own, `compressm.testing`",
+    "energy": "joules of every run of an experiment",
     "docs": "building these pages",
     "dev": "working on compressm",
 }

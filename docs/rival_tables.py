@@ -36,7 +36,7 @@ _FIGURES = {
         "Validation accuracy in percent, the best by the second at which the run cut in training "
         "of the same seed and size had ended (–: not at that size by then)",
     ),
-    "joules": (0, "Joules of a run"),
+    "joules": (0, "Joules of training: mean power of the run times the seconds of training"),
 }
 
 

@@ -35,7 +35,7 @@ def summary(folder: Path, experiment: str) -> Json:
         row["test"] = _means(whole, _accuracy)
         row["seconds"] = _means(whole, _seconds)
         row["step"] = _means(whole, lambda r: r["figures"].get("step_milliseconds"))
-        row["joules"] = _means(whole, lambda r: r.get("energy", {}).get("joules"))
+        row["joules"] = _means(whole, _joules)
         row["equal_seconds"] = {
             size: cell
             for size, group in whole.items()
@@ -70,6 +70,15 @@ def _accuracy(result: Result) -> float:
 
 def _seconds(result: Result) -> float:
     return float(result["figures"]["train_seconds"])
+
+
+def _joules(result: Result) -> float | None:
+    """Mean power of the run, over all the seconds of its training.
+
+    The run itself may have begun from a trunk, or with a teacher, that another run has trained.
+    """
+    found = result.get("energy")
+    return found and found["joules"] / found["seconds"] * _seconds(result)
 
 
 def _by_then(result: Result, budget: float | None) -> float | None:

@@ -95,10 +95,10 @@ def test_joules_are_shown_where_they_were_taken(results):
     arm, axes, accuracy, seconds, cut, curve = ARMS[2]
     for seed in range(3):
         own = {**axes, "kept": 16}
-        more = {"energy": {"joules": 500.0}}
+        more = {"energy": {"joules": 500.0, "seconds": 80.0}}
         store(results, arm, own, seed, accuracy, seconds, cut, curve, **more)
     (_, _, *rows), _ = rows_of("joules", results)
-    assert rows[-1] == ["small from scratch", "500 ± 0", "–"]
+    assert rows[-1] == ["small from scratch", "250 ± 0", "–"]
 
 
 def test_stale_pages_are_counted_and_left_alone_with_check(tmp_path, capsys):

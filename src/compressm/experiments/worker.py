@@ -15,6 +15,7 @@ import torch
 
 from compressm.errors import CompressmError
 from compressm.experiments.definition import Run
+from compressm.experiments.energy import counted
 from compressm.experiments.kinds import Workplace
 from compressm.experiments.provenance import provenance
 from compressm.experiments.store import Results
@@ -41,13 +42,17 @@ def execute(run: Run, results: Results, work: Path, say: Say = lambda step, step
         say: told of validated steps.
     """
     torch.set_num_threads(run.threads)
-    facts, began = provenance(), time.perf_counter()
+    facts = provenance()
+    energy: dict[str, Any] = {}
     own = work / run.fingerprint
     shared = work / f"trunk-{run.trunk_fingerprint}"
     place = Workplace(config=run.config, own=own, shared=shared, say=say)
     own.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
     try:
-        figures = plain(run.kind.run(place))
+        with counted(energy):
+            began = time.perf_counter()
+            figures = plain(run.kind.run(place))
     except Exception as error:  # noqa: BLE001 - stored; the other runs of some hours go on
         known = isinstance(error, CompressmError)
         text = f"{type(error).__name__}: {error}"
@@ -56,7 +61,8 @@ def execute(run: Run, results: Results, work: Path, say: Say = lambda step, step
         path = results.write(run, "failed", facts, seconds=seconds, error=text, traceback=trace)
         return Outcome(path, seconds, text)
     seconds = time.perf_counter() - began
-    path = results.write(run, "done", facts, seconds=seconds, figures=figures)
+    said = {"energy": energy} if energy else {}
+    path = results.write(run, "done", facts, seconds=seconds, **said, figures=figures)
     shutil.rmtree(own)
     return Outcome(path, seconds)
 
