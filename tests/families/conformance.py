@@ -270,7 +270,7 @@ if mambas.HAVE_TRANSFORMERS:
         kind = {"Mamba": MambaAdapter, "FalconMamba": NormedMambaAdapter}.get(family, Mamba2Adapter)
         kind = NormedMambaAdapter if family == "Jamba" else kind
         CASES[family] = mamba_case(partial(build_language_model, family), kind, 2e-4)
-    for family in ("Qwen3Next", "Qwen3_5"):
+    for family in ("Qwen3Next", "Qwen3_5", "OlmoHybrid"):
         build = partial(build_delta, family)
         CASES[family] = Case(
             build=build,

@@ -35,6 +35,12 @@ FAMILIES = {
         "linear_key_head_dim",
         _DENSE | _GATED,
     ),
+    "LaraMini": (
+        "LaraMiniConfig",
+        "LaraMiniForCausalLM",
+        "linear_key_head_dim",
+        _DENSE | _GATED | _EXPERTS,
+    ),
     "KimiLinear": (
         "KimiLinearConfig",
         "KimiLinearForCausalLM",
@@ -64,4 +70,9 @@ def language_model(family, keys=KEYS, layers=2, **more):
     }
     torch.manual_seed(0)
     made = getattr(transformers, config)(**{**given, **options, size: keys, **more})
-    return getattr(transformers, model)(made)
+    built = getattr(transformers, model)(made)
+    if "rms_norm_eps" in more:  # OlmoHybrid has a number of its own for the norm of a head
+        for module in built.modules():
+            if hasattr(module, "o_norm"):
+                module.o_norm.variance_epsilon = more["rms_norm_eps"]
+    return built

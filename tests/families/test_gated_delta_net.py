@@ -8,14 +8,15 @@ import sys
 import pytest
 import torch
 
-from compressm import FixedRank, compress_, load_compressed
+from compressm import FixedRank, compress_, load_compressed, resize_
+from compressm.errors import CheckpointError
 from compressm.families import find_sites
 from compressm.numerics.matrix_state.signals import output_reference
 from tests.families import deltas
 from tests.families.test_stock import READER
 
 pytest.importorskip("transformers")
-STOCK = ("Qwen3Next", "Qwen3_5")
+STOCK = ("Qwen3Next", "Qwen3_5", "LaraMini", "OlmoHybrid")
 FULL, CUT = 12, 5
 UNEVEN = {"linear_num_key_heads": 3, "linear_num_value_heads": 9, "linear_value_head_dim": 5}
 
@@ -134,6 +135,14 @@ def test_auto_fits_with_data_and_looks_at_the_weights_without():
         assert [site.method for site in event.sites] == [method]
 
 
+def test_sizes_that_follow_from_others_are_written():
+    """OlmoHybrid's value size is twice the key size where it is not given."""
+    model = model_of("OlmoHybrid", linear_value_head_dim=None)
+    compress_(model, policy=FixedRank(CUT), method="magnitude")
+    stored = model.config.to_diff_dict()
+    assert (stored["linear_key_head_dim"], stored["linear_value_head_dim"]) == (CUT, 2 * FULL)
+
+
 def test_a_cut_folder_is_stock(tmp_path):
     """Loaded and generating in a process that does not know us."""
     folders, expected = [], {}
@@ -148,9 +157,15 @@ def test_a_cut_folder_is_stock(tmp_path):
             made = model.generate(prompt, max_new_tokens=4, do_sample=False)
             expected[family] = model(prompt).logits, made
         folders.append(str(folder))
-        fresh = model_of(family, layers=2, **UNEVEN)
-        # transformers writes experts under names of its own, which a folder is then read with.
-        load_compressed(fresh, model.state_dict() if family == "Qwen3Next" else folder)
+        fresh, sized = (model_of(family, layers=2, **UNEVEN) for _ in range(2))
+        if family == "LaraMini":  # stored in one matrix, which transformers splits by the model
+            with pytest.raises(CheckpointError, match=r"build the model from .* own config\.json"):
+                load_compressed(fresh, folder)
+            fresh = type(model)(copy.deepcopy(model.config)).eval()
+            sized = copy.deepcopy(fresh)
+        load_compressed(fresh, folder)
+        resize_(sized, folder)
+        assert {site.state_dim for site in find_sites(sized).values()} == {CUT}
         with torch.no_grad():
             assert torch.equal(fresh(prompt).logits, expected[family][0])
     subprocess.run([sys.executable, "-c", READER, *folders], check=True, capture_output=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -120,7 +121,7 @@ def _of_shapes(
     model: nn.Module, sites: Mapping[str, Site], shapes: Mapping[str, Any]
 ) -> dict[str, int]:
     found = under_our_names(
-        model, model.state_dict(), {k: _Shaped(shape) for k, shape in shapes.items()}
+        model, model.state_dict(), {k: torch.empty(s, device="meta") for k, s in shapes.items()}
     )
     inside = {
         f"{name}.{key}" if name else key
@@ -177,10 +178,3 @@ def _shape(value: Any) -> Any:
     shape = getattr(value, "shape", None)
     size = getattr(value, "size", None)
     return shape if shape is not None else None if callable(size) else size
-
-
-class _Shaped:
-    """Nothing but a shape."""
-
-    def __init__(self, shape: Any) -> None:
-        self.shape = shape

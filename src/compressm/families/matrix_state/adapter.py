@@ -17,6 +17,9 @@ from compressm.families.matrix_state.method import METHODS, MatrixStateMethod
 from compressm.families.matrix_state.stages import MatrixStateObserver
 from compressm.spectrum import StateCost
 
+# For `lacking` of families without step sizes.
+NO_STEPS = {"hankel": "it averages step sizes, and these layers have none"}
+
 
 class MatrixStateAdapter(Adapter):
     """Base of the families with a matrix-valued state.

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, Role, StateAxis
-from compressm.families.matrix_state.adapter import MatrixStateAdapter
+from compressm.families.matrix_state.adapter import NO_STEPS, MatrixStateAdapter
 from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue
 from compressm.families.matrix_state.recurrences import (
     DeltaRule,
@@ -188,7 +188,6 @@ class OwnLayerAdapter(MatrixStateAdapter):
         return self.reads(module, self.layout(module))
 
 
-_NO_STEPS = {"hankel": "it averages step sizes, and these layers have none"}
 _NO_MIXES = {"greedy-refit": "it mixes queries over one group, and these layers have several"}
 
 
@@ -199,7 +198,7 @@ class LinearAttentionAdapter(OwnLayerAdapter):
 
     family = "linear attention"
     reads = HeadDecayLayer
-    lacking: ClassVar = _NO_STEPS | _NO_MIXES
+    lacking: ClassVar = NO_STEPS | _NO_MIXES
 
 
 @final
@@ -209,7 +208,7 @@ class GatedLinearAttentionAdapter(OwnLayerAdapter):
 
     family = "GLA"
     reads = KeyDecayLayer
-    lacking: ClassVar = _NO_STEPS | _NO_MIXES
+    lacking: ClassVar = NO_STEPS | _NO_MIXES
 
 
 @final
@@ -219,7 +218,7 @@ class DeltaNetAdapter(OwnLayerAdapter):
 
     family = "delta rule"
     reads = DeltaRuleLayer
-    lacking: ClassVar = _NO_STEPS | dict.fromkeys(
+    lacking: ClassVar = NO_STEPS | dict.fromkeys(
         ("greedy-refit", "greedy-weights", "greedy-weights-scan", "greedy-weights-gradient"),
         "a convolution, silu and a norm stand between the projection and the queries",
     )
