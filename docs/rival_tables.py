@@ -28,7 +28,8 @@ _FIGURES = {
     "test": (1, "Test accuracy in percent of the model that validation chose"),
     "seconds": (
         0,
-        "Seconds of training: steps, cuts, and the teacher's training where there is one",
+        "Seconds of processor time: training steps, cuts, and the teacher's training where there "
+        "is one",
     ),
     "step": (1, "Milliseconds of a training step, median after the last cut"),
     "equal_seconds": (

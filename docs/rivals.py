@@ -69,7 +69,8 @@ def _accuracy(result: Result) -> float:
 
 
 def _seconds(result: Result) -> float:
-    return float(result["figures"]["train_seconds"])
+    """Of processor time: several runs may have shared the machine."""
+    return float(result["figures"]["train_processor_seconds"])
 
 
 def _joules(result: Result) -> float | None:
@@ -78,7 +79,7 @@ def _joules(result: Result) -> float | None:
     The run itself may have begun from a trunk, or with a teacher, that another run has trained.
     """
     found = result.get("energy")
-    return found and found["joules"] / found["seconds"] * _seconds(result)
+    return found and found["joules"] / found["seconds"] * result["figures"]["train_seconds"]
 
 
 def _by_then(result: Result, budget: float | None) -> float | None:
@@ -86,7 +87,7 @@ def _by_then(result: Result, budget: float | None) -> float | None:
     figures = result["figures"]
     if budget is None:
         return None
-    rows = zip(figures["curve"], figures["curve_seconds"], strict=True)
+    rows = zip(figures["curve"], figures["curve_processor_seconds"], strict=True)
     reached = [
         row["val_accuracy_percent"]
         for row, seconds in rows

@@ -24,17 +24,37 @@ register_baseline = BASELINES.register
 
 
 @final
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a training has taken.
+
+    Attributes:
+        seconds: by the clock on the wall; other work on the machine lengthens them.
+        processor_seconds: of processor time, summed over threads; other work hardly does.
+    """
+
+    seconds: float = 0.0
+    processor_seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            seconds=self.seconds + other.seconds,
+            processor_seconds=self.processor_seconds + other.processor_seconds,
+        )
+
+
+@final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Objective:
     """What a training minimises.
 
     Attributes:
         loss: see `Loss`.
-        seconds_before: of training that it rests on, such as that of a teacher; part of the cost.
+        before: the cost of training that it rests on, such as that of a teacher.
     """
 
     loss: Loss
-    seconds_before: float = 0.0
+    before: Cost = Cost()
 
 
 TASK = Objective(loss=lambda model, batch, step: loss_of(model, batch))
@@ -44,10 +64,10 @@ TASK = Objective(loss=lambda model, batch, step: loss_of(model, batch))
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FullModel:
-    """The recipe's model, trained to its last step without a cut, and the seconds that took."""
+    """The recipe's model, trained to its last step without a cut, and what that took."""
 
     model: nn.Module
-    seconds: float
+    cost: Cost
 
 
 @dataclass(frozen=True, kw_only=True)

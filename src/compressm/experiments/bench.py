@@ -7,8 +7,10 @@ arms can start from one trunk and see the same batches.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressm.baselines import TASK, Objective
+from compressm.baselines import TASK, Cost, Objective
 from compressm.calibration import Calibration
 from compressm.compressor import Compressor
 from compressm.data import load, loaders
@@ -43,7 +45,7 @@ class Live:
 
     Attributes:
         step: optimizer steps made.
-        seconds: spent on them, on cuts, and on training that this one rests on.
+        cost: of them, of cuts, and of training that this one rests on.
         loss: what a step minimises.
         last_cut: the step of the last cut on the schedule, 0 without one.
         compressor: what cuts it on the way, where something does.
@@ -51,7 +53,7 @@ class Live:
 
     def __init__(self, config: RunConfig, task: Any, objective: Objective = TASK) -> None:
         torch.manual_seed(config.seed)
-        self.loss, self.seconds = objective.loss, objective.seconds_before
+        self.loss, self.cost = objective.loss, objective.before
         cuts = config.build_schedule()
         self.last_cut = 0 if cuts is None else cuts.steps[-1]
         self.model = build_model(config.model, task)
@@ -67,7 +69,7 @@ class Live:
         }
         if self.compressor is not None:
             parts["compressor"] = self.compressor.state_dict()
-        parts |= {"step": self.step, "seconds": self.seconds}
+        parts |= {"step": self.step, "cost": dataclasses.asdict(self.cost)}
         return {**parts, "random": torch.get_rng_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -76,8 +78,17 @@ class Live:
             getattr(self, name).load_state_dict(state[name])
         if self.compressor is not None and "compressor" in state:
             self.compressor.load_state_dict(state["compressor"])
-        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self.step, self.cost = int(state["step"]), Cost(**state["cost"])
         torch.set_rng_state(state["random"])
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """Add what is done inside to the cost."""
+        clocks = time.perf_counter, time.process_time
+        began = [clock() for clock in clocks]
+        yield
+        wall, processor = (clock() - b for clock, b in zip(clocks, began, strict=True))
+        self.cost += Cost(seconds=wall, processor_seconds=processor)
 
 
 class Bench:
@@ -139,21 +150,19 @@ class Bench:
 
     def advance(self, live: Live) -> tuple[float, float]:
         """One training step; (seconds, training loss in nats)."""
-        clip = self.config.optim.clip
-        began = time.perf_counter()
-        live.optimizer.zero_grad(set_to_none=True)
-        loss = live.loss(live.model, self.batch(live.step), live.step)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if clip is not None:
-            nn.utils.clip_grad_norm_(live.model.parameters(), clip)
-        live.optimizer.step()
-        live.schedule.step()
-        live.step += 1
-        if live.compressor is not None:
-            live.compressor.step()
-        seconds = time.perf_counter() - began
-        live.seconds += seconds
-        return seconds, float(loss.detach())
+        clip, before = self.config.optim.clip, live.cost.seconds
+        with live.spending():
+            live.optimizer.zero_grad(set_to_none=True)
+            loss = live.loss(live.model, self.batch(live.step), live.step)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if clip is not None:
+                nn.utils.clip_grad_norm_(live.model.parameters(), clip)
+            live.optimizer.step()
+            live.schedule.step()
+            live.step += 1
+            if live.compressor is not None:
+                live.compressor.step()
+        return live.cost.seconds - before, float(loss.detach())
 
     def train(
         self, live: Live, *, at: Mapping[int, Action] | None = None, keep: Path | None = None
@@ -167,7 +176,7 @@ class Bench:
                 here where it is there.
         """
         every, steps = self.config.trainer.validation_interval, self.steps
-        record: dict[str, Any] = {"curve": [], "seconds": [], "best": {}, "times": []}
+        record: dict[str, Any] = {"curve": [], "costs": [], "best": {}, "times": []}
         if keep is not None and keep.exists():
             saved = load_tree(keep)
             live.load_state_dict(saved["live"])
@@ -190,7 +199,7 @@ class Bench:
         key, sign = self.monitor
         row = {"step": live.step, **self.figures(live.model, "val")}
         record["curve"].append(row)
-        record["seconds"].append(live.seconds)
+        record["costs"].append(dataclasses.asdict(live.cost))
         if row is min(_final(live, record["curve"]), key=lambda r: sign * r[key], default=None):
             record["best"] = copy.deepcopy(live.model.state_dict())
         self._say(live.step, self.steps)
@@ -205,11 +214,13 @@ class Bench:
         if chosen["step"] != live.step:
             live.model.load_state_dict(record["best"])
             best = {**chosen, **self.figures(live.model, "test")}
-        found = {"chosen": best, "last": last, "curve": curve, "curve_seconds": record["seconds"]}
-        found["last_cut_step"] = live.last_cut
+        found = {"chosen": best, "last": last, "curve": curve, "last_cut_step": live.last_cut}
+        for name in ("seconds", "processor_seconds"):
+            found[f"train_{name}"] = getattr(live.cost, name)
+            found[f"curve_{name}"] = [cost[name] for cost in record["costs"]]
         if record["times"]:
             found["step_milliseconds"] = 1e3 * median(record["times"])
-        return {**found, "train_seconds": live.seconds}
+        return found
 
 
 def _final(live: Live, curve: list[Figures]) -> list[Figures]:

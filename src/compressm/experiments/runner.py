@@ -16,7 +16,7 @@ from compressm.experiments.store import Results
 from compressm.experiments.worker import Outcome, execute
 
 # Another number where what runs leave there changes: trunks of an older version are not read.
-WORK = Path("runs") / "experiments" / "2"
+WORK = Path("runs") / "experiments" / "3"
 
 
 class Watcher(Protocol):

@@ -81,7 +81,7 @@ class Workplace:
     def full(self) -> FullModel:
         """The model that is never cut, after all steps."""
         live = self.resumed(self.bench.steps)
-        return FullModel(model=live.model, seconds=live.seconds)
+        return FullModel(model=live.model, cost=live.cost)
 
 
 @contextmanager

@@ -85,8 +85,8 @@ class Cut(Kind):
         bench, kept = place.bench, place.own / "live.safetensors"
         live = place.resumed(round(self.at * bench.steps))
         before = bench.figures(live.model, "val")
-        event = self._cut(bench, live)
-        live.seconds += event.seconds
+        with live.spending():
+            event = self._cut(bench, live)
         after = bench.figures(live.model, "val")
         found = bench.train(live, keep=kept) if self.go_on else {}
         key = "val_loss_nats"
