@@ -86,3 +86,12 @@ def test_fsdd():
     for part in (splits.train, splits.val, splits.test):
         labels = part[torch.arange(len(part))]["labels"]
         assert labels.bincount(minlength=10).tolist() == [len(part) // 10] * 10
+
+
+def test_etth1():
+    splits = load(DataConfig(name="etth1"))
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (8449, 2785, 2785)
+    batch = splits.test[torch.arange(len(splits.test))]
+    held = batch["inputs"][:, -1:].expand(-1, 96, -1).flatten(1)
+    # The last value, held: 1.295 in the table of DLinear (arXiv 2205.13504).
+    assert abs(float((batch["labels"] - held).square().mean()) - 1.295) < 0.002

@@ -17,6 +17,7 @@ BUNDLED = {
     "cifar10",
     "digit_pairs",
     "digits",
+    "etth1",
     "fashion_mnist",
     "fsdd",
     "imdb",

@@ -83,7 +83,7 @@ def test_the_best_language_model_has_the_lowest_loss_after_the_cut(language_run)
     after = [line["val/loss"] for line in lines if "val/loss" in line and line["step"] >= 4]
     assert summary.best["val/loss"] == pytest.approx(min(after))
     assert summary.best["test/bits"] == pytest.approx(summary.best["test/loss"] / 0.6931472)
-    assert sum("val/bits" in line for line in said) == 2
+    assert sum("nats (bits " in line for line in said) == 2
     card = read_card(folder)
     assert card.metrics["val/loss"] == summary.best["val/loss"]
     assert set(card.state_dims.values()) == {4}

@@ -9,6 +9,7 @@ import torch
 from compressm.data import Task
 from compressm.errors import ConfigError
 from compressm.train import BlocksConfig, build_model, bundled_recipes, load_recipe, loss_of
+from compressm.train.build import evaluate
 from compressm.train.sizes import states_of
 
 TASKS = {
@@ -26,6 +27,9 @@ TASKS = {
     ),
     "recall": Task(
         kind="tagging", input="token", input_size=65, classes=65, length=32, padded=False
+    ),
+    "etth1": Task(
+        kind="forecast", input="real", input_size=7, classes=672, length=336, padded=False
     ),
     "fsdd": Task(
         kind="classification", input="real", input_size=1, classes=10, length=8000, padded=True
@@ -80,6 +84,25 @@ def test_every_kind_of_task_has_a_model_and_a_loss(kind):
     logits = model(**{k: v for k, v in batch.items() if k != "labels"})
     picked = logits.log_softmax(-1).gather(-1, batch["labels"][..., None])
     torch.testing.assert_close(loss_of(model, batch), -picked.mean())
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_a_forecast_is_judged_by_its_squared_error(pooling):
+    task = replace(TASKS["etth1"], classes=6)
+    model = build_model(BlocksConfig(width=4, state_dim=3, pooling=pooling), task).eval()
+    batch = {"inputs": torch.randn(5, 8, 7), "labels": torch.randn(5, 6)}
+    outputs = model(batch["inputs"])
+    assert outputs.shape == (5, 6)
+    torch.testing.assert_close(loss_of(model, batch), (outputs - batch["labels"]).square().mean())
+    # Over batches of different sizes all values count alike.
+    parts = [{k: v[rows] for k, v in batch.items()} for rows in (slice(3), slice(3, 5))]
+    found = evaluate(model, parts, task)
+    difference = (outputs - batch["labels"]).detach()
+    assert set(found) == {"loss", "mse", "mae"}
+    assert found["loss"] == found["mse"] == pytest.approx(difference.square().mean().item())
+    assert found["mae"] == pytest.approx(difference.abs().mean().item())
+    with pytest.raises(ConfigError, match="needs 'mean' or 'last'"):
+        build_model(BlocksConfig(width=4, state_dim=3, pooling="none"), task)
 
 
 def test_pooling_must_fit_the_task():

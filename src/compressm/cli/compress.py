@@ -9,6 +9,7 @@ import typer
 
 from compressm.cli import _text
 from compressm.errors import ConfigError, DataError, MissingExtraError
+from compressm.headline import headline_of
 from compressm.report.names import short_names
 from compressm.storage.outputs import require_file
 
@@ -112,8 +113,8 @@ def compress(
     )
     _report(event, reason)
     for name, title in (("val", "validation"), ("test", "test")):
-        if before:
-            typer.echo(f"{title} {_change(before, after, name)}")
+        if told := headline_of(before, name):
+            typer.echo(f"{title} {told.change(before, after, name)}")
     typer.echo(f"written to {out}")
 
 
@@ -149,14 +150,6 @@ def _report(event: Event, reason: str) -> None:
     if event.kind == "kept":
         typer.echo("Nothing was cut: the policy would keep (nearly) all states.")
     typer.echo(f"parameters {event.parameters_before:,} → {event.parameters_after:,}")
-
-
-def _change(before: dict[str, float], after: dict[str, float], part: str) -> str:
-    """Loss of a language model before and after, else accuracy."""
-    if f"{part}/bits" in before:
-        return f"loss {before[f'{part}/loss']:.4f} → {after[f'{part}/loss']:.4f}"
-    pair = [100 * figures[f"{part}/accuracy"] for figures in (before, after)]
-    return f"accuracy {pair[0]:.2f} → {pair[1]:.2f} %"
 
 
 _NOTE = (

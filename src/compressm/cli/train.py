@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from compressm.errors import ConfigError
+from compressm.headline import headline_of
 
 if TYPE_CHECKING:
     from compressm.train.summary import Summary
@@ -96,20 +97,16 @@ def describe(summary: Summary) -> list[str]:
     if summary.step_ms_start is not None and summary.step_ms_end is not None:
         lines.append(f"step {summary.step_ms_start:.1f} → {summary.step_ms_end:.1f} ms")
     for name, figures in (("best by validation", summary.best), ("last", summary.last)):
-        found = ", ".join(f"{title} {_figures(figures, part)}" for part, title in _PARTS)
+        found = ", ".join(
+            f"{title} {told.sentence(figures, part)}"
+            for part, title in _PARTS
+            if (told := headline_of(figures, part))
+        )
         lines.append(f"{name} (step {figures['step']}): {found}")
     return lines
 
 
 _PARTS = (("val", "validation"), ("test", "test"))
-
-
-def _figures(figures: dict[str, float], part: str) -> str:
-    """Loss and bits of a language model, else accuracy and loss."""
-    loss = figures[f"{part}/loss"]
-    if f"{part}/bits" in figures:
-        return f"loss {loss:.4f} ({figures[f'{part}/bits']:.4f} bits per token)"
-    return f"{100 * figures[f'{part}/accuracy']:.2f} % (loss {loss:.4f})"
 
 
 def _states(state_dims: dict[str, int]) -> str:

@@ -21,7 +21,7 @@ class DataConfig:
             variable COMPRESSM_DATA is used, and without that the Hugging Face hub.
         val_size: validation examples, cut from the training part, never from the test part:
             an int is a count, a float in (0, 1) a share. A set that brings a validation part
-            of its own (gutenberg) uses that one, and only a count limits it.
+            of its own (gutenberg, etth1) uses that one, and only a count limits it.
         seed: seed of the split. The test part never depends on it.
         train_size: keep only so many training examples (after validation was cut, so the
             validation part does not depend on it). None keeps all.

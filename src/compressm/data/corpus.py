@@ -17,9 +17,8 @@ from torch import Tensor
 from compressm.data.config import DataConfig
 from compressm.data.options import check_at_least
 from compressm.data.source import Source, data_file
-from compressm.data.splits import limit_test, limit_training, permutation
+from compressm.data.splits import limit_test, limit_training, limit_validation, permutation
 from compressm.data.task import DataSplits, Task
-from compressm.data.tensors import SequenceDataset
 from compressm.data.text import Piece, read_text, windows
 from compressm.errors import ConfigError, DataError
 
@@ -113,7 +112,7 @@ def corpus_splits(
     return DataSplits(
         task=task,
         train=parts["training"].subset(limit_training(order, config).sort().values),
-        val=_limit_validation(parts["validation"], config),
+        val=limit_validation(parts["validation"], config),
         test=limit_test(parts["test"], config),
         vocabulary=vocabulary,
     )
@@ -176,9 +175,3 @@ def _cut_validation(
     generator = torch.Generator(device="cpu").manual_seed(config.seed)
     start = int(torch.randint(end - size + 1, (), generator=generator, device="cpu"))
     return [(0, start), (start + size, end)], [(start, start + size)]
-
-
-def _limit_validation(part: SequenceDataset, config: DataConfig) -> SequenceDataset:
-    if not isinstance(config.val_size, int) or config.val_size >= len(part):
-        return part
-    return part.subset(permutation(len(part), config.seed)[: config.val_size].sort().values)

@@ -98,6 +98,13 @@ def limit_test(test: SequenceDataset, config: DataConfig) -> SequenceDataset:
     return test.subset(permutation(len(test), TEST_SEED)[: config.test_size].sort().values)
 
 
+def limit_validation(part: SequenceDataset, config: DataConfig) -> SequenceDataset:
+    """Of a set that brings a validation part of its own: at most `val_size` where that counts."""
+    if not isinstance(config.val_size, int) or config.val_size >= len(part):
+        return part
+    return part.subset(permutation(len(part), config.seed)[: config.val_size].sort().values)
+
+
 def assemble(
     config: DataConfig,
     task: Task,

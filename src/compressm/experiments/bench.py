@@ -32,11 +32,13 @@ from compressm.train.optim import build_optimizer, build_scheduler
 Figures = dict[str, Any]
 Action = Callable[["Live"], None]
 
-# What `evaluate` calls a figure -> its name with the unit, and the factor to that unit.
+# What `evaluate` calls a figure -> its name with the unit, and the factor to that unit. The unit of
+# the loss is the task's.
 _UNITS = {
-    "loss": ("loss_nats", 1.0),
     "accuracy": ("accuracy_percent", 100.0),
     "bits": ("bits_per_token", 1.0),
+    "mse": ("mse", 1.0),
+    "mae": ("mae", 1.0),
 }
 
 
@@ -135,14 +137,23 @@ class Bench:
         model.eval()
         found = evaluate(model, getattr(self.parts, part), self.task)
         model.train(was)
-        named = {name: _UNITS[name] for name in found}
+        units = self._units()
+        named = {name: units[name] for name in found}
         return {f"{part}_{unit}": found[name] * factor for name, (unit, factor) in named.items()}
 
     @property
     def monitor(self) -> tuple[str, int]:
         """The figure that chooses the model, and 1 where the smallest is best, else -1."""
         name = self.task.monitor.rpartition("/")[2]
-        return f"val_{_UNITS[name][0]}", 1 if name == "loss" else -1
+        return f"val_{self._units()[name][0]}", 1 if name == "loss" else -1
+
+    @property
+    def loss_name(self) -> str:
+        """The loss with its unit: "loss_nats", or "loss_mse" of a forecast."""
+        return self._units()["loss"][0]
+
+    def _units(self) -> dict[str, tuple[str, float]]:
+        return {"loss": (f"loss_{self.task.loss_unit}", 1.0), **_UNITS}
 
     def calibration(self, batches: int) -> Calibration:
         """Training batches apart from the stream, as a run draws them."""

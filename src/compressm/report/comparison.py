@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from compressm.headline import ACCURACY, headline_of
 from compressm.report.names import states_text
 from compressm.report.records import Outcome, RunRecord
 
@@ -35,9 +36,9 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("step", "step\nms"),
 )
 CAPTION = (
-    "Accuracies (of language models: losses) are those of the model that validation chose after "
-    "the last cut. Arrows: before the first → after the last cut. A step is forward, backward and "
-    "optimizer (median)."
+    "Accuracies (of language models: losses, of forecasts: mean squared errors) are those of the "
+    "model that validation chose after the last cut. Arrows: before the first → after the last "
+    "cut. A step is forward, backward and optimizer (median)."
 )
 
 
@@ -50,7 +51,7 @@ def _row(record: RunRecord) -> Row:
     if record.outcome is not None:
         return _finished(record.label, record.outcome)
     stairs = record.state_dims().values()
-    lines = [line for line in record.metrics if "val/accuracy" in line]
+    lines = [line for line in record.metrics if headline_of(line, "val")]
     return Row(
         label=f"{record.label} (unfinished, step {record.last_step})",
         validation=_figure(lines[-1], "val") if lines else MISSING,
@@ -88,8 +89,9 @@ def _arrow(before: str, after: str) -> str:
 
 
 def _figure(figures: Mapping[str, float], part: str) -> str:
-    """Loss of a language model with its unit, else accuracy in percent."""
-    if f"{part}/bits" in figures:
-        return f"{figures[f'{part}/loss']:.3f} nats"
-    share = figures.get(f"{part}/accuracy")
-    return MISSING if share is None else f"{100 * share:.1f}"
+    """The headline with one digit less; the title of the column has the unit of accuracies."""
+    told = headline_of(figures, part)
+    if told is None:
+        return MISSING
+    number = told.number(figures, part, told.digits - 1)
+    return number if told is ACCURACY else f"{number} {told.unit or told.word}"

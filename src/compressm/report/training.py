@@ -1,4 +1,4 @@
-"""The figure of one or several runs: state dimensions and validation accuracy over the steps."""
+"""The figure of one or several runs: state dimensions and the validation figure over the steps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from compressm.headline import ACCURACY, HEADLINES, Headline
 from compressm.report.names import short_names, states_text
 from compressm.report.records import RunRecord, Staircase
 from compressm.report.theme import LIGHT, Theme
@@ -32,33 +33,10 @@ class _Line:
     stairs: Staircase
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Shown:
-    """What the lower panel shows, and the least margin of its axis."""
-
-    metric: str
-    scale: float
-    title: str
-    hover: str
-    margin: float
-
-
-_ACCURACY = _Shown(
-    metric="val/accuracy",
-    scale=100,
-    title="validation accuracy (%)",
-    hover="%{y:.2f} %",
-    margin=0.5,
-)
-_LOSS = _Shown(
-    metric="val/loss", scale=1, title="validation loss (nats)", hover="%{y:.4f}", margin=0.01
-)
-
-
 def training_figure(records: Sequence[RunRecord], theme: Theme = LIGHT) -> go.Figure:
     """Above the state dimension of every layer, below the validation figure; cuts are marked.
 
-    The figure is the accuracy, or the loss where all runs are language models.
+    The figure is that of all runs: a loss of language models, an error of forecasts, else accuracy.
 
     Of one run every layer has its colour. Of several, every run has, and its layers share it.
     """
@@ -84,9 +62,9 @@ def training_figure(records: Sequence[RunRecord], theme: Theme = LIGHT) -> go.Fi
             row=1,
             col=1,
         )
-    shown = _LOSS if all(record.series("val/bits")[0] for record in records) else _ACCURACY
+    shown = _shown(records)
     for index, record in enumerate(records):
-        steps, values = record.series(shown.metric)
+        steps, values = record.series(f"val/{shown.name}")
         alone = len(records) == 1
         figure.add_scatter(
             x=steps,
@@ -97,7 +75,7 @@ def training_figure(records: Sequence[RunRecord], theme: Theme = LIGHT) -> go.Fi
             line={"color": theme.ink if alone else theme.color(index), "width": 2},
             mode="lines+markers",
             marker={"size": 5},
-            hovertemplate=shown.hover,
+            hovertemplate=f"%{{y:.{shown.digits}f}} {shown.unit}",
             row=2,
             col=1,
         )
@@ -114,8 +92,18 @@ def training_figure(records: Sequence[RunRecord], theme: Theme = LIGHT) -> go.Fi
     figure.update_xaxes(title="training step", row=2, col=1)
     figure.update_yaxes(**theme.axis(title={"standoff": 12}))
     figure.update_yaxes(title="state dimension", **_powers_of_two(lines), row=1, col=1)
-    figure.update_yaxes(title=shown.title, range=_settled_range(records, shown), row=2, col=1)
+    figure.update_yaxes(
+        title=f"validation {shown.axis[0]}", range=_settled_range(records, shown), row=2, col=1
+    )
     return figure
+
+
+def _shown(records: Sequence[RunRecord]) -> Headline:
+    """The first headline that all runs have."""
+    return next(
+        (h for h in HEADLINES if all(record.series(f"val/{h.marker}")[0] for record in records)),
+        ACCURACY,
+    )
 
 
 def _layers(records: Sequence[RunRecord], theme: Theme) -> Iterator[_Line]:
@@ -197,14 +185,14 @@ def _powers_of_two(lines: Sequence[_Line]) -> dict[str, object]:
     }
 
 
-def _settled_range(records: Sequence[RunRecord], shown: _Shown) -> list[float] | None:
+def _settled_range(records: Sequence[RunRecord], shown: Headline) -> list[float] | None:
     settled = []
     for record in records:
-        points = list(zip(*record.series(shown.metric), strict=True))
+        points = list(zip(*record.series(f"val/{shown.name}"), strict=True))
         late = [value for step, value in points if step >= _SETTLED * record.last_step]
         settled += [shown.scale * value for value in late or [value for _, value in points]]
     if not settled:
         return None
     low, high = min(settled), max(settled)
-    margin = max(0.08 * (high - low), shown.margin)
+    margin = max(0.08 * (high - low), shown.axis[1])
     return [max(0.0, low - margin), high + margin]

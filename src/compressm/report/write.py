@@ -14,8 +14,8 @@ from compressm.storage.files import make_folder
 from compressm.storage.outputs import require_folder
 
 _TRAINING = (
-    "Above the state dimension of every layer, below the accuracy on the validation part; dotted "
-    "lines are cuts. The accuracy axis leaves out the climb at the start."
+    "Above the state dimension of every layer, below the figure of the validation part; dotted "
+    "lines are cuts. The axis below leaves out the way from chance at the start."
 )
 _SPECTRA = (
     "Singular values of every layer as they were measured before each cut, as shares of the "

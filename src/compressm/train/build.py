@@ -1,6 +1,6 @@
-"""From a configuration and a task to a model, its logits, its loss and its figures.
+"""From a configuration and a task to a model, its outputs, its loss and its figures.
 
-B batch, L length, K classes.
+B batch, L length, K classes or predicted values.
 """
 
 from __future__ import annotations
@@ -27,14 +27,26 @@ def build_model(config: ModelConfig, task: Task) -> nn.Module:
 
 
 def logits_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """(B, K), or (B, L, K) for labels at steps: all but the labels go into the model."""
+    """Outputs (B, K), or (B, L, K) for labels at steps: all but the labels go into the model."""
     logits: Tensor = model(**{key: value for key, value in batch.items() if key != "labels"})
     return logits
 
 
 def loss_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Mean cross entropy of a batch in nats, over all its labels."""
-    return cross_entropy(logits_of(model, batch), batch["labels"])
+    """Mean loss of a batch over all its labels, see `mean_loss`."""
+    return mean_loss(logits_of(model, batch), batch["labels"])
+
+
+def mean_loss(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy in nats where labels are classes, mean squared error where they are real.
+
+    Args:
+        outputs: (B, K) or (B, L, K).
+        labels: integers, (B,) or (B, L); or real values of the shape of the outputs.
+    """
+    if labels.is_floating_point():
+        return functional.mse_loss(outputs, labels)
+    return cross_entropy(outputs, labels)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -48,8 +60,12 @@ def figures_of(logits: Tensor, labels: Tensor, task: Task) -> tuple[dict[str, Te
     """Figures of one batch, and over how many labels they are means.
 
     "loss" in nats and "accuracy", both over the steps that have a label; language models also
-    have "bits", the loss as bits per token (per byte, where the tokens are bytes).
+    have "bits", the loss as bits per token (per byte, where the tokens are bytes). Forecasts have
+    "mse", which is their loss, and "mae", the mean absolute error.
     """
+    if labels.is_floating_point():
+        squared, absolute = mean_loss(logits, labels), functional.l1_loss(logits, labels)
+        return {"loss": squared, "mse": squared, "mae": absolute}, labels.numel()
     labelled = labels != UNLABELLED
     count = int(labelled.sum())
     right = ((logits.argmax(-1) == labels) & labelled).sum() / count

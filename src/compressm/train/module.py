@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from compressm.data import Task
 from compressm.errors import CheckpointError, CompressmError
 from compressm.runtime import accelerators
-from compressm.train.build import build_model, cross_entropy, figures_of, logits_of
+from compressm.train.build import build_model, figures_of, logits_of, loss_of
 from compressm.train.config import RunConfig
 from compressm.train.optim import build_optimizer, build_scheduler
 
@@ -35,8 +35,8 @@ class SequenceModule(pl.LightningModule):
         self._rng_states: dict[str, list[Tensor]] = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross entropy of the batch; its average over `log_interval` steps is logged."""
-        loss = cross_entropy(logits_of(self.model, batch), batch["labels"])
+        """Mean loss of the batch; its average over `log_interval` steps is logged."""
+        loss = loss_of(self.model, batch)
         self._loss_sum = self._loss_sum + loss.detach()
         self._loss_count += 1
         if (self.global_step + 1) % self.config.trainer.log_interval == 0:
@@ -54,11 +54,11 @@ class SequenceModule(pl.LightningModule):
         self._loss_sum, self._loss_count = 0.0, 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss in nats and accuracy; for language models also bits per token."""
+        """The figures of the task, see `figures_of`."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss in nats and accuracy; for language models also bits per token."""
+        """The figures of the task, see `figures_of`."""
         self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Batch, part: str) -> None:

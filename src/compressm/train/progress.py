@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
 
+from compressm.headline import headline_of
 from compressm.integrations.lightning import CompressionCallback
 
 
@@ -30,13 +31,9 @@ class Progress(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        parts = [
-            f"{name} {values[name]:.4f}" for name in ("train/loss", "val/loss") if name in values
-        ]
-        if "val/bits" in values:
-            parts.append(f"val/bits {values['val/bits']:.4f}")
-        else:
-            parts.append(f"val/accuracy {100 * values['val/accuracy']:.2f} %")
+        parts = [f"train/loss {values['train/loss']:.4f}"] if "train/loss" in values else []
+        if told := headline_of(values, "val"):
+            parts.append(f"val/{told.sentence(values, 'val')}")
         self.say(f"step {trainer.global_step} of {trainer.max_steps}: " + ", ".join(parts))
 
 

@@ -201,7 +201,7 @@ def _compression(
 
 
 def _evaluate(config: RunConfig, module: SequenceModule, batches: Loaders) -> dict[str, float]:
-    """Loss and accuracy on validation and test of the model as it is."""
+    """The figures of the task on validation and test, of the model as it is."""
     trainer = make_trainer(
         config, logger=False, enable_progress_bar=False, enable_checkpointing=False
     )

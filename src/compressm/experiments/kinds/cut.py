@@ -89,11 +89,11 @@ class Cut(Kind):
             event = self._cut(bench, live)
         after = bench.figures(live.model, "val")
         found = bench.train(live, keep=kept) if self.go_on else {}
-        key = "val_loss_nats"
+        key = f"val_{bench.loss_name}"
         return {
             "before_cut": before,
             "after_cut": after,
-            "loss_rise_nats": after[key] - before[key],
+            f"loss_rise_{bench.task.loss_unit}": after[key] - before[key],
             **said([event]),
             **found,
         }

@@ -85,7 +85,7 @@ def around(backbone: Any, task: Task, pooling: Pooling) -> BackboneClassifier:
     Raises:
         ConfigError: the task has two inputs for each label.
     """
-    if task.kind == "retrieval":
+    if task.paired:
         raise ConfigError(
             f"model.kind: a {task.kind} task compares two sequences, which only kind 'blocks' does"
         )

@@ -55,5 +55,5 @@ class BlocksConfig(ModelConfig):
             "norm": self.norm,
             "prenorm": self.prenorm,
         }
-        make = PairClassifier if task.kind == "retrieval" else SequenceClassifier
+        make = PairClassifier if task.paired else SequenceClassifier
         return make(**options)
