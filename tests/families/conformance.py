@@ -43,25 +43,6 @@ def build_lru(states: int) -> nn.Module:
     return nn.Sequential(nn.Identity(), LRU(5, states, r_min=0.5, r_max=0.98).double())
 
 
-@torch.no_grad()
-def pad_lru(model: nn.Module, extra: int) -> nn.Module:
-    """Half of the new states are unreachable, the other half unobservable."""
-    layer = model[1]
-    padded = LRU(layer.width, layer.state_dim + extra).to(layer.D.dtype)
-    for name, value in layer.named_parameters():
-        if name == "D":
-            padded.D.copy_(value)
-        elif name.startswith("C"):
-            getattr(padded, name)[:, : layer.state_dim] = value
-        else:
-            getattr(padded, name)[: layer.state_dim] = value
-    unreachable = slice(layer.state_dim, layer.state_dim + extra // 2)
-    unobservable = slice(layer.state_dim + extra // 2, None)
-    padded.B_re[unreachable] = padded.B_im[unreachable] = 0
-    padded.C_re[:, unobservable] = padded.C_im[:, unobservable] = 0
-    return nn.Sequential(nn.Identity(), padded)
-
-
 def build_language_model(family: str, states: int) -> nn.Module:
     return mambas.Logits(mambas.language_model(family, states)).eval()
 
@@ -127,35 +108,8 @@ def build_channels(states: int) -> nn.Module:
     return nn.Sequential(nn.Identity(), Channels(5, states).double())
 
 
-@torch.no_grad()
-def pad_channels(model: nn.Module, extra: int) -> nn.Module:
-    """Nothing reads the new states."""
-    layer = model[1]
-    states = layer.C_re.shape[1]
-    padded = Channels(len(layer.D), states + extra).to(layer.D.dtype)
-    for name, value in layer.named_parameters():
-        if name.startswith("C"):
-            getattr(padded, name).zero_()
-        getattr(padded, name)[..., : value.shape[-1]] = value
-    return nn.Sequential(nn.Identity(), padded)
-
-
 def build_linear(layer: Callable[..., nn.Module], states: int) -> nn.Module:
     return nn.Sequential(nn.Identity(), layer(5, states, dt_min=0.1, dt_max=0.5).double())
-
-
-@torch.no_grad()
-def pad_linear(layer: Callable[..., nn.Module], model: nn.Module, extra: int) -> nn.Module:
-    """Nothing reads the new states; half of those of an S5 have no input either."""
-    small, padded = model[1], build_linear(layer, model[1].state_dim + extra)
-    for name, value in padded[1].named_parameters():
-        if name.startswith("C"):
-            value.zero_()
-        if name.startswith("B"):
-            value[small.state_dim + extra // 2 :] = 0
-        old = small.get_parameter(name)
-        value[tuple(slice(size) for size in old.shape)] = old
-    return padded
 
 
 def build_oscillators(scheme: str, states: int) -> nn.Module:
@@ -218,19 +172,16 @@ CASES = {
     "channels": Case(
         build=build_channels,
         inputs=signals,
-        pad=pad_channels,
     ),
     "LRU": Case(
         build=build_lru,
         inputs=signals,
-        pad=pad_lru,
         stream=stepped,
     ),
     **{
         name: Case(
             build=partial(build_linear, layer),
             inputs=signals,
-            pad=partial(pad_linear, layer),
             stream=stepped,
             # States of one channel see the same input, so others that overlap are as good a choice.
             blind=("modes-h2", "modes-data") if layer is S4D else (),

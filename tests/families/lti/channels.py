@@ -51,7 +51,8 @@ class ChannelsAdapter(LinearAdapter):
     family = "channels"
 
     def layout(self, module):
-        return Layout(parameters=dict.fromkeys((*POLES, *READOUT), StateAxis(1)))
+        readout = dict.fromkeys(READOUT, StateAxis(1, roles=("read",)))
+        return Layout(parameters=dict.fromkeys(POLES, StateAxis(1)) | readout)
 
     def cost(self, module):
         channels = len(module.D)

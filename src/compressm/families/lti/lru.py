@@ -54,9 +54,10 @@ class LRUAdapter(LinearAdapter):
         )
 
     def layout(self, module: nn.Module) -> Layout:
-        rows = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im")
-        columns = dict.fromkeys(("C_re", "C_im"), StateAxis(1))
-        return Layout(parameters=dict.fromkeys(rows, StateAxis(0)) | columns)
+        poles = dict.fromkeys(("nu_log", "theta_log", "gamma_log"), StateAxis(0))
+        rows = dict.fromkeys(_B, StateAxis(0, roles=("write",)))
+        columns = dict.fromkeys(_C, StateAxis(1, roles=("read",)))
+        return Layout(parameters=poles | rows | columns)
 
     def inputs(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]

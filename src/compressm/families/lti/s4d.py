@@ -37,7 +37,8 @@ class S4DAdapter(LinearAdapter):
     tensors = Tensors(needed=(*_POLES, *_C, "log_dt", "D"))
 
     def layout(self, module: nn.Module) -> Layout:
-        return Layout(parameters=dict.fromkeys((*_POLES, *_C), StateAxis(1)))
+        readout = dict.fromkeys(_C, StateAxis(1, roles=("read",)))
+        return Layout(parameters=dict.fromkeys(_POLES, StateAxis(1)) | readout)
 
     def cost(self, module: nn.Module) -> StateCost:
         assert isinstance(module, S4D)

@@ -41,8 +41,10 @@ class S5Adapter(LinearAdapter):
     def layout(self, module: nn.Module) -> Layout:
         assert isinstance(module, S5)
         columns = (*_C, *(_BACK if module.bidirectional else ()))
-        rows = dict.fromkeys((*_POLES, *_B), StateAxis(0))
-        return Layout(parameters=rows | dict.fromkeys(columns, StateAxis(1)))
+        poles = dict.fromkeys(_POLES, StateAxis(0))
+        rows = dict.fromkeys(_B, StateAxis(0, roles=("write",)))
+        read = dict.fromkeys(columns, StateAxis(1, roles=("read",)))
+        return Layout(parameters=poles | rows | read)
 
     def cost(self, module: nn.Module) -> StateCost:
         assert isinstance(module, S5)
