@@ -86,7 +86,9 @@ def selective_method_table() -> str:
         looks = issubclass(ORDERS[m.order], ByContributions)
         weigh = m.weigh if looks else "–"
         made_up = "nothing" if m.correct is None else CORRECTIONS[m.correct].label
-        has = "all" if len(have) == len(kinds) else ", ".join(have)
+        lack = [kind for kind in kinds if kind not in have]
+        few = f"all but {', '.join(lack)}" if len(lack) < len(have) else ", ".join(have)
+        has = few if lack else "all"
         rows.append([f"`{name}`{mark}", ORDERS[m.order].label, weigh, made_up, needs, has])
     columns = ["method", "chosen by", "compared at", "made up by", "needs", "layers"]
     return table(columns, rows)

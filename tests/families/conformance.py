@@ -17,7 +17,7 @@ from compressm.nn import LRU, S4D, S5, LinOSS, matrix_state
 from compressm.testing import Case
 from compressm.testing.padding import pad_by_layout
 from tests.accelerator.device import DEVICE
-from tests.families import deltas, fla, mambas
+from tests.families import deltas, fla, mamba3, mambas
 from tests.families.lti.channels import Channels
 
 
@@ -167,6 +167,34 @@ def fla_case(family: str, *, together: bool = True, **more: object) -> Case:
     )
 
 
+def build_mamba3(kind: type[nn.Module], more: Mapping[str, object], states: int) -> nn.Module:
+    return mamba3.language_model(kind, states, **more)
+
+
+@torch.no_grad()
+def pad_mamba3(build: Callable[[int], nn.Module], model: nn.Module, extra: int) -> nn.Module:
+    """As `pad_normed`, for norms that always have weights."""
+    (site,) = find_sites(model).values()
+    padded = pad_by_layout(build, model, extra, together=True)
+    for name, weight in padded.named_parameters():
+        if name.endswith(("B_norm.weight", "C_norm.weight")):
+            weight /= ((site.state_dim + extra) / site.state_dim) ** 0.5
+    return padded
+
+
+def mamba3_case(kind: type[nn.Module], **more: object) -> Case:
+    build = partial(build_mamba3, kind, more)
+    return Case(
+        build=build,
+        inputs=tokens,
+        pad=partial(pad_mamba3, build),
+        compiled=False,  # the stand-ins loop over steps
+        full=8,
+        kept=3,
+        tolerance=1e-7,
+    )
+
+
 LINEAR = {"S5": S5, "S5-bilinear": partial(S5, discretisation="bilinear"), "S4D": S4D}
 CASES = {
     "channels": Case(
@@ -213,6 +241,8 @@ CASES = {
     "fla.DeltaNet": fla_case("DeltaNet", use_short_conv=True, conv_bias=True),
     "fla.GatedDeltaNet": fla_case("GatedDeltaNet", num_v_heads=6),
     "fla.KDA": fla_case("KDA", num_v_heads=4, use_short_conv=True),
+    "mamba_ssm.Mamba3": mamba3_case(mamba3.Mamba3, ngroups=2),
+    "fla.Mamba3": mamba3_case(mamba3.FlaMamba3, rope_fraction=1.0, is_outproj_norm=True),
     "mamba_ssm.Mamba": mamba_case(partial(build_bare, mambas.Mamba), MambaAdapter, 1e-8),
     "mamba_ssm.Mamba2": mamba_case(partial(build_bare, mambas.Mamba2), Mamba2Adapter, 1e-8),
 }

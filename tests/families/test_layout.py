@@ -24,6 +24,19 @@ AXES = {
         StateAxis(0, roles=("read", "write"), groups=2, gap=2, tail=1),
         "r00 r01 r02 w00 w01 w02 . . r10 r11 r12 w10 w11 w12 . . .",
     ),
+    "strands": (
+        StateAxis(
+            0,
+            roles=("write", "write", "read", "decay"),
+            groups=2,
+            lead=1,
+            gap=1,
+            strands=(2, 1, 1),
+            skips=(0, 1, 2),
+        ),
+        ". w00 w00 w01 w01 w02 w02 . r00 r01 r02 . . d00 d01 d02 ."
+        " w10 w10 w11 w11 w12 w12 . r10 r11 r12 . . d10 d11 d12 .",
+    ),
 }
 
 
@@ -41,8 +54,9 @@ def test_entries_and_rows_are_where_the_labels_are(declared):
         for g in range(axis.groups):
             found = [labels[i] for i in axis.entries(3)[r, g]]
             assert found == [f"{role[0]}{g}{n}" for n in range(3)]
-        assert [labels[i][0] for i in axis.rows(role, 3)] == [role[0]] * 3 * axis.groups
-    assert len(axis.rows("decay", 3)) == 0
+        runs = axis.roles.count(role)
+        assert [labels[i][0] for i in axis.rows(role, 3)] == [role[0]] * 3 * axis.groups * runs
+    assert len(axis.rows("state", 3)) == 3 * ("state" in axis.roles)
 
 
 def test_a_choice_keeps_what_it_names_and_everything_else_in_order(declared):

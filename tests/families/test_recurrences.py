@@ -20,6 +20,7 @@ CASES = [
     (HeadDecay(), "head", False, 2, 3, 2),
     (HeadDecay(), "given", False, 2, 3, 2),
     (HeadDecay(), "none", False, 2, 3, 2),
+    (HeadDecay(), "late", False, 2, 3, 2),
     (KeyDecay(), "vector", False, 2, 3, 2),
     (DeltaRule(), "none", True, 2, 3, 2),
     (DeltaRule(), "given", True, 2, 3, 2),

@@ -17,7 +17,7 @@ from compressm.numerics.matrix_state.states import output_of, states_of
 # decay, delta rule
 KINDS = [
     *(("channel", False), ("head", False), ("none", False), ("given", False), ("vector", False)),
-    *(("none", True), ("given", True), ("vector", True)),
+    *(("none", True), ("given", True), ("vector", True), ("late", False)),
 ]
 
 
@@ -36,7 +36,9 @@ def signals(
         "given": lambda: -draw(*lead, heads, 1).exp(),
         "vector": lambda: -draw(*lead, 1, states).exp(),
         "none": lambda: None,
+        "late": lambda: -draw(*lead, heads, 1).exp(),
     }[kind]()
+    late = kind == "late"
     stepped = kind in ("channel", "head")
     return Signals(
         values=draw(*lead, heads, width),
@@ -45,6 +47,8 @@ def signals(
         keys=torch.nn.functional.normalize(draw(*lead, states), dim=-1),
         queries=draw(*lead, states),
         beta=draw(*lead, heads).sigmoid() if delta else None,
+        weights=draw(*lead, heads).sigmoid() if late else None,
+        late=draw(*lead, heads).sigmoid() if late else None,
         gate=draw(*lead, heads, width),
         mask=torch.rand(batch, length, generator=g) > 0.3,
     )

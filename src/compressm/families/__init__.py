@@ -29,6 +29,7 @@ from compressm.families.matrix_state import Choice, MatrixStateAdapter, MatrixSt
 from compressm.families.matrix_state import gated_delta_net as gated_delta_net
 from compressm.families.matrix_state import mamba1 as mamba1
 from compressm.families.matrix_state import mamba2 as mamba2
+from compressm.families.matrix_state import mamba3 as mamba3
 from compressm.families.matrix_state import own_layers as own_layers
 from compressm.families.matrix_state.fla import attention as attention
 from compressm.families.matrix_state.fla import delta as delta

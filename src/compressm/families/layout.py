@@ -34,7 +34,8 @@ class StateAxis:
     Along it lie `lead` entries of something else, then runs of one entry for each state, then
     `tail` other entries. There is a run for each role and group: all groups of the first role, then
     all of the next; or, with a `gap`, all roles of the first group and so many other entries, then
-    the next group.
+    the next group. There some roles can be a strand: one entry of each for the first state, one of
+    each for the second, and so on.
 
     Attributes:
         dim: the axis.
@@ -43,6 +44,8 @@ class StateAxis:
         lead: entries before the first run.
         tail: entries behind the last.
         gap: other entries behind the runs of each group; None: groups do not lie together.
+        strands: with a gap, how many roles in a row each strand has; empty: one each.
+        skips: and how many other entries lie before each strand; empty: none.
     """
 
     dim: int
@@ -51,16 +54,22 @@ class StateAxis:
     lead: int = 0
     tail: int = 0
     gap: int | None = None
+    strands: tuple[int, ...] = ()
+    skips: tuple[int, ...] = ()
 
     @property
     def blocks(self) -> int:
         """Entries that go when every group loses one state."""
         return len(self.roles) * self.groups
 
+    @property
+    def _others(self) -> int:
+        """Entries that belong to no state."""
+        return self.lead + self.tail + self.groups * ((self.gap or 0) + sum(self.skips))
+
     def count(self, length: int) -> int | None:
         """N of an axis of this length; None where it fits no number."""
-        rest = self.lead + self.tail + self.groups * (self.gap or 0)
-        states, over = divmod(length - rest, self.blocks)
+        states, over = divmod(length - self._others, self.blocks)
         return states if over == 0 and states >= 1 else None
 
     def shape(self, present: torch.Size, states: int, wanted: int) -> torch.Size:
@@ -80,13 +89,19 @@ class StateAxis:
 
     def entries(self, states: int) -> Tensor:
         """(roles, G, N) int64, where the entries of each state lie."""
-        role = torch.arange(len(self.roles), device="cpu")[:, None]
-        group = torch.arange(self.groups, device="cpu")
+        state = torch.arange(states, device="cpu")
         if self.gap is None:
-            starts = (role * self.groups + group) * states
-        else:
-            starts = group * (len(self.roles) * states + self.gap) + role * states
-        return (self.lead + starts)[..., None] + torch.arange(states, device="cpu")
+            role = torch.arange(len(self.roles), device="cpu")[:, None]
+            starts = (role * self.groups + torch.arange(self.groups, device="cpu")) * states
+            return (self.lead + starts)[..., None] + state
+        runs, start = [], 0
+        strands = self.strands or (1,) * len(self.roles)
+        for width, skip in zip(strands, self.skips or (0,) * len(strands), strict=True):
+            start += skip
+            runs += [start + strand + width * state for strand in range(width)]
+            start += width * states
+        group = torch.arange(self.groups, device="cpu")[:, None] * (start + self.gap)
+        return self.lead + group + torch.stack(runs)[:, None]
 
     def rows(self, role: Role, states: int) -> Tensor:
         """(G N,) where the entries of one role lie; empty where the parameter has none."""
@@ -104,18 +119,14 @@ class StateAxis:
                 f"indices: expected ({self.groups}, r), one row for each group, "
                 f"got {tuple(indices.shape)}"
             )
-        indices = indices.cpu()
-        picked = self.entries(states).gather(2, indices.expand(len(self.roles), -1, -1))
-        lead = torch.arange(self.lead, device="cpu")
-        if self.gap is None:
-            runs, end = [picked.flatten()], self.lead + self.blocks * states
-        else:
-            runs, end = [], self.lead
-            for g in range(self.groups):
-                end += len(self.roles) * states + self.gap
-                gap = torch.arange(end - self.gap, end, device="cpu")
-                runs += [picked[:, g].flatten(), gap]
-        return torch.cat([lead, *runs, torch.arange(end, end + self.tail, device="cpu")])
+        old = self.entries(states)
+        new = self.entries(indices.shape[1])
+        kept = torch.full((self._others + new.numel(),), -1, device="cpu")
+        kept[new] = old.gather(2, indices.cpu().expand(len(self.roles), -1, -1))
+        other = torch.ones(self._others + old.numel(), dtype=torch.bool, device="cpu")
+        other[old] = False
+        kept[kept < 0] = other.nonzero()[:, 0]
+        return kept
 
     def first(self, value: Tensor, states: int, wanted: int) -> Tensor:
         """The values of the first `wanted` states, where there are `states`; again from the first

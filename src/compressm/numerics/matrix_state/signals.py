@@ -4,8 +4,9 @@
 
 for every group and head, with keys k, queries q, values v, a decay a (diagonal over the states, or
 a number) and a strength of writing w. Without a delta rule there is no b, and w = 1 or a step size;
-with one w = b. Mamba's B, C and x are keys, queries and values: its w is the step size, and its
-decay exp(step * rate).
+with one w = b. A trapezoidal rule writes each value once more, after it was read with weight w:
+then S_t + u_t k_t v_t' is what decays. Mamba's B, C and x are keys, queries and values: its w is
+the step size, and its decay exp(step * rate).
 
 Shapes: B batch, L length, G groups that share keys and queries, J heads of a group, V values of a
 head, N states (key dimensions).
@@ -31,13 +32,16 @@ class Signals:
         values: (B, L, G, J, V).
         decay: log a_t, (B, L, G, J or 1, N or 1), not above 0; with `steps` the rates that these
             are multiplied with, (G, J, N or 1); None: nothing decays.
+        weights: (B, L, G, J) how much of a value is written; None: all of it.
+        late: (B, L, G, J) u_t, how much of it is written after the step was read; None: nothing.
         steps: (B, L, G, J) step sizes, which also scale what is written; None: there are none.
         beta: (B, L, G, J), how much of what a key finds is replaced; None: no delta rule.
         gate: (B, L, G, J, V), what the output is multiplied with on its way out of the layer.
         mask: (B, L) bool, false where a step does not count.
 
     Raises:
-        InputError: shapes that do not fit, or steps without rates or beside a delta rule.
+        InputError: shapes that do not fit, steps without rates, or steps, weights or late writing
+            beside a delta rule.
     """
 
     queries: Tensor
@@ -48,6 +52,8 @@ class Signals:
     decay: Tensor | None = None
     steps: Tensor | None = None
     beta: Tensor | None = None
+    weights: Tensor | None = None
+    late: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Refuse shapes that do not fit."""
@@ -60,6 +66,8 @@ class Signals:
             "mask": [(batch, length)],
             "steps": [(batch, length, groups, heads)],
             "beta": [(batch, length, groups, heads)],
+            "weights": [(batch, length, groups, heads)],
+            "late": [(batch, length, groups, heads)],
             "decay": [(groups, heads, n) for n in (states, 1)]
             if self.steps is not None
             else [(batch, length, groups, j, n) for j in (heads, 1) for n in (states, 1)],
@@ -71,6 +79,8 @@ class Signals:
                 raise InputError(f"{name} has shape {tuple(value.shape)}; expected {expected}")
         if self.steps is not None and (self.decay is None or self.beta is not None):
             raise InputError("steps: expected rates in decay and no beta beside them")
+        if self.beta is not None and (self.weights is not None or self.late is not None):
+            raise InputError("weights, late: expected no beta beside them")
 
     def log_decay(self, at: slice) -> Tensor | None:
         """log a_t of some steps, (T, B, G, J or 1, N or 1)."""
@@ -83,7 +93,8 @@ class Signals:
     @property
     def written(self) -> Tensor:
         """What keys write, before any delta rule, (B, L, G, J, V)."""
-        return self.values if self.steps is None else self.steps[..., None] * self.values
+        scale = self.weights if self.steps is None else self.steps
+        return self.values if scale is None else scale[..., None] * self.values
 
     def of_states(self, states: Tensor) -> Signals:
         """The signals of some states alone (no delta rule, or only these states exist)."""
@@ -97,6 +108,8 @@ class Signals:
             decay=decay,
             steps=self.steps,
             beta=self.beta,
+            weights=self.weights,
+            late=self.late,
             gate=self.gate,
             mask=self.mask,
         )
@@ -122,4 +135,7 @@ def output_reference(s: Signals) -> tuple[Tensor, Tensor]:
         state = state + (strength[..., None] * v[:, t])[..., None] * key[..., None, :]
         states.append(state)
         outputs.append((state * q[:, t, :, None, None, :]).sum(-1))
+        if s.late is not None:
+            more = s.late[:, t, ..., None].double() * s.values[:, t].double()
+            state = state + more[..., None] * key[..., None, :]
     return torch.stack(outputs, 1), torch.stack(states, 1)

@@ -46,8 +46,10 @@ def states_of(
         decay = [None] * (at.stop - start) if log_decay is None else log_decay.exp()
         if s.beta is None:
             out = drive[at][..., None] * keys[at][:, :, :, None, None, :]
-            for now, keep in zip(out, decay, strict=True):
+            more = [None] * len(out) if s.late is None else _late(s, at)
+            for now, keep, late in zip(out, decay, more, strict=True):
                 h = now.add_(h) if keep is None else now.addcmul_(keep[..., None, :], h)
+                h = h if late is None else h + late
         else:
             beta, steps_out = s.beta.transpose(0, 1)[at], []
             for k, v, b, keep in zip(keys[at], drive[at], beta, decay, strict=True):
@@ -65,6 +67,13 @@ def states_of(
         elif bool(inside.any()):
             picked = inside.nonzero()[:, 0]
             yield picked + start, out[picked.to(out.device)]
+
+
+def _late(s: Signals, at: slice) -> Tensor:
+    """(T, B, G, J, V, N) what is written after each step was read."""
+    assert s.late is not None
+    more = (s.late[..., None] * s.values).transpose(0, 1)[at]
+    return more[..., None] * s.keys.transpose(0, 1)[at][:, :, :, None, None, :]
 
 
 def output_of(s: Signals) -> Tensor:
