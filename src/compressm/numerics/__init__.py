@@ -18,6 +18,7 @@ from compressm.numerics.lti.hankel import (
     psd_factor,
     truncation_bound,
 )
+from compressm.numerics.lti.kautz import balance_closed, has_closed_form
 from compressm.numerics.lti.norms import h2_error, h2_norm, hinf_error, hinf_norm
 from compressm.numerics.lti.nuclear_norm import hankel_nuclear_norm
 from compressm.numerics.lti.padding import padded, with_idle_parts_driven
@@ -52,6 +53,7 @@ __all__ = [
     "StateSpace",
     "adjoint",
     "balance",
+    "balance_closed",
     "balanced_truncation",
     "cross_gramian",
     "data_refit",
@@ -67,6 +69,7 @@ __all__ = [
     "hankel_matrix",
     "hankel_nuclear_norm",
     "hankel_singular_values",
+    "has_closed_form",
     "hinf_error",
     "hinf_norm",
     "joint_of_modes",

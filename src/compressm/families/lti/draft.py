@@ -52,12 +52,12 @@ class LinearDraft(Draft):
         return self.reduction.system.order
 
     def finish(self) -> None:
-        full, gramians = self._measured.system, self._measured.gramians
+        full = self._measured.system
         self.reduction = numerics.with_system(self.reduction, self._refit.finish())
         self.notes += self._refit.notes
         indices, joint = self.reduction.indices, self._refit.joint
         if joint is None and indices is not None and self._measured.driven:
-            joint = numerics.joint_of_modes(gramians.P, indices, real=gramians.real)
+            joint = numerics.joint_of_modes(self._measured.P, indices, real=self._measured.real)
         reduced, white = self.reduction.system, self._measured.white
         steps = self._measured.horizon
         size = numerics.h2_norm(full, P=white, horizon=steps)
@@ -85,7 +85,9 @@ class LinearDraft(Draft):
         poles = torch.cat([full.A, reduction.system.A], -1)
         if reduction.inexact or float(numerics.width(poles).min()) < _CLOSE:
             # Here float64 itself may have missed the truncation that the bound is about.
-            found = numerics.hinf_error(full, reduction.system)
+            near = (numerics.width(poles).amin(-1) < _CLOSE) | reduction.inexact
+            pair = (full, reduction.system)
+            found = numerics.hinf_error(*(system.of_groups(near) for system in pair))
             exact = max(exact, found * _SLACK)
         stored = self._family.stored(self._module, edits)
         added = numerics.mode_distance(reduction.system, stored)

@@ -40,7 +40,7 @@ class LinearMeasurement(Measurement):
         self.measured = measured
         self._basis = BASES[method.basis]
         order, sigma = measured.system.order, self._basis.values(measured)
-        kind = measured.gramians.kind if self._basis.balances else "scores"
+        kind = measured.kind if self._basis.balances else "scores"
         self.spectrum = Spectrum(
             values=sigma if sigma.ndim == 1 else sigma.amax(0),
             state_dim=order,

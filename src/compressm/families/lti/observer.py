@@ -17,7 +17,6 @@ from compressm.families.lti.measured import Measured
 from compressm.families.lti.measurement import LinearMeasurement
 from compressm.families.lti.methods import METHODS
 from compressm.families.lti.sources import CONTROLLABILITY, OBSERVABILITY
-from compressm.numerics import Gramians
 
 
 @final
@@ -46,30 +45,15 @@ class LinearObserver(Observer):
         return numerics.simulated(self.system, counted), mask
 
     def measure(self) -> LinearMeasurement:
-        system, driven = self.system, self._driven
-        real = system.real_output and self.method.real_pairs
-        controllability = CONTROLLABILITY[self.method.controllability]
-        observability = OBSERVABILITY[self.method.observability]
-        horizon, dual = self.family.horizon, numerics.adjoint(system)
-        white = numerics.cross_gramian(system, system, horizon=horizon, real=real)
-        named = controllability if observability.needs == "nothing" else observability
-        endless = named.kind == "infinite" and horizon is None
-        gramians = Gramians(
-            P=controllability.gramian(lambda: white, driven),
-            Q=observability.gramian(
-                lambda: numerics.cross_gramian(dual, dual, horizon=horizon, real=real), driven
-            ),
-            real=real,
-            kind="finite" if named.kind == "infinite" and not endless else named.kind,
-        )
+        driven, method = self._driven, self.method
         measured = Measured(
-            system=system,
-            gramians=gramians,
-            balancing=numerics.balance(gramians.P, gramians.Q, pairs=real),
-            white=white if real or not system.real_output else None,
-            driven=controllability.needs != "nothing",
-            horizon=horizon,
+            system=self.system,
+            controllability=CONTROLLABILITY[method.controllability],
+            observability=OBSERVABILITY[method.observability],
+            seen=driven,
+            real=self.system.real_output and method.real_pairs,
+            horizon=self.family.horizon,
             real_readout=self.family.real_readout,
         )
         unseen = None if driven is None else driven.missing
-        return LinearMeasurement(self.family, self.module, self.method, measured, unseen)
+        return LinearMeasurement(self.family, self.module, method, measured, unseen)

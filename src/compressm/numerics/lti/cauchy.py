@@ -47,15 +47,11 @@ def disc_defect(poles: Tensor) -> Tensor:
 def geometric_sum(left: Tensor, right: Tensor, horizon: int | None = None) -> Tensor:
     """sum_{k < horizon} (l_i conj(m_j))^k for poles l (N,) and m (r,); infinite when None.
 
-    1 - l_i conj(m_j) is taken as (d_i + d_j + |l_i - m_j|^2) / 2 - i Im((l_i - m_j) conj(m_j))
-    with d = 1 - |l|^2: a sum of positive terms, so nothing cancels in its real part.
     Returns (N, r) complex128.
     """
     left, right = left.to(torch.complex128), right.to(torch.complex128)
     d_left, d_right = disc_defect(left)[..., :, None], disc_defect(right)[..., None, :]
-    gap = left[..., :, None] - right[..., None, :]
-    re = (d_left + d_right + gap.real.square() + gap.imag.square()) / 2
-    im = gap.real * right.imag[..., None, :] - gap.imag * right.real[..., None, :]
+    re, im = one_minus_product(left[..., :, None], d_left, right[..., None, :], d_right)
     denominator = torch.complex(re, im)
     if horizon is None:
         return denominator.reciprocal()
@@ -69,6 +65,19 @@ def geometric_sum(left: Tensor, right: Tensor, horizon: int | None = None) -> Te
     # Of a pole on the circle with itself, every term of the sum is one.
     endless = denominator == 0
     return torch.where(endless, horizon, total / torch.where(endless, 1, denominator))
+
+
+def one_minus_product(
+    left: Tensor, d_left: Tensor, right: Tensor, d_right: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part of 1 - l conj(m), of poles with their defects d = 1 - |l|^2.
+
+    It is taken as (d_l + d_m + |l - m|^2) / 2 - i Im((l - m) conj(m)): a sum of positive terms, so
+    nothing cancels in its real part.
+    """
+    gap = left - right
+    re = (d_left + d_right + gap.real.square() + gap.imag.square()) / 2
+    return re, gap.real * right.imag - gap.imag * right.real
 
 
 def cross_moments(

@@ -163,18 +163,25 @@ def balance(P: Tensor, Q: Tensor, *, pairs: bool = False) -> Balancing:
     """
     S, R = _factors(P, Q, pairs)
     U, sigma, Vh = torch.linalg.svd(R.mH @ S, full_matrices=False)
-    # Entry errors of the product R* S are roundings of sum_k |R_ki| |S_kj|; this bound on them
-    # does not change when states are rescaled.
-    roundings = (S.norm(dim=-1) * R.norm(dim=-1)).sum(-1)
-    resolution = 10 * torch.finfo(torch.float64).eps * roundings
     return Balancing(
         S=S,
         R=R,
         U=U,
         sigma=_padded(sigma, P.shape[-1]),
         Vh=Vh,
-        ranks=(sigma > resolution[..., None]).sum(-1),
+        ranks=resolved(sigma, S, R),
     )
+
+
+def resolved(sigma: Tensor, S: Tensor, R: Tensor) -> Tensor:
+    """How many singular values of R* S stand above rounding, () or (G,).
+
+    Entry errors of the product are roundings of sum_k |R_ki| |S_kj|; this bound on them does not
+    change when states are rescaled.
+    """
+    roundings = (S.norm(dim=-1) * R.norm(dim=-1)).sum(-1)
+    resolution = 10 * torch.finfo(torch.float64).eps * roundings
+    return (sigma > resolution[..., None]).sum(-1)
 
 
 def truncation_bound(sigma: Tensor, order: int | Tensor) -> float:

@@ -24,7 +24,9 @@ from compressm.numerics.lti.system import StateSpace
 _ITERATIONS = 10
 
 
-def padded(full: StateSpace, reduction: Reduction, rank: int) -> Reduction:
+def padded(
+    full: StateSpace, reduction: Reduction, rank: int, *, P: Tensor | None = None
+) -> Reduction:
     """`reduction` with modes of `full` added until it has `rank` states; the same map.
 
     What is left over is best spent on modes that explain most of the remaining error: chosen are
@@ -37,6 +39,7 @@ def padded(full: StateSpace, reduction: Reduction, rank: int) -> Reduction:
         full: the stable diagonal system that was reduced.
         reduction: of it.
         rank: at most N.
+        P: the controllability Gramian of `full` where it is known, as `cross_gramian` gives it.
 
     Raises:
         RankError: rank > N.
@@ -50,7 +53,7 @@ def padded(full: StateSpace, reduction: Reduction, rank: int) -> Reduction:
     if rank > full.order:
         raise RankError(f"rank {rank} was asked for, but the system has {full.order} modes")
     full, reduced = full.double(), reduction.system.double()
-    picks = _explained(full, reduced).topk(most).indices
+    picks = _explained(full, reduced, P).topk(most).indices
     extra = full.select(picks)
     # Of the r states and the added ones, those in use and then as many as are missing.
     place = torch.arange(rank, device="cpu")
@@ -156,9 +159,10 @@ def _largest_errors(full: StateSpace, reduced: StateSpace, poles: Tensor) -> Ten
     return v.mT
 
 
-def _explained(full: StateSpace, reduced: StateSpace) -> Tensor:
+def _explained(full: StateSpace, reduced: StateSpace, P: Tensor | None) -> Tensor:
     """||E[e x_i*]||² / E[|x_i|²] of each mode (..., N), e the output error of `reduced`."""
-    P, X = cross_gramian(full, full), cross_gramian(full, reduced)
+    P = cross_gramian(full, full) if P is None else P
+    X = cross_gramian(full, reduced)
     if full.real_output:
         C, C_r = unfold_readout(full.C), unfold_readout(reduced.C)
     else:

@@ -222,6 +222,13 @@ class StateSpace:
         states: Tensor = torch.linalg.solve(system, B.expand(*system.shape[:-1], -1))
         return C @ states
 
+    def of_groups(self, kept: Tensor) -> StateSpace:
+        """Some of the groups, by a mask (G,); itself where there is no group axis."""
+        if self.groups is None:
+            return self
+        D = None if self.D is None else self.D[kept]
+        return replace(self, A=self.A[kept], B=self.B[kept], C=self.C[kept], D=D)
+
     def select(self, indices: Tensor) -> StateSpace:
         """The diagonal system that keeps the modes `indices`, (r,) or (G, r), as they are."""
         if not self.diagonal:

@@ -45,6 +45,8 @@ class Balanced(Basis):
         # Fewer states than asked for hold all there is only at full numerical rank. All groups
         # keep the same number in any case.
         whole = bool((reduction.orders == balancing.ranks).all())
-        reduction = numerics.padded(system, reduction, reduction.rank if whole else rank)
+        reduction = numerics.padded(
+            system, reduction, reduction.rank if whole else rank, P=measured.white
+        )
         driven = numerics.with_idle_parts_driven(system, reduction.system)
         return numerics.with_system(reduction, driven)

@@ -33,8 +33,8 @@ class Modes(Basis):
     def reduce(
         self, measured: Measured, rank: int, *, which: Which, generator: torch.Generator
     ) -> Reduction:
-        system, known = measured.system, measured.gramians
-        P = (known if known.real else numerics.gramians(system)).P
+        system = measured.system
+        P = measured.P if measured.real else numerics.gramians(system).P
         if measured.real_readout:
             # What nobody reads is like a direction that nothing drives.
             P = numerics.real_parts(P)
