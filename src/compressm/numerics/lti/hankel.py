@@ -181,7 +181,8 @@ def resolved(sigma: Tensor, S: Tensor, R: Tensor) -> Tensor:
     """
     roundings = (S.norm(dim=-1) * R.norm(dim=-1)).sum(-1)
     resolution = 10 * torch.finfo(torch.float64).eps * roundings
-    return (sigma > resolution[..., None]).sum(-1)
+    ranks: Tensor = (sigma > resolution[..., None]).sum(-1)
+    return ranks
 
 
 def truncation_bound(sigma: Tensor, order: int | Tensor) -> float:
