@@ -1,4 +1,4 @@
-"""What a reduction changes in a model, and how optimizer state follows; nothing is changed here.
+"""How what lies beside a group of parameters follows a reduction: gradients, moments, averages.
 
 A layer with parameters p of a full state becomes one with parameters p' of a reduced state. Where
 p ≈ M p' along the state axis, gradients go the other way, g' = Mᵀ g, and so do first moments;
@@ -8,12 +8,11 @@ second moments are variances of gradients, v' ≈ (M∘M)ᵀ v (exact for uncorr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, final
+from dataclasses import dataclass
+from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from compressm.errors import InputError
 
@@ -235,69 +234,3 @@ class Project(Transport):
     def _back(self, t: Tensor) -> Tensor:
         axes = range(self.dim - self.matrix.ndim + 2, self.dim + 1)
         return t.movedim(tuple(range(len(axes))), tuple(axes)).contiguous()
-
-
-@final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Edit:
-    """New values for a group of parameters of one module, and what it says about its own sizes.
-
-    Attributes:
-        module: the live module.
-        names: its parameters that change together; with dots, those of modules inside it.
-        values: the new value of each, same order; dtype and device follow the old parameter.
-        transport: how optimizer state of the group follows.
-        attributes: other things to set, by dotted name ("conv1d.groups", "config.state_size"):
-            plain values, and tensors for buffers. They exist already.
-    """
-
-    module: nn.Module
-    names: tuple[str, ...] = ()
-    values: tuple[Tensor, ...] = ()
-    transport: Transport = field(default_factory=Reset)
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse edits that cannot be applied, before anything is touched."""
-        owner = type(self.module).__name__
-        for name, value in zip(self.names, self.values, strict=True):
-            try:
-                old = self.module.get_parameter(name)
-            except AttributeError:
-                known = ", ".join(key for key, _ in self.module.named_parameters())
-                raise InputError(f"edit: {owner} has no parameter {name!r}, only {known}") from None
-            if not bool(torch.isfinite(value).all()):
-                raise InputError(f"edit: the new {name} of {owner} has NaN/inf")
-            if value.ndim != old.ndim:
-                raise InputError(
-                    f"edit: {name} has {old.ndim} dimensions, the new value has {value.ndim}"
-                )
-        for name in self.attributes:
-            holder, key = holder_of(self.module, name)
-            if not hasattr(holder, key):
-                raise InputError(f"edit: {owner} has no attribute {name!r}")
-
-    @property
-    def places(self) -> tuple[tuple[nn.Module, str], ...]:
-        """Which module holds each parameter, and under which name."""
-        return tuple(holder_of(self.module, name) for name in self.names)
-
-    @property
-    def olds(self) -> tuple[nn.Parameter, ...]:
-        """The live parameters that would be replaced."""
-        return tuple(self.module.get_parameter(name) for name in self.names)
-
-
-def holder_of(root: Any, name: str) -> tuple[Any, str]:
-    """The object that has the last part of a dotted name, and that part.
-
-    Raises:
-        InputError: there is no such object below `root`.
-    """
-    *path, key = name.split(".")
-    holder = root
-    for step in path:
-        if not hasattr(holder, step):
-            raise InputError(f"edit: {type(root).__name__} has no {name!r}: {step!r} is missing")
-        holder = getattr(holder, step)
-    return holder, key
