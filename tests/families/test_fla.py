@@ -19,6 +19,7 @@ from compressm.errors import InputError
 from compressm.families import find_sites
 from compressm.numerics.matrix_state.signals import output_reference
 from tests.families import fla
+from tests.families.calls import one_call
 
 FULL, CUT = 12, 4
 
@@ -59,19 +60,6 @@ every_family = pytest.mark.parametrize("family", VARIANTS)
 def tokens(rows=3, length=14, seed=1):
     g = torch.Generator().manual_seed(seed)
     return torch.randint(0, fla.VOCABULARY, (rows, length), generator=g)
-
-
-def one_call(model, x, mask=None):
-    """The first layer as it was read, its inputs and mask, and what it answered."""
-    site = next(iter(find_sites(model).values()))
-    seen = []
-
-    def watch(module, args, kwargs, output):
-        seen.append((site.adapter.read(module), *site.adapter.inputs(args, kwargs), output[0]))
-
-    with torch.no_grad(), site.module.register_forward_hook(watch, with_kwargs=True):
-        model(x, mask)
-    return seen[0]
 
 
 def left_padded(x):

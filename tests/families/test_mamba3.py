@@ -7,9 +7,9 @@ import torch
 
 from compressm import FixedRank, compress_, measure
 from compressm.errors import InputError
-from compressm.families import find_sites
 from compressm.numerics.matrix_state.signals import output_reference
 from tests.families import mamba3
+from tests.families.calls import one_call
 
 FULL, CUT = 6, 2
 WAYS = [
@@ -24,20 +24,6 @@ every_way = pytest.mark.parametrize(("kind", "more"), WAYS)
 def tokens(rows=3, length=13):
     g = torch.Generator().manual_seed(1)
     return torch.randint(0, mamba3.VOCABULARY, (rows, length), generator=g)
-
-
-def one_call(model, *args):
-    """The first layer as it was read, its inputs and mask, and what it answered."""
-    site = next(iter(find_sites(model).values()))
-    seen = []
-
-    def watch(module, args, kwargs, output):
-        out = output[0] if isinstance(output, tuple) else output
-        seen.append((site.adapter.read(module), *site.adapter.inputs(args, kwargs), out))
-
-    with torch.no_grad(), site.module.register_forward_hook(watch, with_kwargs=True):
-        model(*args)
-    return seen[0]
 
 
 @every_way

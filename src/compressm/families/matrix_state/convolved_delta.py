@@ -14,26 +14,21 @@ head's output, before the gate, takes out every factor that queries have, but fo
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressm.errors import InputError
 from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.matrix_state.adapter import NO_STEPS, MatrixStateAdapter
+from compressm.families.matrix_state.gates import gate_of
 from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue
 from compressm.families.matrix_state.recurrences import DeltaRule
 from compressm.numerics.matrix_state.signals import Signals
 from compressm.ops import normalised
 
-_GATES: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "silu": functional.silu,
-    "swish": functional.silu,
-    "sigmoid": torch.sigmoid,
-}
 _ROLES: tuple[Role, ...] = ("read", "write")
 
 
@@ -54,10 +49,7 @@ class ConvolvedDeltaLayer(MatrixStateLayer):
         self.width = len(self.p[f"{self.norm}.weight"])
         self.heads = channels.tail // (self.groups * self.width)
         norm = module.get_submodule(self.norm)
-        gate = str(getattr(norm, "activation", "silu"))
-        if gate not in _GATES:
-            raise InputError(f"model: the gate of {type(module).__name__} is {gate!r}, not known")
-        self.gate = _GATES[gate]
+        self.gate = gate_of(module, norm)
         self.eps = float(getattr(norm, "variance_epsilon", 1e-6))
 
     @abstractmethod
@@ -76,8 +68,7 @@ class ConvolvedDeltaLayer(MatrixStateLayer):
 
     @final
     def signals(self, hidden: Tensor, mask: Tensor | None) -> Signals:
-        counts = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask > 0
-        u = hidden.to(self.dtype) * counts[..., None].to(self.dtype)
+        u, counts = self.counted(hidden, mask)
         (qkv, z), (decay, beta) = self.projected(u), self.rates(u)
         shared = self.groups * self.state_dim
         sizes = [shared, shared, self.groups * self.heads * self.width]

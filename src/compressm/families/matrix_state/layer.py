@@ -156,6 +156,13 @@ class MatrixStateLayer(ABC):
         return self.weighed is not None
 
     @final
+    def counted(self, hidden: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Inputs (B, L, width) in the dtype of computation, zero where a step does not count, and
+        which ones do (B, L)."""
+        counts = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask > 0
+        return hidden.to(self.dtype) * counts[..., None].to(self.dtype), counts
+
+    @final
     def parts(self) -> list[Part]:
         """Rows that make keys and queries: of each parameter, keys first."""
         roles: tuple[Role, ...] = ("write", "read")

@@ -102,16 +102,15 @@ class Mamba3Layer(MatrixStateLayer):
 
     def signals(self, hidden: Tensor, mask: Tensor | None) -> Signals:
         own: Any = self.module
-        counts = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask > 0
-        keep = counts[..., None].to(self.dtype)
-        z, x, B, C, dt, A, trap, angles = self._projected(hidden.to(self.dtype) * keep)
+        u, counts = self.counted(hidden, mask)
+        z, x, B, C, dt, A, trap, angles = self._projected(u)
         dt, trap = self._steps(dt), trap.sigmoid()
         turned = self._turned(angles, dt)
         next_dt, next_trap = (functional.pad(t[:, 1:], (0, 0, 0, 1)) for t in (dt, trap))
         by_head = (*hidden.shape[:2], self.heads, 1, self.width)
         return Signals(
             # A bias can make something of a step that does not count.
-            values=(x * keep).reshape(by_head),
+            values=(x * counts[..., None].to(self.dtype)).reshape(by_head),
             weights=(trap * dt)[..., None],
             late=((1 - next_trap) * next_dt)[..., None],
             decay=(dt * (-functional.softplus(A)).clamp(max=-own.A_floor))[..., None, None],

@@ -66,8 +66,7 @@ class OwnLayer(MatrixStateLayer):
 
     @final
     def signals(self, hidden: Tensor, mask: Tensor | None) -> Signals:
-        counts = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask > 0
-        u = hidden.to(self.dtype) * counts[..., None].to(self.dtype)
+        u, counts = self.counted(hidden, mask)
         held = {f"layer.{name}": value.to(self.dtype) for name, value in self.p.items()}
         q, k, v, decay, beta, gate = functional_call(self._signals, held, (u,))
         if decay is not None:

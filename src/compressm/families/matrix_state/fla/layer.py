@@ -22,16 +22,12 @@ from torch.nn import functional
 from compressm.errors import InputError
 from compressm.families.layout import Layout, Role, Size, StateAxis, ratio
 from compressm.families.matrix_state.adapter import MatrixStateAdapter
+from compressm.families.matrix_state.gates import gate_of
 from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue
 from compressm.numerics.matrix_state.signals import Signals
 from compressm.ops import causal_conv1d
 
 _NORMS = ("g_norm_swish_gate", "g_norm", "o_norm")
-_GATES: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "silu": functional.silu,
-    "swish": functional.silu,
-    "sigmoid": torch.sigmoid,
-}
 SHARED = (
     *(f"{letter}_conv1d.{what}" for letter in "qkv" for what in ("weight", "bias")),
     *(f"{norm}.weight" for norm in _NORMS),
@@ -59,7 +55,8 @@ class FlaLayer(MatrixStateLayer):
         self.sharing = self.heads // self.groups
         self.value_heads = value_heads(own)
         self.norm: Any = next(getattr(own, name) for name in _NORMS if hasattr(own, name))
-        self._gate = self._gate_of(own)
+        apart = hasattr(own, "g_norm")
+        self._gate: Callable[[Tensor], Tensor] = own.gate_fn if apart else gate_of(own, self.norm)
         self._gains = next((f"{n}.weight" for n in _NORMS if f"{n}.weight" in self.p), None)
         for letter in "qkv":
             kind = getattr(getattr(own, f"{letter}_conv1d", None), "activation", None)
@@ -68,18 +65,6 @@ class FlaLayer(MatrixStateLayer):
                     f"model: {letter}_conv1d of {type(module).__name__} has the activation "
                     f"{kind!r}; expected silu or none"
                 )
-
-    def _gate_of(self, own: Any) -> Callable[[Tensor], Tensor]:
-        kind = getattr(self.norm, "activation", "swish")
-        if hasattr(own, "g_norm"):  # norm and gate are apart
-            gate: Callable[[Tensor], Tensor] = own.gate_fn
-            return gate
-        if kind not in _GATES:
-            raise InputError(
-                f"model: the output gate of {type(own).__name__} is {kind!r}; "
-                f"expected {', '.join(_GATES)}"
-            )
-        return _GATES[kind]
 
     @abstractmethod
     def formed(self, x: Tensor) -> Tensor:
@@ -103,8 +88,7 @@ class FlaLayer(MatrixStateLayer):
 
     @final
     def signals(self, hidden: Tensor, mask: Tensor | None) -> Signals:
-        counts = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask > 0
-        u = hidden.to(self.dtype) * counts[..., None].to(self.dtype)
+        u, counts = self.counted(hidden, mask)
         k, q = (self._made(letter, self.linear(f"{letter}_proj", u), counts) for letter in "kq")
         v = self._short("v", self.linear("v_proj", u))
         width = self.p["o_proj.weight"].shape[1] // self.value_heads
