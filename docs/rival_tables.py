@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import figures
 import listings
 
 Json = dict[str, Any]
@@ -46,10 +47,13 @@ def rivals(results: Json, key: str) -> str:
 
     Args:
         results: of `rivals.summary`.
-        key: one of `_FIGURES`, or "losses".
+        key: one of `_FIGURES`, or "losses", or "figure": a link to what `drawing` makes.
     """
     if key == "losses":
         return _losses(results)
+    if key == "figure":
+        where = f"assets/{results['experiments'][0]}.svg"
+        return f"![Test accuracy by states, one line for each way]({where})"
     digits, caption = _FIGURES[key]
     if not any(row[key] for row in results["rows"]):
         return "*Not measured in these runs.*"
@@ -59,6 +63,21 @@ def rivals(results: Json, key: str) -> str:
     ]
     header = ["way", *(f"{size} states" for size in results["sizes"])]
     return f"{listings.table(header, rows)}\n\n{caption}. {_seeds(results)} {results['source']}"
+
+
+def drawing(results: Json) -> str:
+    """Test accuracy by size, as an SVG."""
+    rows = [row for row in results["rows"] if row["arm"] != "full" and row["test"]]
+    full = next((row["test"] for row in results["rows"] if row["arm"] == "full"), {})
+    names = [_name(row, results).replace("`", "") for row in rows]
+    mine = next((name for name, row in zip(names, rows, strict=True) if row["arm"] == OURS), "")
+    return figures.lines(
+        {name: row["test"] for name, row in zip(names, rows, strict=True)},
+        results["sizes"],
+        ours=mine,
+        level=next(iter(full.values()), None),
+        y_label="test accuracy in percent",
+    )
 
 
 def _losses(results: Json) -> str:

@@ -63,13 +63,30 @@ def fill(text: str, results: Path = RESULTS) -> str:
 
 
 def _from_results(name: str, words: Sequence[str], results: Path) -> str:
-    experiments, summarise, render = EXPERIMENTS[name]
-    missing = [one for one in experiments if not (results / one).is_dir()]
+    experiments, _, render = EXPERIMENTS[name]
+    missing = _missing(name, results)
     if missing:
         return f"*Not measured yet; `compressm bench reproduce {missing[0]}` does it.*"
     folders = " and ".join(f"`experiments/results/{one}`" for one in experiments)
-    found = {**summarise(results, *experiments), "source": f"Source: {folders}."}
-    return render(found, *words)
+    return render({**_summary(name, results), "source": f"Source: {folders}."}, *words)
+
+
+def _missing(name: str, results: Path) -> list[str]:
+    return [one for one in EXPERIMENTS[name][0] if not (results / one).is_dir()]
+
+
+def _summary(name: str, results: Path) -> Json:
+    experiments, summarise, _ = EXPERIMENTS[name]
+    return {**summarise(results, *experiments), "experiments": experiments}
+
+
+def drawings(results: Path = RESULTS) -> dict[Path, str]:
+    """The figures of the pages as SVG, by file; those whose experiments have results."""
+    return {
+        ROOT / "docs" / "assets" / f"{name}.svg": draw(_summary(name, results))
+        for name, draw in FIGURES.items()
+        if not _missing(name, results)
+    }
 
 
 def ablation(results: Json, key: str, *arms: str) -> str:
@@ -150,21 +167,28 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
 }
 
 
+# name of a table whose experiment also has a figure: what draws it
+FIGURES: dict[str, Callable[[Json], str]] = {
+    "smnist-rivals": rival_tables.drawing,
+    "scifar-rivals": rival_tables.drawing,
+}
+
+
 def pages() -> list[Path]:
     """All files with tables."""
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def main(words: Sequence[str]) -> int:
-    """Rewrite the tables of these files, of all where none is named; the number of stale ones.
+    """Rewrite the tables of these files, of all where none is named, and all figures.
 
-    With --check nothing is written.
+    With --check nothing is written, and the number of stale files is returned.
     """
     check, stale = "--check" in words, 0
-    for path in [Path(word) for word in words if word != "--check"] or pages():
-        text = path.read_text(encoding="utf-8")
-        made = fill(text)
-        if made == text:
+    named = [Path(word) for word in words if word != "--check"]
+    made_of = {path: fill(path.read_text(encoding="utf-8")) for path in named or pages()}
+    for path, made in (made_of | ({} if named else drawings())).items():
+        if path.is_file() and made == path.read_text(encoding="utf-8"):
             continue
         stale += 1
         print(f"{path}: {'stale' if check else 'written'}")  # noqa: T201 - a script's answer

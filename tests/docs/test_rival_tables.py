@@ -1,6 +1,7 @@
 """Tables against other ways to a small model, from files whose figures are known."""
 
 import json
+from xml.etree import ElementTree
 
 import pytest
 import tables
@@ -115,3 +116,27 @@ def test_stale_pages_are_counted_and_left_alone_with_check(tmp_path, capsys):
         "stale",
         "written",
     ]
+
+
+def test_the_figure_has_a_line_for_every_way_and_lies_beside_the_pages(results):
+    assert "](assets/smnist-rivals.svg)" in rows_of("figure", results)[1]
+    ((path, text),) = tables.drawings(results).items()
+    assert path.name == "smnist-rivals.svg"
+    drawn = ElementTree.fromstring(text)
+    space = "{http://www.w3.org/2000/svg}"
+    texts = [found.text for found in drawn.iter(f"{space}text")]
+    assert "cut in training, gradient-data" in texts
+    assert "small from scratch" in texts
+    dots = [(float(c.get("cx")), float(c.get("cy"))) for c in drawn.iter(f"{space}circle")]
+    assert len(dots) == 3 * len(SIZES)
+    # Higher accuracy is higher up, and fewer states are further right.
+    by_way = [dots[i : i + 2] for i in range(0, len(dots), 2)]
+    heights = {("norm", "scratch", "ours")[i]: way[0][1] for i, way in enumerate(by_way)}
+    assert heights["norm"] < heights["ours"] < heights["scratch"]
+    assert all(left[0] < right[0] and left[1] < right[1] for left, right in by_way)
+
+
+def test_the_figures_are_up_to_date():
+    made = tables.drawings()
+    there = {path: path.read_text(encoding="utf-8") for path in made}
+    assert there == made, "run: compressm bench tables"
