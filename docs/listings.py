@@ -54,7 +54,8 @@ def method_table() -> str:
     rows = []
     for name, m in METHODS.items():
         mark = when[default[name]] if name in default else ""
-        refit = "with the moments that chose them" if m.basis == "modes" else REFITS[m.refit].label
+        moments = m.basis == "modes" and not REFITS[m.refit].of_modes
+        refit = "with the moments that chose them" if moments else REFITS[m.refit].label
         basis, sources = BASES[m.basis].label, ("–", "–")
         if BASES[m.basis].bounded:
             basis += f", {'real map' if m.real_pairs else 'complex system'}"
@@ -65,7 +66,7 @@ def method_table() -> str:
             )
         bound = "yes" if m.guaranteed else "no"
         rows.append([f"`{name}`{mark}", *sources, basis, refit, _needs(m), bound])
-    columns = ["method", "P from", "Q from", "basis", "readout refit", "needs", "bound holds"]
+    columns = ["method", "P from", "Q from", "basis", "refit", "needs", "bound holds"]
     return table(columns, rows)
 
 

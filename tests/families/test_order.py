@@ -20,8 +20,11 @@ def shuffled(batches):
     return [mixed[i] for i in torch.randperm(len(mixed), generator=g)]
 
 
-@pytest.mark.parametrize("method", ["empirical-data", "gradient-data", "modes-data"])
-def test_of_an_lru(method):
+@pytest.mark.parametrize(
+    "method", ["empirical-data", "gradient-data", "modes-data", "gradient-fit"]
+)
+def test_of_an_lru(method, monkeypatch):
+    monkeypatch.setattr("compressm.families.lti.refits.fit._SEARCHED", 3000)
     torch.manual_seed(0)
     one = LRU(3, 8).double()
     batches = [torch.randn(24, 300, 3, dtype=torch.float64).cumsum(1) for _ in range(3)]

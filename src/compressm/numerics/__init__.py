@@ -21,6 +21,7 @@ from compressm.numerics.lti.hankel import (
 from compressm.numerics.lti.kautz import balance_closed, has_closed_form
 from compressm.numerics.lti.norms import h2_error, h2_norm, hinf_error, hinf_norm
 from compressm.numerics.lti.nuclear_norm import hankel_nuclear_norm
+from compressm.numerics.lti.output_fit import OutputFit, fit_to_outputs
 from compressm.numerics.lti.padding import padded, with_idle_parts_driven
 from compressm.numerics.lti.perturbation import HankelMatrix, hankel_matrix, weyl_bound
 from compressm.numerics.lti.reduction import Reduction, with_system
@@ -48,6 +49,7 @@ __all__ = [
     "Gramians",
     "HankelMatrix",
     "ModeOrder",
+    "OutputFit",
     "Reduction",
     "StateMoments",
     "StateSpace",
@@ -61,6 +63,7 @@ __all__ = [
     "difference",
     "disc_defect",
     "discretise",
+    "fit_to_outputs",
     "gramians",
     "greedy_modes",
     "h2_error",

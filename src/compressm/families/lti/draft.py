@@ -53,10 +53,12 @@ class LinearDraft(Draft):
 
     def finish(self) -> None:
         full = self._measured.system
-        self.reduction = numerics.with_system(self.reduction, self._refit.finish())
+        self.reduction = self._refit.finish()
         self.notes += self._refit.notes
+        self.data_error = self._refit.data_error
         indices, joint = self.reduction.indices, self._refit.joint
-        if joint is None and indices is not None and self._measured.driven:
+        known = joint is not None or self.data_error is not None
+        if not known and indices is not None and self._measured.driven:
             joint = numerics.joint_of_modes(self._measured.P, indices, real=self._measured.real)
         reduced, white = self.reduction.system, self._measured.white
         steps = self._measured.horizon

@@ -30,7 +30,8 @@ class LinearMethod:
         real_pairs: balance the real map behind y = Re(C x), not the complex system as it stands.
         refit: readout for the kept dynamics: as truncated ("none"), H2-optimal in closed form
             ("h2"), or least squares against the full layer's output on real inputs ("data").
-            Greedy modes are always refitted with the moments that chose them.
+            Greedy modes are always refitted with the moments that chose them. Or poles, inputs and
+            readout of either basis, fitted to that output ("fit").
 
     Raises:
         InputError: no strategy has that name; the message lists those that have.
@@ -79,7 +80,7 @@ class LinearMethod:
     @property
     def selects(self) -> bool:
         """Whether all states that stay are existing ones, as they are."""
-        return BASES[self.basis].selects
+        return BASES[self.basis].selects and not REFITS[self.refit].moves
 
     @property
     def endless(self) -> bool:
@@ -113,6 +114,10 @@ METHODS: dict[str, LinearMethod] = {
     ),
     "modes-h2": LinearMethod(basis="modes", refit="h2"),
     "modes-data": LinearMethod(basis="modes", controllability="empirical", refit="data"),
+    "gradient-fit": LinearMethod(
+        controllability="empirical", observability="gradient", refit="fit"
+    ),
+    "modes-fit": LinearMethod(basis="modes", controllability="empirical", refit="fit"),
     "last": LinearMethod(basis="last"),
     "aire": LinearMethod(basis="aire"),
     "magnitude": LinearMethod(basis="magnitude"),

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from compressm.errors import InputError
 from compressm.numerics.matrix_state.mixing import MIX_RIDGE
+from compressm.numerics.search import descend
 
 # Validation loss right after a cut goes on falling slowly beyond (docs/methods.md, what was tried).
 ITERATIONS = 40
-_REMEMBERED = 20
 # Eigenvalues of both factors count from here on, relative to the mean. Along directions that inputs
 # hardly have, rows would grow for the same error. What they train to afterwards depends on it, and
 # not in one direction (`experiments/mamba-lm.yaml`, arm damping).
@@ -73,29 +73,17 @@ def fit_rows(
     def rows_at() -> list[Tensor]:
         return [W + P @ z @ right for W, P, z in zip(start, left, Z, strict=True)]
 
-    def descend() -> float:
+    def loss() -> float:
         total = 0.0
-        for z in Z:
-            z.grad = None
         for miss in misses:
-            loss = miss(rows_at()).square().sum() / energy
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+            part = miss(rows_at()).square().sum() / energy
+            part.backward()  # type: ignore[no-untyped-call]
+            total += float(part.detach())
         penalty = ridge * torch.stack([z.square().sum() for z in Z]).sum()
         penalty.backward()  # type: ignore[no-untyped-call]
         return total + float(penalty.detach())
 
-    with torch.enable_grad():
-        search: torch.optim.Optimizer = torch.optim.LBFGS(
-            Z,
-            max_iter=iterations,
-            history_size=_REMEMBERED,
-            line_search_fn="strong_wolfe",
-            # Relative to the energy of the output; the defaults end before float64 does.
-            tolerance_grad=1e-12,
-            tolerance_change=1e-14,
-        )
-        search.step(descend)
+    descend(loss, Z, iterations)
     with torch.no_grad():
         found = [rows.detach() for rows in rows_at()]
         before, after = (

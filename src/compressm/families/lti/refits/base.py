@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from compressm.calibration import Given
-from compressm.families.lti.driven_states import DrivenStates, Inputs
+from compressm.calibration import Given, Probe
+from compressm.families.lti.driven_states import Inputs
 from compressm.families.lti.measured import Measured
-from compressm.numerics import Reduction, StateSpace
+from compressm.numerics import Reduction
 
 # Relative errors below this are rounding, which no fit can gain on.
 _NO_ERROR = 1e-6
@@ -31,8 +31,11 @@ class Refit(ABC):
         bounded: whether the H-infinity bound of the reduction still holds afterwards.
         of_modes: whether a choice of modes, which has the readout that fits it best, is refitted.
         probe: what has to see the data before `finish`.
+        moves: whether poles and inputs become other ones, which a layer that can only select has no
+            room for.
         joint: E of the states of the full and the reduced system on data, after `finish`, where it
-            was recorded.
+            was recorded; or
+        data_error: what that would tell, the relative error of the outputs on data.
         notes: what a reader of the event should know, after `finish`.
     """
 
@@ -40,7 +43,9 @@ class Refit(ABC):
     needs: ClassVar[Given] = "nothing"
     bounded: ClassVar[bool] = False
     of_modes: ClassVar[bool] = False
+    moves: ClassVar[bool] = False
     joint: Tensor | None = None
+    data_error: float | None = None
     notes: tuple[str, ...] = ()
 
     def __init__(
@@ -50,12 +55,12 @@ class Refit(ABC):
         self.probe = self.watch(inputs, module)
 
     @abstractmethod
-    def watch(self, inputs: Inputs, module: nn.Module) -> DrivenStates | None:
+    def watch(self, inputs: Inputs, module: nn.Module) -> Probe | None:
         """The probe, where there is one; called once."""
 
     @abstractmethod
-    def finish(self) -> StateSpace:
-        """The refitted system; called once, after `probe` has seen the data."""
+    def finish(self) -> Reduction:
+        """The reduction with the refitted system; called once, after `probe` has seen the data."""
 
     def judge(self, what: str, before: float | None, after: float | None) -> None:
         """Note a fit that left the error that there was, or more, where there was one."""

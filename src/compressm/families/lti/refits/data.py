@@ -9,7 +9,7 @@ from torch import nn
 from compressm import numerics
 from compressm.families.lti.driven_states import DrivenStates, Inputs
 from compressm.families.lti.refits.base import Refit
-from compressm.numerics import StateSpace
+from compressm.numerics import Reduction
 
 
 @final
@@ -24,13 +24,13 @@ class DataRefit(Refit):
         joint = numerics.stack(self.measured.system, self.reduction.system)
         return DrivenStates(inputs, module, joint)
 
-    def finish(self) -> StateSpace:
+    def finish(self) -> Reduction:
         full, before = self.measured.system, self.reduction.system
         if self.probe.missing:
             self.notes += (f"not refitted on data: {self.probe.missing}",)
-            return before
+            return self.reduction
         self.joint = self.probe.states.moment
         after = numerics.data_refit(full, before, self.joint)
         errors = (numerics.output_error(full, system, self.joint) for system in (before, after))
         self.judge("the refit on data", *errors)
-        return after
+        return numerics.with_system(self.reduction, after)

@@ -9,7 +9,7 @@ from torch import nn
 from compressm import numerics
 from compressm.families.lti.driven_states import Inputs
 from compressm.families.lti.refits.base import Refit
-from compressm.numerics import StateSpace
+from compressm.numerics import Reduction
 
 
 @final
@@ -21,7 +21,7 @@ class H2Refit(Refit):
     def watch(self, inputs: Inputs, module: nn.Module) -> None:
         return None
 
-    def finish(self) -> StateSpace:
+    def finish(self) -> Reduction:
         full, before = self.measured.system, self.reduction.system
         after = numerics.h2_refit(full, before)
         P = self.measured.white
@@ -29,4 +29,4 @@ class H2Refit(Refit):
         if size > 0:
             errors = (numerics.h2_error(full, system, P=P) / size for system in (before, after))
             self.judge("the H2 refit", *errors)
-        return after
+        return numerics.with_system(self.reduction, after)

@@ -8,7 +8,7 @@ from torch import nn
 
 from compressm.families.lti.driven_states import Inputs
 from compressm.families.lti.refits.base import Refit
-from compressm.numerics import StateSpace
+from compressm.numerics import Reduction
 
 
 @final
@@ -21,5 +21,5 @@ class NoRefit(Refit):
     def watch(self, inputs: Inputs, module: nn.Module) -> None:
         return None
 
-    def finish(self) -> StateSpace:
-        return self.reduction.system
+    def finish(self) -> Reduction:
+        return self.reduction
