@@ -249,11 +249,15 @@ class MatrixStateLayer(ABC):
     @final
     def reduced(self, changes: Mapping[str, NewValue], state_dim: int) -> MatrixStateLayer:
         """This layer with the changes made, to be computed with."""
-        other = copy.copy(self)
-        other.p = dict(self.p)
-        for name, change in changes.items():
-            other.p[name] = change.value.to(self.p[name])
+        other = self.with_values({n: change.value.to(self.p[n]) for n, change in changes.items()})
         other.state_dim = state_dim
+        return other
+
+    @final
+    def with_values(self, values: Mapping[str, Tensor]) -> MatrixStateLayer:
+        """This layer with other values of some parameters, which gradients can flow to."""
+        other = copy.copy(self)
+        other.p = self.p | dict(values)
         return other
 
     @final

@@ -54,7 +54,7 @@ METHODS: dict[str, MatrixStateMethod] = {
     "greedy": MatrixStateMethod(order="additive"),
     "diagonal": MatrixStateMethod(order="diagonal", weigh="scan"),
     "hankel": MatrixStateMethod(order="hankel", weigh="scan"),
-    "elimination-fit": MatrixStateMethod(order="elimination", correct="fit"),
+    "elimination-fit": MatrixStateMethod(order="elimination", correct="descent"),
     "elimination": MatrixStateMethod(order="elimination"),
     "pivoted-qr": MatrixStateMethod(order="pivoted-qr"),
     "energy": MatrixStateMethod(order="energy"),

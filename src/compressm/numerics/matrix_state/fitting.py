@@ -66,7 +66,7 @@ def fit_rows(
         raise InputError(f"covariance has shape {shape}; expected {(width, width)}")
     if not energy > 0:
         return list(start), None
-    right = _inverse_root(covariance).to(start[0])
+    right = inverse_root(covariance).to(start[0])
     left = _left_factors(misses, start, right, energy)
     Z = [torch.zeros_like(rows, requires_grad=True) for rows in start]
 
@@ -111,10 +111,10 @@ def _left_factors(
         for total, gradient in zip(sums, gradients, strict=True):
             g = (gradient @ right).double().cpu()
             total += g @ g.mT / (g.shape[1] * energy)
-    return [_inverse_root(K).to(rows) for K, rows in zip(sums, start, strict=True)]
+    return [inverse_root(K).to(rows) for K, rows in zip(sums, start, strict=True)]
 
 
-def _inverse_root(moment: Tensor) -> Tensor:
+def inverse_root(moment: Tensor) -> Tensor:
     """(moment + damping)^(-1/2), float64; the identity, if it is zero or not finite."""
     moment = moment.detach().cpu().double()
     mean = float(moment.diagonal().mean())

@@ -1,5 +1,6 @@
 """What makes up for the states that go, by name (`correct`): one file each."""
 
+from compressm.families.matrix_state.corrections import descent as descent
 from compressm.families.matrix_state.corrections import fit as fit
 from compressm.families.matrix_state.corrections import output as output
 from compressm.families.matrix_state.corrections import refit as refit
