@@ -106,7 +106,7 @@ def test_the_norm_of_the_output_takes_out_the_scale_of_queries(family):
 
 
 @both
-def test_a_fit_leaves_less_than_the_choice_and_other_rows_stay(family):
+def test_a_fit_leaves_less_than_the_choice_and_other_entries_stay(family):
     full, x = model_of(family), tokens(8, 48)
     cuts = {name: copy.deepcopy(full) for name in ("elimination", "elimination-fit")}
     for method, cut in cuts.items():
@@ -122,9 +122,8 @@ def test_a_fit_leaves_less_than_the_choice_and_other_rows_stay(family):
     chosen = one_call(cuts["elimination"], x)[0]
     for name, value in fitted.p.items():
         same = torch.ones(len(value), dtype=torch.bool)
-        for part in fitted.parts():
-            if part.name == name:
-                same[part.at] = False
+        if name in fitted.layout.parameters:
+            same[fitted.layout.parameters[name].entries(CUT).flatten()] = False
         assert torch.equal(value[same], chosen.p[name][same]), name
     assert any("interact" in note for note in site.notes)
 

@@ -9,6 +9,7 @@ from torch import nn
 from compressm import FixedRank, compress_
 from compressm.families import find_sites
 from compressm.families.matrix_state.corrections import fit
+from compressm.families.matrix_state.corrections.samples import OnSamples
 from compressm.families.matrix_state.probes import LayerProbe
 from compressm.nn import LRU
 from tests.families import mambas
@@ -46,7 +47,7 @@ def test_of_a_selective_layer(method, length, monkeypatch):
     """Short sequences of which a share is taken, and long ones of which some calls are."""
     monkeypatch.setattr(LayerProbe, "per_call", 256)
     monkeypatch.setattr(LayerProbe, "tokens", 1024)
-    monkeypatch.setattr(fit.Samples, "tokens", 1024)
+    monkeypatch.setattr(OnSamples, "tokens", 1024)
     torch.manual_seed(0)
     one = nn.Sequential(mambas.Mamba(mambas.WIDTH, 8)).double()
     batches = [torch.randn(12, length, mambas.WIDTH, dtype=torch.float64) for _ in range(4)]
