@@ -8,8 +8,8 @@ are seen a few times each, and the fit is judged on parts that it has not seen:
 
 Adam divides by the size of each coordinate's gradient, so coordinates matter. A matrix of rows that
 meet inputs x has R = (E[x x'] + d I)^(-1/2), d 1 % of the mean eigenvalue, and s the root mean
-square of W(0) x: a step changes all projections by the same share of their size. Any other value has
-R = I and s its own root mean square.
+square of W(0) x: a step changes all projections by the same share of their size. Any other value
+has R = I and s its own root mean square.
 
 Source: Kingma and Ba 2015 (arXiv 1412.6980); the whitening is one factor of Martens and Grosse 2015
 (arXiv 1503.05671). Shapes: n rows, F inputs of the rows.
