@@ -23,9 +23,7 @@ def covariance(xs):
 def linear(x, truth):
     """The part of a linear problem whose solution is `truth`."""
     target = x @ truth.mT
-    return Part(
-        miss=lambda values: x @ values[0].mT - target, energy=float(target.square().sum())
-    )
+    return Part(miss=lambda values: x @ values[0].mT - target, energy=float(target.square().sum()))
 
 
 def test_rows_of_correlated_inputs_are_found():
