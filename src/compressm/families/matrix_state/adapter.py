@@ -105,4 +105,9 @@ class MatrixStateAdapter(Adapter):
                 "pass loss=lambda model, batch: <scalar>"
             )
         layer, cost = self.read(module), self.cost(module)
+        if chosen.correct == "refit" and not layer.mixable:
+            raise InputError(
+                f"method: {name!r} mixes the rows that make queries, and {self.family} layers do "
+                f"not say that theirs are `mixable`; use {self.default!r}, and name it in `lacking`"
+            )
         return MatrixStateObserver(self.inputs, layer, chosen, cost, runs=name)
