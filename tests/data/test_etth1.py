@@ -71,6 +71,21 @@ def test_windows_and_what_follows_them(folder, made, channels):
     assert (task.monitor, task.loss_unit, task.per_step) == ("val/loss", "mse", False)
 
 
+def test_channels_apart_are_the_same_windows(folder):
+    sizes = {"window": 5, "horizon": 3, "centre": "last"}
+    together, apart = (
+        etth1(folder, options={**sizes, "channels": channels}) for channels in ("all", "each")
+    )
+    assert (apart.task.input_size, apart.task.classes) == (1, 3)
+    count = len(together.test)
+    assert len(apart.test) == 7 * count
+    for row in (0, 11, count - 1):
+        whole = together.test[row]
+        single = apart.test[[row + count * channel for channel in range(7)]]
+        assert torch.equal(single["inputs"][..., 0].T, whole["inputs"])
+        assert torch.equal(single["labels"].T.flatten(), whole["labels"])
+
+
 def test_nothing_of_validation_and_test_is_in_the_statistics(folder, made):
     other = made.copy()
     other.loc[8640:, list(CHANNELS)] = 0.0

@@ -29,7 +29,7 @@ TASKS = {
         kind="tagging", input="token", input_size=65, classes=65, length=32, padded=False
     ),
     "etth1": Task(
-        kind="forecast", input="real", input_size=7, classes=672, length=336, padded=False
+        kind="forecast", input="real", input_size=1, classes=96, length=336, padded=False
     ),
     "fsdd": Task(
         kind="classification", input="real", input_size=1, classes=10, length=8000, padded=True
@@ -88,7 +88,7 @@ def test_every_kind_of_task_has_a_model_and_a_loss(kind):
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_a_forecast_is_judged_by_its_squared_error(pooling):
-    task = replace(TASKS["etth1"], classes=6)
+    task = replace(TASKS["etth1"], input_size=7, classes=6)
     model = build_model(BlocksConfig(width=4, state_dim=3, pooling=pooling), task).eval()
     batch = {"inputs": torch.randn(5, 8, 7), "labels": torch.randn(5, 6)}
     outputs = model(batch["inputs"])

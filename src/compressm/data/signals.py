@@ -80,15 +80,26 @@ class Stretch:
 
 
 def forecasts(
-    series: Tensor, first: int, end: int, *, window: int, horizon: int, centre: bool
+    series: Tensor,
+    first: int,
+    end: int,
+    *,
+    window: int,
+    horizon: int,
+    centre: bool,
+    apart: bool = False,
 ) -> SequenceDataset:
     """Every forecast of rows `first … end - 1` of a series (T, C): `window` rows, then `horizon`.
 
     The first window may begin before `first`, but no value that is predicted does. `centre` takes
     the last row of a window from the window and from what is predicted; the errors of a prediction
-    stay as they are.
+    stay as they are. `apart` makes every channel an example of its own, one channel after another.
     """
     starts = torch.arange(max(first - window, 0), end - window - horizon + 1, device="cpu")
+    if apart:
+        rows, channels = series.shape
+        starts = (rows * torch.arange(channels, device="cpu")[:, None] + starts).flatten()
+        series = series.T.reshape(-1, 1)
     level = window - 1 if centre else None
     return SequenceDataset(
         {
