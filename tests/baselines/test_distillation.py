@@ -33,6 +33,13 @@ def test_without_a_share_of_the_teacher_it_is_cross_entropy(teacher):
     assert same_parameters(small.model, live.model)
 
 
+def test_a_forecast_has_no_probabilities_to_follow(teacher):
+    loss = Distillation(kept=3).objective(CONFIG, teacher).loss
+    batch = {"inputs": torch.randn(2, 4, 1), "labels": torch.randn(2, 10)}
+    with pytest.raises(ConfigError, match="a forecast has none of"):
+        loss(teacher().model, batch, 0)
+
+
 def test_the_divergence_is_its_definition_over_labelled_steps_alone():
     torch.manual_seed(0)
     student, wanted = torch.randn(2, 3, 5), torch.randn(2, 3, 5)

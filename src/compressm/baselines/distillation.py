@@ -63,7 +63,13 @@ class Distillation(Baseline):
         teacher = found.model.eval().requires_grad_(False)
 
         def loss(model: nn.Module, batch: Mapping[str, Tensor], step: int) -> Tensor:
-            logits, labels = logits_of(model, batch), batch["labels"]
+            labels = batch["labels"]
+            if labels.is_floating_point():
+                raise ConfigError(
+                    "the baseline distillation follows probabilities of classes, which a forecast "
+                    "has none of; take scratch or hankel-norm"
+                )
+            logits = logits_of(model, batch)
             with torch.no_grad():
                 wanted = logits_of(teacher, batch)
             own = cross_entropy(logits, labels)
