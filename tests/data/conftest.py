@@ -4,6 +4,7 @@ import io
 import os
 
 import numpy as np
+import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -54,3 +55,13 @@ def write_reviews(folder, *, train=30, test=8, seed=0):
         write_parquet(folder, split, {"text": texts, "label": labels})
         made[split] = (texts, labels)
     return made
+
+
+def hours(rows=8640 + 2880 + 2880, *, seed=0):
+    """ETTh1 made up: every channel has a level and a spread of its own, which later triples."""
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((rows, 7)) * np.arange(1, 8) + 10 * np.arange(7)
+    values[8640:] *= 3
+    frame = pandas.DataFrame(values, columns=["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"])
+    frame.insert(0, "date", np.arange(rows).astype(str))
+    return frame

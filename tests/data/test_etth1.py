@@ -1,7 +1,5 @@
 """Forecasts, from a made-up file of the same format."""
 
-import numpy as np
-import pandas
 import pytest
 import torch
 
@@ -10,22 +8,14 @@ from compressm.data.sets.etth1 import CHANNELS, FILE
 from compressm.data.signals import forecasts
 from compressm.errors import ConfigError, DataError
 
+from .conftest import hours
+
 HOURS = 8640 + 2880 + 2880
-
-
-def table(rows=HOURS, seed=0):
-    """Every channel has a level and a spread of its own, the test part others than the training."""
-    rng = np.random.default_rng(seed)
-    values = rng.standard_normal((rows, 7)) * np.arange(1, 8) + 10 * np.arange(7)
-    values[8640:] *= 3
-    frame = pandas.DataFrame(values, columns=list(CHANNELS))
-    frame.insert(0, "date", np.arange(rows).astype(str))
-    return frame
 
 
 @pytest.fixture(scope="module")
 def made():
-    return table()
+    return hours()
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ class Distillation(Baseline):
             if labels.is_floating_point():
                 raise ConfigError(
                     "the baseline distillation follows probabilities of classes, which a forecast "
-                    "has none of; take scratch or hankel-norm"
+                    "has none of; take scratch or hankel-nuclear-norm"
                 )
             logits = logits_of(model, batch)
             with torch.no_grad():
