@@ -11,7 +11,7 @@ from compressm.errors import ConfigError
 from compressm.families import find_sites
 from compressm.nn import LRU, S4D, S5
 from compressm.once import measure
-from compressm.train import build_model, loss_of
+from compressm.train import loss_of
 from tests.baselines.common import no_teacher, recipe, same_parameters, trained
 
 LAYERS = {
@@ -48,7 +48,7 @@ def test_its_gradient_reaches_every_parameter_of_the_map(layer):
             moved = copy.deepcopy(model)
             with torch.no_grad():
                 moved.get_parameter(name).add_(direction, alpha=sign * 1e-5)
-            sides.append(float(penalty(moved)))
+            sides.append(float(penalty(moved).detach()))
         slope = (sides[0] - sides[1]) / 2e-5
         assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-4, abs=1e-6)
 
@@ -62,24 +62,20 @@ def test_no_weight_leaves_the_training_as_it_is_bit_for_bit():
 
 def test_the_penalty_comes_every_few_steps_at_the_same_mean_and_not_after_the_cut():
     config = recipe()
-    model, batch = (
-        build_model(config.model, trained(Scratch(kept=8), config, steps=0)[0].task),
-        None,
-    )
-    bench, _ = trained(Scratch(kept=8), config, steps=0)
-    batch = bench.batch(0)
+    bench, live = trained(Scratch(kept=8), config, steps=0)
+    model, batch = live.model, bench.batch(0)
     model.eval()
-    plain = float(loss_of(model, batch))
+    plain = float(loss_of(model, batch).detach())
     loss = (
         HankelNuclearNorm(kept=3, weight=1e-3, every=3, at=0.5).objective(config, no_teacher).loss
     )
-    added = [float(loss(model, batch, step)) - plain for step in range(8)]
-    expected = 3e-3 * float(penalty(model))
+    added = [float(loss(model, batch, step).detach()) - plain for step in range(8)]
+    expected = 3e-3 * float(penalty(model).detach())
     # 8 steps: the cut is after the fourth.
     assert added == pytest.approx([expected, 0, 0, expected, 0, 0, 0, 0], abs=1e-5)
 
 
-def test_a_strong_penalty_makes_the_values_smaller_and_the_end_has_the_size():
+def test_a_strong_penalty_makes_the_values_smaller():
     config = recipe("trainer.steps=20")
     totals = {}
     for weight in (0.0, 0.1):
@@ -87,7 +83,13 @@ def test_a_strong_penalty_makes_the_values_smaller_and_the_end_has_the_size():
         spectra = measure(live.model, method="real-pairs")
         totals[weight] = sum(spectrum.total for spectrum in spectra.values())
     assert totals[0.1] < 0.9 * totals[0.0]
-    _, live = trained(HankelNuclearNorm(kept=3, weight=0.1), config)
+
+
+@pytest.mark.parametrize("layer", ["lru", "s5", "s4d"])
+def test_the_end_has_the_size(layer):
+    config = recipe(f"model.layer={layer}", "trainer.steps=4")
+    _, live = trained(HankelNuclearNorm(kept=3, weight=1e-3), config)
+    assert live.compressor.events[0].step == 4
     assert [site.state_dim for site in find_sites(live.model).values()] == [3]
 
 
