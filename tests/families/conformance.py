@@ -13,7 +13,7 @@ from compressm.families.matrix_state.mamba1 import MambaAdapter, NormedMambaAdap
 from compressm.families.matrix_state.mamba2 import Mamba2Adapter
 from compressm.families.matrix_state.orders import ORDERS
 from compressm.families.matrix_state.orders.gramians import ByGramians
-from compressm.nn import LRU, S4D, S5, LinOSS, matrix_state
+from compressm.nn import DSS, LRU, S4D, S5, LinOSS, matrix_state
 from compressm.testing import Case
 from compressm.testing.padding import pad_by_layout
 from tests.accelerator.device import DEVICE
@@ -195,7 +195,13 @@ def mamba3_case(kind: type[nn.Module], **more: object) -> Case:
     )
 
 
-LINEAR = {"S5": S5, "S5-bilinear": partial(S5, discretisation="bilinear"), "S4D": S4D}
+LINEAR = {
+    "S5": S5,
+    "S5-bilinear": partial(S5, discretisation="bilinear"),
+    "S4D": S4D,
+    "DSS": DSS,
+    "DSS-softmax": partial(DSS, variant="softmax", length=40),
+}
 CASES = {
     "channels": Case(
         build=build_channels,
@@ -212,7 +218,7 @@ CASES = {
             inputs=signals,
             stream=stepped,
             # States of one channel see the same input, so others that overlap are as good a choice.
-            blind=("modes-h2", "modes-data", "modes-fit") if layer is S4D else (),
+            blind=() if name.startswith("S5") else ("modes-h2", "modes-data", "modes-fit"),
             tolerance=1e-5,
         )
         for name, layer in LINEAR.items()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from compressm.errors import InputError
-from compressm.nn import S4D, S5, LinOSS, make_layer
+from compressm.nn import DSS, S4D, S5, LinOSS, make_layer
 from compressm.nn.registry import StateSpaceLayer
 
 CASES = {
@@ -14,6 +14,8 @@ CASES = {
     "s5-bilinear": (S5, {"discretisation": "bilinear"}),
     "s4d-zoh": (S4D, {"init": "legs"}),
     "s4d-bilinear": (S4D, {"discretisation": "bilinear", "init": "inv"}),
+    "dss-exp": (DSS, {}),
+    "dss-softmax": (DSS, {"variant": "softmax", "length": 30}),
     "linoss-imex": (LinOSS, {}),
     "linoss-im": (LinOSS, {"scheme": "im"}),
 }
@@ -56,6 +58,8 @@ def by_definition(layer, u):
                 x = lam * x + weight * (u[:, t].to(lam.dtype) @ B.T)
                 outputs.append(2 * (x @ C.T).real + layer.D * u[:, t])
             return torch.stack(outputs, 1)
+        if isinstance(layer, DSS):
+            return _exponentials(layer, u)
         A, dt = torch.complex(-layer.log_A_real.exp(), layer.A_imag), layer.log_dt.exp()
         rows = [[sampled(layer, a, d) for a in row] for row, d in zip(A, dt, strict=True)]
         lam, weight = (
@@ -67,6 +71,20 @@ def by_definition(layer, u):
             x = lam * x + weight * u[:, t, :, None]
             outputs.append(2 * (C * x).sum(-1).real + layer.D * u[:, t])
         return torch.stack(outputs, 1)
+
+
+def _exponentials(layer, u):
+    """Kernels of proposition 1 in arXiv 2203.14343 and the convolution, term by term."""
+    L, dt = u.shape[1], layer.log_dt.exp()[:, None, None]
+    Lambda = torch.complex(-layer.Lambda_re.exp(), layer.Lambda_im)[..., None]
+    powers = torch.exp(Lambda * dt * torch.arange(L))
+    if layer.variant == "exp":
+        rows = (torch.exp(Lambda * dt) - 1) / Lambda * powers
+    else:
+        rows = powers / torch.exp(Lambda * dt * torch.arange(layer.length)).sum(-1, True) / Lambda
+    K = (torch.complex(layer.W_re, layer.W_im)[..., None] * rows).sum(1).real
+    past = [(K[:, : t + 1].flip(1).T * u[:, : t + 1]).sum(1) for t in range(L)]
+    return torch.stack(past, 1) + layer.D * u
 
 
 def _oscillators(layer, u):
@@ -146,7 +164,7 @@ def test_oscillators_that_are_hardly_any():
 
 
 def test_layers_can_be_made_by_name(layer):
-    names = {S5: "s5", S4D: "s4d", LinOSS: "linoss"}
+    names = {S5: "s5", S4D: "s4d", DSS: "dss", LinOSS: "linoss"}
     made = make_layer(names[type(layer)], 4, 3)
     assert isinstance(made, StateSpaceLayer)
     assert (made.width, made.state_dim) == (4, 3)
@@ -160,6 +178,10 @@ def test_layers_can_be_made_by_name(layer):
         (lambda: S4D(3, 0), "S4D needs width >= 1"),
         (lambda: S4D(3, 3, init="ones"), "'lin', 'inv', 'legs', got 'ones'"),
         (lambda: S4D(3, 3, dt_min=0.2), "0 < dt_min <= dt_max, got 0.2 and 0.1"),
+        (lambda: DSS(3, 0), "DSS needs width >= 1"),
+        (lambda: DSS(3, 3, variant="tanh"), "'exp', 'softmax', got 'tanh'"),
+        (lambda: DSS(3, 3, variant="softmax"), "length must be .* got length=None"),
+        (lambda: DSS(3, 3, length=9), "length must be .* got length=9 for 'exp'"),
         (lambda: LinOSS(3, 3, scheme="ex"), "'imex', 'im', got 'ex'"),
         (lambda: LinOSS(3, 3)(torch.randn(2, 5, 4)), r"length >= 1, 3\), got \(2, 5, 4\)"),
         (lambda: S4D(3, 3)(torch.randn(2, 5, 3), torch.ones(2, 4)), "mask must be"),

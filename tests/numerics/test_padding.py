@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from compressm.numerics import (
     h2_error,
     h2_refit,
     padded,
+    with_driven_parts,
     with_idle_parts_driven,
 )
 
@@ -128,3 +131,26 @@ def test_systems_without_real_poles_stay_as_they_are():
     g = gramians(full, real_pairs=False)
     reduced = balanced_truncation(full, balance(g.P, g.Q), 4).system
     torch.testing.assert_close(with_idle_parts_driven(full, reduced).B, reduced.B)
+
+
+@pytest.mark.parametrize("groups", [None, 2])
+def test_driven_parts_of_one_input_are_what_the_states_say(groups):
+    """z = project x also holds for the imaginary part that was driven; exact at full rank."""
+    shape = (3,) if groups is None else (groups, 3)
+    A = torch.tensor([0.9, 0.5, -0.3], dtype=torch.complex128).expand(shape)
+    B, C = torch.randn(2, *shape, dtype=torch.float64)
+    s = StateSpace(A=A, B=B[..., None], C=C[..., None, :], real_output=True)
+    g = gramians(s)
+    r = balanced_truncation(s, balance(g.P, g.Q, pairs=True), 3)
+    driven = replace(r.system, B=r.system.B * torch.tensor([1 + 1j, 1, 1 - 2j])[:, None])
+    found = with_driven_parts(r, driven)
+    u = torch.randn(40, dtype=torch.float64)
+
+    def states(system):
+        x, all_ = torch.zeros(shape, dtype=torch.complex128), []
+        for v in u:
+            x = system.A * x + system.B[..., 0] * v
+            all_.append(torch.cat([x.real, x.imag], -1))
+        return torch.stack(all_, -1)
+
+    torch.testing.assert_close(found.project @ states(s), states(driven))

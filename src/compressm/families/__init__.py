@@ -20,6 +20,7 @@ from compressm.families.base import (
 )
 from compressm.families.layout import Layout, StateAxis
 from compressm.families.lti import LinearAdapter
+from compressm.families.lti import dss as dss
 from compressm.families.lti import linoss as linoss
 from compressm.families.lti import lru as lru
 from compressm.families.lti import s4d as s4d

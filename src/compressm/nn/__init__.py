@@ -2,6 +2,7 @@
 
 from compressm.nn.block import GLU, Block
 from compressm.nn.classifier import PairClassifier, SequenceClassifier, StreamState
+from compressm.nn.dss import DSS
 from compressm.nn.encoder import SequenceEncoder
 from compressm.nn.linoss import LinOSS
 from compressm.nn.lru import LRU
@@ -10,6 +11,7 @@ from compressm.nn.s4d import S4D
 from compressm.nn.s5 import S5
 
 __all__ = [
+    "DSS",
     "GLU",
     "LAYERS",
     "LRU",

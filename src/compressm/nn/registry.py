@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compressm.errors import InputError
 from compressm.nn import matrix_state
+from compressm.nn.dss import DSS
 from compressm.nn.linoss import LinOSS
 from compressm.nn.lru import LRU
 from compressm.nn.s4d import S4D
@@ -78,6 +79,7 @@ def state_dims(model: nn.Module) -> dict[str, int]:
 register_layer("lru", LRU)
 register_layer("s5", S5)
 register_layer("s4d", S4D)
+register_layer("dss", DSS)
 register_layer("linoss", LinOSS)
 register_layer("linear-attention", matrix_state.LinearAttention)
 register_layer("retention", matrix_state.Retention)

@@ -12,16 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from compressm.errors import InputError
+from compressm.nn.channels import ChannelLayer
 from compressm.nn.continuous import Rule, check_rule, discretised
-from compressm.nn.inputs import masked
 from compressm.nn.loading import watch
 from compressm.nn.s5 import check_steps, hippo_modes
-from compressm.ops.channelwise import channel_ssm
 
 Init = Literal["lin", "inv", "legs"]
 
 
-class S4D(nn.Module):
+class S4D(ChannelLayer):
     """Channels apart, each with N complex states in continuous time.
 
         x' = A x + u 1,    y = 2 Re(c·x) + D u,    A = -exp(log_A_real) + i A_imag
@@ -35,8 +34,8 @@ class S4D(nn.Module):
         legs:  the eigenvalues of the normal part of HiPPO-LegS,
     c complex standard Gaussian, the steps log-uniform on [dt_min, dt_max], D standard Gaussian.
 
-    DSS (Gupta et al. 2022, arXiv 2203.14343) is the same map with another parametrisation. Sizes
-    are read from the parameters, and `load_state_dict` of a state with another N resizes the layer.
+    Sizes are read from the parameters, and `load_state_dict` of a state with another N resizes the
+    layer.
 
     Args:
         width: H.
@@ -88,11 +87,6 @@ class S4D(nn.Module):
         watch(self)
 
     @property
-    def width(self) -> int:
-        """H, the number of channels."""
-        return self.D.shape[0]
-
-    @property
     def state_dim(self) -> int:
         """N, the number of complex states of each channel."""
         return self.log_A_real.shape[1]
@@ -114,43 +108,6 @@ class S4D(nn.Module):
         A = torch.complex(-self.log_A_real.exp(), self.A_imag)
         decay, phase, weight = discretised(A, self.log_dt.exp()[:, None], self.discretisation)
         return decay, phase, 2 * weight * torch.complex(self.C_re, self.C_im)
-
-    def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Filter whole sequences from a zero state.
-
-        Args:
-            u: input, (B, L, H).
-            mask: (B, L), true (or 1) at real steps. The input of the other steps counts as zero.
-
-        Returns:
-            y, (B, L, H).
-        """
-        u = masked("S4D", u, mask, self.width)
-        decay, phase, weight = self.discrete()
-        return channel_ssm(u, decay, phase, weight.real, weight.imag, self.D)
-
-    def initial_state(self, batch: int) -> Tensor:
-        """The zero state for `step`: (batch, 2, H, N), real, real parts first."""
-        return self.D.new_zeros(batch, 2, self.width, self.state_dim)
-
-    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of streaming inference.
-
-        Args:
-            u: input of this step, (B, H).
-            state: after the previous step, (B, 2, H, N), from `initial_state` or `step`.
-
-        Returns:
-            y (B, H) and the new state.
-        """
-        decay, phase, weight = self.discrete()
-        modulus = torch.exp(-decay)
-        re, im = modulus * torch.cos(phase), modulus * torch.sin(phase)
-        x_re, x_im = state.unbind(1)
-        new_re = re * x_re - im * x_im + u[..., None]
-        new_im = re * x_im + im * x_re
-        y = (weight.real * new_re - weight.imag * new_im).sum(-1) + self.D * u
-        return y, torch.stack((new_re, new_im), 1)
 
     def extra_repr(self) -> str:
         return f"width={self.width}, state_dim={self.state_dim}, {self.discretisation}"

@@ -22,7 +22,7 @@ from compressm.numerics.lti.kautz import balance_closed, has_closed_form
 from compressm.numerics.lti.norms import h2_error, h2_norm, hinf_error, hinf_norm
 from compressm.numerics.lti.nuclear_norm import hankel_nuclear_norm
 from compressm.numerics.lti.output_fit import OutputFit, fit_to_outputs
-from compressm.numerics.lti.padding import padded, with_idle_parts_driven
+from compressm.numerics.lti.padding import padded, with_driven_parts, with_idle_parts_driven
 from compressm.numerics.lti.perturbation import HankelMatrix, hankel_matrix, weyl_bound
 from compressm.numerics.lti.reduction import Reduction, with_system
 from compressm.numerics.lti.refit import (
@@ -92,6 +92,7 @@ __all__ = [
     "undiscretise",
     "weyl_bound",
     "width",
+    "with_driven_parts",
     "with_idle_parts_driven",
     "with_system",
 ]

@@ -6,20 +6,25 @@ from torch import nn
 
 from compressm import Calibration, FixedRank, compress_, measure
 from compressm.errors import InputError
+from compressm.families.lti.dss import DSSAdapter
 from compressm.families.lti.s4d import S4DAdapter
 from compressm.families.lti.s5 import S5Adapter
-from compressm.nn import S4D, S5
+from compressm.nn import DSS, S4D, S5
 from compressm.nn.continuous import MARGIN
 from compressm.numerics import hinf_error
 
 F64 = torch.float64
-ADAPTERS = {S5: S5Adapter(), S4D: S4DAdapter()}
-KINDS = [(S5, "zoh"), (S5, "bilinear"), (S4D, "zoh"), (S4D, "bilinear")]
+ADAPTERS = {S5: S5Adapter(), S4D: S4DAdapter(), DSS: DSSAdapter()}
+READOUTS = {S5: ("C_re", "C_im"), S4D: ("C_re", "C_im"), DSS: ("W_re", "W_im")}
+RULES = {S5: ("zoh", "bilinear"), S4D: ("zoh", "bilinear"), DSS: ("exp", "softmax")}
+KINDS = [(kind, rule) for kind, rules in RULES.items() for rule in rules]
 
 
 def layer(kind, rule, states=8, width=3, **options):
     options = {"dt_min": 0.05, "dt_max": 0.5, **options}
-    return kind(width, states, discretisation=rule, **options).double()
+    said = {"discretisation": rule} if kind is not DSS else {"variant": rule}
+    length = {"length": 50} if rule == "softmax" else {}
+    return kind(width, states, **said, **length, **options).double()
 
 
 @pytest.mark.parametrize(("kind", "rule"), KINDS)
@@ -29,7 +34,7 @@ def test_the_system_read_is_the_layer(kind, rule):
     response = model(impulse).detach().permute(1, 2, 0)
     response[0] -= torch.diag(model.D.detach())
     markov = ADAPTERS[kind].read(model).markov(40)
-    if kind is S4D:
+    if kind is not S5:
         markov = torch.diag_embed(markov[..., 0, 0])
     torch.testing.assert_close(response, markov)
 
@@ -52,11 +57,12 @@ def test_moments_follow_the_change_of_basis_as_gradients_do(kind, rule):
     torch.manual_seed(1)
     model = layer(kind, rule, 7)
     with torch.no_grad():
-        model.C_re[:, 4:] = model.C_im[:, 4:] = 0
+        for name in READOUTS[kind]:
+            model.get_parameter(name)[:, 4:] = 0
     u, weight = torch.randn(2, 2, 60, 3, dtype=F64)
     (model(u) * weight).sum().backward()
     compress_(model, policy=FixedRank(4), method="real-pairs")
-    names = [name for name, _ in model.named_parameters() if name[:2] in ("B_", "C_")]
+    names = [name for name, _ in model.named_parameters() if name[:2] in ("B_", "C_", "W_")]
     moved = {name: getattr(model, name).grad.clone() for name in names}
     model.zero_grad()
     (model(u) * weight).sum().backward()

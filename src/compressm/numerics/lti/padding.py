@@ -18,7 +18,7 @@ from compressm.errors import RankError
 from compressm.numerics.lti.coordinates import unfold_readout
 from compressm.numerics.lti.gramians import cross_gramian
 from compressm.numerics.lti.groups import diagonal, take
-from compressm.numerics.lti.reduction import Reduction
+from compressm.numerics.lti.reduction import Reduction, with_system
 from compressm.numerics.lti.system import StateSpace
 
 _ITERATIONS = 10
@@ -125,6 +125,24 @@ def with_idle_parts_driven(full: StateSpace, reduced: StateSpace) -> StateSpace:
     B = reduced.B.scatter(-2, index, torch.where(chosen[..., None], driven, rows))
     C = torch.where(idle[..., None, :], reduced.C.real.to(reduced.C.dtype), reduced.C)
     return replace(reduced, B=B, C=C)
+
+
+def with_driven_parts(reduction: Reduction, driven: StateSpace) -> Reduction:
+    """The reduction to a system of `with_idle_parts_driven`.
+
+    Where there is one input, the imaginary part of a real mode is a multiple of its real part, and
+    `project` says so: a layer that turns the state, so that its input is one, needs both. Of
+    several inputs it is another function, of which nothing is known.
+    """
+    found = with_system(reduction, driven)
+    if driven.inputs != 1 or not driven.real_output or reduction.project.is_complex():
+        return found
+    b, before = driven.B[..., 0], reduction.system.B[..., 0]
+    moved = (driven.A.imag == 0) & (b.imag != before.imag)
+    share = torch.where(moved, b.imag / torch.where(moved, b.real, 1.0), 0.0)
+    top, bottom = reduction.project.chunk(2, -2)
+    bottom = torch.where(moved[..., None], share[..., None] * top, bottom)
+    return replace(found, project=torch.cat([top, bottom], -2))
 
 
 def _largest_errors(full: StateSpace, reduced: StateSpace, poles: Tensor) -> Tensor:

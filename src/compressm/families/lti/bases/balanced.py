@@ -49,4 +49,4 @@ class Balanced(Basis):
             system, reduction, reduction.rank if whole else rank, P=measured.white
         )
         driven = numerics.with_idle_parts_driven(system, reduction.system)
-        return numerics.with_system(reduction, driven)
+        return numerics.with_driven_parts(reduction, driven)
