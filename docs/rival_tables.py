@@ -38,7 +38,16 @@ _FIGURES = {
         "Validation accuracy in percent, the best by the second at which the run cut in training "
         "of the same seed and size had ended (–: not at that size by then)",
     ),
-    "joules": (0, "Joules of training: mean power of the run times the seconds of training"),
+    "joules": (
+        0,
+        "Joules of processor and accelerator: mean power of the run times the seconds of training",
+    ),
+    "seconds_to": (
+        0,
+        "Seconds of processor time until the validation accuracy is at most a point below the best "
+        "of the run cut in training of the same seed and size (–: not every seed came there)",
+    ),
+    "joules_to": (0, "Joules of processor and accelerator until then"),
 }
 
 

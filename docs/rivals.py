@@ -12,7 +12,7 @@ _OURS = "cut"
 
 
 def summary(folder: Path, experiment: str) -> Json:
-    """Every way by size: accuracy at equal steps and at equal seconds, seconds, joules.
+    """Every way by size: accuracy at equal steps and at equal seconds, and what it cost.
 
     A cell that fewer seeds have run than the most is left out, so that all means are of the same
     seeds.
@@ -25,7 +25,7 @@ def summary(folder: Path, experiment: str) -> Json:
         cells.setdefault(_size(result), []).append(result)
     most = max(len(group) for cells in groups.values() for group in cells.values())
     sizes = sorted({s for (arm, *_), c in groups.items() if arm != "full" for s in c}, reverse=True)
-    budgets = {(_size(r), r["seed"]): _seconds(r) for r in found if r["arm"] == _OURS}
+    ours = {(_size(r), r["seed"]): r for r in found if r["arm"] == _OURS}
     rows = []
     for (arm, *axes), cells in groups.items():
         if arm == "full":  # of every size's column the same runs
@@ -36,11 +36,16 @@ def summary(folder: Path, experiment: str) -> Json:
         row["seconds"] = _means(whole, _seconds)
         row["step"] = _means(whole, lambda r: r["figures"].get("step_milliseconds"))
         row["joules"] = _means(whole, _joules)
-        row["equal_seconds"] = {
-            size: cell
-            for size, group in whole.items()
-            if (cell := _mean(_by_then(r, budgets.get((size, r["seed"]))) for r in group))
-        }
+        for key, beside in (
+            ("equal_seconds", _by_then),
+            ("seconds_to", _until),
+            ("joules_to", _joules_until),
+        ):
+            pairs = {
+                size: [(r, ours.get((size, r["seed"]))) for r in group]
+                for size, group in whole.items()
+            }
+            row[key] = _means(pairs, lambda pair, beside=beside: pair[1] and beside(*pair))
         rows.append(row)
     first = found[0]
     return {
@@ -74,26 +79,42 @@ def _seconds(result: Result) -> float:
 
 
 def _joules(result: Result) -> float | None:
-    """Mean power of the run, over all the seconds of its training.
+    """Of processor and accelerator: mean power of the run, over the seconds of its training.
 
     The run itself may have begun from a trunk, or with a teacher, that another run has trained.
+    Memory is left out: where nothing measures it, its power is a constant of the machine.
     """
     found = result.get("energy")
-    return found and found["joules"] / found["seconds"] * result["figures"]["train_seconds"]
-
-
-def _by_then(result: Result, budget: float | None) -> float | None:
-    """The best validation accuracy of a model of the final size within so many seconds."""
-    figures = result["figures"]
-    if budget is None:
+    if not found:
         return None
+    power = (found["joules"] - found["memory_joules"]) / found["seconds"]
+    return power * float(result["figures"]["train_seconds"])
+
+
+def _reached(result: Result) -> list[tuple[float, float]]:
+    """(seconds, validation accuracy) of the models that have the final size."""
+    figures = result["figures"]
     rows = zip(figures["curve"], figures["curve_processor_seconds"], strict=True)
-    reached = [
-        row["val_accuracy_percent"]
-        for row, seconds in rows
-        if seconds <= budget and row["step"] >= figures["last_cut_step"]
-    ]
-    return max(reached, default=None)
+    last = figures["last_cut_step"]
+    return [(seconds, row["val_accuracy_percent"]) for row, seconds in rows if row["step"] >= last]
+
+
+def _by_then(result: Result, ours: Result) -> float | None:
+    """The best validation accuracy by the second at which our run had ended."""
+    budget = _seconds(ours)
+    return max((value for seconds, value in _reached(result) if seconds <= budget), default=None)
+
+
+def _until(result: Result, ours: Result) -> float | None:
+    """Seconds until a validation accuracy is at most a point below the best of our run."""
+    level = max(value for _, value in _reached(ours)) - 1.0
+    return next((seconds for seconds, value in _reached(result) if value >= level), None)
+
+
+def _joules_until(result: Result, ours: Result) -> float | None:
+    """The same in joules: the run's own share of its seconds."""
+    seconds, joules = _until(result, ours), _joules(result)
+    return None if seconds is None or joules is None else joules * seconds / _seconds(result)
 
 
 def _mean(values: Iterable[float | None]) -> Json | None:
@@ -102,6 +123,6 @@ def _mean(values: Iterable[float | None]) -> Json | None:
     return over(known) if known and len(known) == len(values) else None
 
 
-def _means(cells: Mapping[Any, list[Result]], figure: Any) -> Json:
+def _means(cells: Mapping[Any, list[Any]], figure: Any) -> Json:
     found = {size: _mean(map(figure, group)) for size, group in cells.items()}
     return {size: cell for size, cell in found.items() if cell is not None}

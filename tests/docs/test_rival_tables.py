@@ -86,6 +86,22 @@ def test_at_equal_seconds_a_model_counts_from_its_last_cut_on(results):
     }
 
 
+def test_seconds_until_equal_accuracy_are_those_of_the_first_good_model(results):
+    (_, _, *rows), _ = rows_of("seconds_to", results)
+    assert {row[0].split(",")[0]: row[1] for row in rows} == {
+        "never cut (64 states)": "–",  # 80, and ours has 85
+        "cut in training": "50 ± 0",
+        "small from scratch": "–",
+        "Hankel nuclear norm": "–",
+    }
+    arm, axes, accuracy, seconds, cut, _ = ARMS[2]
+    for seed in range(3):
+        own = {**axes, "kept": 16}
+        store(results, arm, own, seed, accuracy, seconds, cut, (84.5, 84.6))
+    (_, _, *rows), _ = rows_of("seconds_to", results)
+    assert rows[-1] == ["small from scratch", "20 ± 0", "–"]
+
+
 def test_a_cell_with_fewer_seeds_is_left_out(results):
     (results / "smnist-rivals" / "scratch-8-2.json").unlink()
     (_, _, *rows), _ = rows_of("test", results)
@@ -97,7 +113,7 @@ def test_joules_are_shown_where_they_were_taken(results):
     arm, axes, accuracy, seconds, cut, curve = ARMS[2]
     for seed in range(3):
         own = {**axes, "kept": 16}
-        more = {"energy": {"joules": 500.0, "seconds": 160.0}}
+        more = {"energy": {"joules": 600.0, "memory_joules": 100.0, "seconds": 160.0}}
         store(results, arm, own, seed, accuracy, seconds, cut, curve, **more)
     (_, _, *rows), _ = rows_of("joules", results)
     assert rows[-1] == ["small from scratch", "250 ± 0", "–"]
