@@ -198,6 +198,7 @@ def mamba3_case(kind: type[nn.Module], **more: object) -> Case:
 LINEAR = {
     "S5": S5,
     "S5-bilinear": partial(S5, discretisation="bilinear"),
+    "S5-bidirectional": partial(S5, bidirectional=True),
     "S4D": S4D,
     "DSS": DSS,
     "DSS-softmax": partial(DSS, variant="softmax", length=40),
@@ -216,7 +217,7 @@ CASES = {
         name: Case(
             build=partial(build_linear, layer),
             inputs=signals,
-            stream=stepped,
+            stream=None if name == "S5-bidirectional" else stepped,
             # States of one channel see the same input, so others that overlap are as good a choice.
             blind=() if name.startswith("S5") else ("modes-h2", "modes-data", "modes-fit"),
             tolerance=1e-5,

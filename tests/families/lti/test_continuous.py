@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from compressm import Calibration, FixedRank, compress_, measure
-from compressm.errors import InputError
+from compressm.families.lti.both_ways import joined, output_gradient
 from compressm.families.lti.dss import DSSAdapter
 from compressm.families.lti.s4d import S4DAdapter
 from compressm.families.lti.s5 import S5Adapter
@@ -97,13 +97,39 @@ def test_slow_states_get_steps_under_which_the_layer_can_have_them(rule):
     assert hinf_error(full, ADAPTERS[S5].read(model)) <= site.bound * (1 + 1e-6)
 
 
-def test_an_s5_that_reads_both_ways_is_refused_and_resizes_all_the_same():
-    model = nn.Sequential(S5(3, 6, bidirectional=True))
-    with pytest.raises(InputError, match="bidirectional S5"):
-        measure(model)
-    small = nn.Sequential(S5(3, 4, bidirectional=True))
-    model.load_state_dict(small.state_dict())
-    assert model[0].C2_re.shape == (3, 4)
+def test_an_s5_that_reads_both_ways_stays_within_its_bound():
+    """The error of the layer itself: over a long sequence, against the bound times its input."""
+    torch.manual_seed(0)
+    model = layer(S5, "zoh", 12, bidirectional=True)
+    u = torch.randn(3, 300, 3, dtype=F64)
+    expected = model(u).detach()
+    (site,) = compress_(model, policy=FixedRank(5), method="real-pairs").sites
+    assert model.C2_re.shape == (3, 5)
+    error = (model(u).detach() - expected).square().sum((1, 2)).sqrt()
+    assert bool((error <= site.bound * u.square().sum((1, 2)).sqrt()).all())
+
+
+def test_gradients_of_both_ways_are_those_of_their_mean():
+    z, weight = torch.randn(4, 7, 6, dtype=F64, requires_grad=True), torch.randn(2, 7, 3, dtype=F64)
+    (joined(z) * weight).sum().backward()
+    torch.testing.assert_close(output_gradient(weight), z.grad)
+
+
+def test_data_of_both_ways_are_sequences_and_their_reverses():
+    torch.manual_seed(0)
+    model = nn.ModuleList([layer(S5, "zoh", 12, bidirectional=True)])
+    u = torch.randn(4, 80, 3, dtype=F64).cumsum(1) / 8
+    data = {"data": [u], "forward": lambda m, b: m[0](b)}
+    (spectrum,) = measure(model, method="empirical", **data).values()
+    (turned,) = measure(model, method="empirical", **data | {"data": [u.flip(1)]}).values()
+    torch.testing.assert_close(spectrum.values, turned.values)
+    expected, errors = model[0](u).detach(), {}
+    for method in ("real-pairs", "empirical-data"):
+        cut = nn.ModuleList([layer(S5, "zoh", 12, bidirectional=True)])
+        cut.load_state_dict(model.state_dict())
+        compress_(cut, policy=FixedRank(4), method=method, **data)
+        errors[method] = float((cut[0](u).detach() - expected).norm())
+    assert errors["empirical-data"] < errors["real-pairs"]
 
 
 @pytest.mark.parametrize("kind", [S5, S4D])

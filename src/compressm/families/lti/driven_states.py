@@ -5,13 +5,14 @@ B batch, L length, H width, N states.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from compressm import numerics
 from compressm.calibration.evidence import Evidence
+from compressm.families.lti.both_ways import Inputs, output_gradient, seen_by
 from compressm.numerics import StateMoments, StateSpace
 
 # Time steps recorded of each batch: enough for moments of some thousand states, and their cost
@@ -19,9 +20,6 @@ from compressm.numerics import StateMoments, StateSpace
 _SAMPLES_PER_BATCH = 4096
 # With groups so many for each of their states, which are few: every group has moments of its own.
 _SAMPLES_PER_STATE = 16
-
-# (u, mask) of one call of a layer, see `LinearFamily.inputs`.
-Inputs = Callable[[Sequence[Any], Mapping[str, Any]], tuple[Tensor, Tensor | None]]
 
 
 class DrivenStates:
@@ -37,7 +35,7 @@ class DrivenStates:
     ) -> None:
         self.module = module
         self.needs_gradient = needs_gradient
-        self._inputs = inputs
+        self._inputs, self._both = seen_by(system, inputs), system.both_ways
         self.evidence = Evidence(needs_gradient=needs_gradient)
         samples = _SAMPLES_PER_BATCH
         if system.groups is not None:
@@ -54,6 +52,8 @@ class DrivenStates:
         """Add one call of the layer."""
         u, mask = self._inputs(args, kwargs)
         mask = None if mask is None else mask.detach()
+        if self._both and gradient is not None:
+            gradient = output_gradient(gradient)
         self.evidence.add(u.detach(), mask, gradient)
         self.states.update(u.detach(), mask)
         if self.adjoint is not None and gradient is not None:

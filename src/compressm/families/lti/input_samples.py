@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm.calibration.evidence import Evidence
-from compressm.families.lti.driven_states import Inputs
+from compressm.families.lti.both_ways import Inputs
 from compressm.numerics.checks import require_finite
 from compressm.numerics.sampling import content_keys, sampled_sequences
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from compressm import numerics
 from compressm.calibration import Probe, some
 from compressm.families.base import Observer
+from compressm.families.lti.both_ways import joined, with_reverses
 from compressm.families.lti.driven_states import DrivenStates
 from compressm.families.lti.family import LinearFamily
 from compressm.families.lti.measured import Measured
@@ -40,9 +41,15 @@ class LinearObserver(Observer):
     ) -> tuple[Tensor, Tensor | None] | None:
         if self.family.tensors is None:
             return None
-        u, mask = some(*self.family.inputs(args, kwargs), rows, steps)
+        u, mask = self.family.inputs(args, kwargs)
+        both = self.system.both_ways
+        # What comes first depends on what comes last where a layer reads both ways.
+        u, mask = some(u, mask, rows, u.shape[1] if both else steps)
         counted = u if mask is None else torch.where(mask[..., None] > 0, u, 0)
-        return numerics.simulated(self.system, counted), mask
+        if not both:
+            return numerics.simulated(self.system, counted), mask
+        y = joined(numerics.simulated(self.system, with_reverses(counted)))
+        return some(y, mask, rows, steps)
 
     def measure(self) -> LinearMeasurement:
         driven, method = self._driven, self.method

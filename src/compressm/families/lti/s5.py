@@ -2,7 +2,8 @@
 
 N states, r kept states, H width. The layer stores Λ, steps Δ and B, C with x' = Λ x + B u sampled
 by zero-order hold or the bilinear rule, y = 2 Re(C x) + D u (Smith et al. 2023, arXiv 2208.04933,
-section 3). Any basis fits after diagonalisation; λ goes back to Λ under the steps that are kept.
+section 3); both ways, with a second readout of the reversed sequence. Any basis fits after
+diagonalisation; λ goes back to Λ under the steps that are kept.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from compressm.edits import Edit, Project, Reset, Selection, Transport
-from compressm.errors import InputError
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis
 from compressm.families.lti.adapter import LinearAdapter
@@ -65,17 +65,18 @@ class S5Adapter(LinearAdapter):
 
     def system(self, module: nn.Module, p: Mapping[str, Tensor]) -> StateSpace:
         assert isinstance(module, S5)
-        if module.bidirectional:
-            raise InputError(
-                "model: a bidirectional S5 layer is not one system, and cannot be measured or cut"
-            )
         poles, gain = _discrete(module, p)
+        C, D = 2 * torch.complex(p["C_re"], p["C_im"]), p["D"]
+        if module.bidirectional:
+            C = 2 * torch.cat([C, 2 * torch.complex(*(p[name] for name in _BACK))])
+            D = torch.cat([2 * torch.diag(D), torch.zeros_like(torch.diag(D))])
         return StateSpace(
             A=poles,
             B=gain[:, None] * torch.complex(p["B_re"], p["B_im"]),
-            C=2 * torch.complex(p["C_re"], p["C_im"]),
-            D=p["D"],
+            C=C,
+            D=D,
             real_output=True,
+            both_ways=module.bidirectional,
         )
 
     @torch.no_grad()
@@ -85,7 +86,7 @@ class S5Adapter(LinearAdapter):
         if indices is not None:
             return [
                 kept_states(module, (*_POLES, *_B), indices, 0),
-                _edit(module, _C, reduced.C / 2, Selection(indices, 1)),
+                *_readouts(module, reduced.C, Selection(indices, 1)),
             ]
         step = _steps(module, reduced.A)
         Lambda, gain = undiscretise(reduced.A, step, module.discretisation)
@@ -100,7 +101,7 @@ class S5Adapter(LinearAdapter):
         return [
             Edit(module=module, names=_POLES, values=values, transport=Reset()),
             _edit(module, _B, new.B, Project(new.b_matrix, 0)),
-            _edit(module, _C, new.C / 2, Project(new.c_matrix, 1)),
+            *_readouts(module, new.C, Project(new.c_matrix, 1)),
         ]
 
 
@@ -118,6 +119,13 @@ def _steps(module: S5, poles: Tensor) -> Tensor:
     """
     usual = module.log_step.detach().cpu().double().mean().exp()
     return torch.minimum(usual, width(poles) / (2 * MARGIN))
+
+
+def _readouts(module: S5, C: Tensor, transport: Transport) -> list[Edit]:
+    if not module.bidirectional:
+        return [_edit(module, _C, C / 2, transport)]
+    there, back = (C / 4).chunk(2)
+    return [_edit(module, _C, there, transport), _edit(module, _BACK, back, transport)]
 
 
 def _edit(module: S5, names: tuple[str, str], value: Tensor, transport: Transport) -> Edit:

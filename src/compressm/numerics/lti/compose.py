@@ -25,7 +25,7 @@ def adjoint(system: StateSpace) -> StateSpace:
     if D is not None:
         D = D.conj() if system.has_gain else D.mH
     A = system.A.conj() if system.diagonal else system.A.mH
-    return replace(system, A=A, B=system.C.mH, C=system.B.mH, D=D)
+    return replace(system, A=A, B=system.C.mH, C=system.B.mH, D=D, both_ways=False)
 
 
 def stack(a: StateSpace, b: StateSpace) -> StateSpace:

@@ -34,6 +34,8 @@ class StateSpace:
         D: feed-through: None, (H_out, H_in), or (H,) for a per-channel gain; with G in front.
         real_output: the output is Re(C x) + D u, and the inputs are real.
         diagonal: whether A is stored as its diagonal. Said, and never guessed from a shape.
+        both_ways: the second half of the outputs is for the sequence read the other way round.
+            Nothing here depends on it; it goes along with what is made of the system.
 
     Raises:
         InputError: when shapes disagree or an entry is not finite.
@@ -45,6 +47,7 @@ class StateSpace:
     D: Tensor | None = None
     real_output: bool = False
     diagonal: bool = True
+    both_ways: bool = False
 
     def __post_init__(self) -> None:
         A, B, C, D = self.A, self.B, self.C, self.D

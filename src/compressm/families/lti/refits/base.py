@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from compressm.calibration import Given, Probe
-from compressm.families.lti.driven_states import Inputs
+from compressm.families.lti.both_ways import Inputs
 from compressm.families.lti.measured import Measured
 from compressm.numerics import Reduction
 

@@ -7,7 +7,8 @@ from typing import final
 from torch import nn
 
 from compressm import numerics
-from compressm.families.lti.driven_states import DrivenStates, Inputs
+from compressm.families.lti.both_ways import Inputs
+from compressm.families.lti.driven_states import DrivenStates
 from compressm.families.lti.refits.base import Refit
 from compressm.numerics import Reduction
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from compressm import numerics
-from compressm.families.lti.driven_states import Inputs
+from compressm.families.lti.both_ways import Inputs, seen_by
 from compressm.families.lti.input_samples import InputSamples
 from compressm.families.lti.refits.base import Refit
 from compressm.numerics import Reduction, StateSpace
@@ -33,7 +33,7 @@ class Fit(Refit):
 
     def watch(self, inputs: Inputs, module: nn.Module) -> InputSamples:
         tokens = _tokens(self.reduction.system, _RECORDED, _RECORDED_STATES)
-        return InputSamples(inputs, module, tokens=tokens)
+        return InputSamples(seen_by(self.measured.system, inputs), module, tokens=tokens)
 
     def finish(self) -> Reduction:
         if missing := self.probe.evidence.missing:

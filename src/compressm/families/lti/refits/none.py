@@ -6,7 +6,7 @@ from typing import final
 
 from torch import nn
 
-from compressm.families.lti.driven_states import Inputs
+from compressm.families.lti.both_ways import Inputs
 from compressm.families.lti.refits.base import Refit
 from compressm.numerics import Reduction
 
