@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from compressm import resize_
 from compressm.families import find_sites
 from compressm.families.matrix_state.mamba1 import MambaAdapter, NormedMambaAdapter
 from compressm.families.matrix_state.mamba2 import Mamba2Adapter
@@ -49,9 +50,20 @@ def build_language_model(family: str, states: int) -> nn.Module:
 
 def build_delta(family: str, states: int) -> nn.Module:
     """One layer, no experts: which of them a token takes would jump with rounding."""
-    experts = {"num_experts": 0} if family == "Qwen3Next" else {}
+    experts = {"Qwen3Next": {"num_experts": 0}, "MiniMax": {"num_local_experts": 1}}.get(family, {})
     model = deltas.language_model(family, states, layers=1, rms_norm_eps=1e-12, **experts)
     return mambas.Logits(model).eval()
+
+
+def build_tied(family: str, states: int) -> nn.Module:
+    """Of a family with one size for keys and values: fewer keys."""
+    model = build_delta(family, 24)
+    resize_(model, dict.fromkeys(find_sites(model), states))
+    return model
+
+
+def build_xlstm(states: int) -> nn.Module:
+    return mambas.Logits(deltas.xlstm(states)).eval()
 
 
 def build_bare(layer: type[nn.Module], states: int) -> nn.Module:
@@ -258,8 +270,9 @@ if mambas.HAVE_TRANSFORMERS:
         kind = {"Mamba": MambaAdapter, "FalconMamba": NormedMambaAdapter}.get(family, Mamba2Adapter)
         kind = NormedMambaAdapter if family == "Jamba" else kind
         CASES[family] = mamba_case(partial(build_language_model, family), kind, 2e-4)
-    for family in ("Qwen3Next", "Qwen3_5", "OlmoHybrid"):
-        build = partial(build_delta, family)
+    for family in ("Qwen3Next", "Qwen3_5", "OlmoHybrid", "KimiLinear", "MiniMax"):
+        tied = family in ("KimiLinear", "MiniMax")
+        build = partial(build_tied if tied else build_delta, family)
         CASES[family] = Case(
             build=build,
             inputs=tokens,
@@ -268,4 +281,5 @@ if mambas.HAVE_TRANSFORMERS:
             blind=("random",),
             tolerance=2e-4,
         )
+    CASES["xLSTM"] = Case(build=build_xlstm, inputs=tokens, compiled=False, tolerance=1e-3)
 CASES = {family: on_device(case) for family, case in CASES.items()}

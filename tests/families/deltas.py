@@ -48,7 +48,35 @@ FAMILIES = {
         {"linear_num_heads": 2, "linear_head_dim": KEYS, "linear_conv_kernel_dim": 3}
         | {"intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2},
     ),
+    "MiniMax": (
+        "MiniMaxConfig",
+        "MiniMaxForCausalLM",
+        "head_dim",
+        _DENSE | {"num_local_experts": 2, "num_experts_per_tok": 1, "block_size": 7},
+    ),
 }
+
+
+def xlstm(keys=KEYS, layers=1, heads=2, hidden=WIDTH, **more):
+    """A causal language model of matrix memories, with gates of a size that matters."""
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    torch.manual_seed(0)
+    given = {"vocab_size": VOCABULARY, "hidden_size": hidden, "num_hidden_layers": layers}
+    given |= {"num_heads": heads, "chunk_size": 5, "autocast_kernel_dtype": "float32"}
+    given |= {"qk_dim_factor": heads * keys / hidden, "pad_token_id": 0, "bos_token_id": 1}
+    # Its cache rounds up, so without a fitting size there is none.
+    given |= {"eos_token_id": 2, "use_cache": hidden % 64 == 0}
+    config = transformers.xLSTMConfig(**given | more)
+    with no_init_weights():  # which fails for fused weights
+        model = transformers.xLSTMForCausalLM(config)
+    for name, p in model.named_parameters():
+        if p.ndim > 1:
+            torch.nn.init.normal_(p, std=0.3)
+        elif name.endswith("bias"):
+            torch.nn.init.normal_(p, std=0.5)
+    return model
 
 
 def language_model(family, keys=KEYS, layers=2, **more):

@@ -28,10 +28,13 @@ from compressm.families.lti import s5 as s5
 from compressm.families.lti.writing import kept_length, kept_states, unit_inputs, written
 from compressm.families.matrix_state import Choice, MatrixStateAdapter, MatrixStateLayer, NewValue
 from compressm.families.matrix_state import gated_delta_net as gated_delta_net
+from compressm.families.matrix_state import kimi_delta as kimi_delta
+from compressm.families.matrix_state import lightning as lightning
 from compressm.families.matrix_state import mamba1 as mamba1
 from compressm.families.matrix_state import mamba2 as mamba2
 from compressm.families.matrix_state import mamba3 as mamba3
 from compressm.families.matrix_state import own_layers as own_layers
+from compressm.families.matrix_state import xlstm as xlstm
 from compressm.families.matrix_state.fla import attention as attention
 from compressm.families.matrix_state.fla import delta as delta
 from compressm.families.matrix_state.fla import retention as retention

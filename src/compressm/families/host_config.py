@@ -81,7 +81,7 @@ def uniform_groups(model: nn.Module, sites: Mapping[str, Site]) -> list[tuple[st
 
 
 def sized_attributes(model: nn.Module, sites: Mapping[str, Site]) -> list[str]:
-    """Dotted names below the model of all plain attributes that a cut can change."""
+    """Dotted names below the model of all plain attributes that a cut can change, but classes."""
     names = [entry.name for entry in config_entries(model, sites)]
     for path, site in sites.items():
         attributes = site.adapter.attributes(site.module, site.state_dim)

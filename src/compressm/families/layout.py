@@ -159,6 +159,9 @@ class Layout:
         config: numbers that a configuration around the layer stores, each a multiple of N or what a
             function makes of it: all of them, or none where it lacks one. Empty: `config_keys` of
             the adapter say what it calls N.
+        kind: the class of a layer with N states, where one class does not do for all.
+        unstored: what no configuration around the layer can say of N states, for the reader of an
+            event; None where it can.
     """
 
     parameters: Mapping[str, StateAxis]
@@ -166,6 +169,8 @@ class Layout:
     buffers: Mapping[str, Callable[[int], Tensor]] = field(default_factory=dict)
     caches: tuple[str, ...] = ()
     config: Mapping[str, Size] = field(default_factory=dict)
+    kind: Callable[[int], type[nn.Module]] | None = None
+    unstored: Callable[[int], str | None] | None = None
 
     def state_dim(self, module: nn.Module) -> int:
         """N of a layer.
@@ -198,7 +203,8 @@ class Layout:
     def attributes(self, module: nn.Module, states: int) -> dict[str, Any]:
         """What the layer says about its own sizes, as it is with so many states.
 
-        Plain values by dotted name, tensors for buffers, and None for what is computed anew.
+        Plain values by dotted name, tensors for buffers, None for what is computed anew, and a
+        class for `__class__`.
         """
         lengths = {}
         for name, axis in self.parameters.items():
@@ -215,6 +221,8 @@ class Layout:
             for key in _said_by(module.get_submodule(path), axis.dim):
                 found[f"{path}.{key}"] = lengths[name]
         found |= {name: None for name in self.caches if _has(module, name)}
+        if self.kind is not None:
+            found["__class__"] = self.kind(states)
         return found | {name: make(states) for name, make in self.buffers.items()}
 
 

@@ -11,6 +11,7 @@ each call.
 from __future__ import annotations
 
 import functools
+import itertools
 import types
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,6 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from compressm.errors import InputError
+from compressm.families.matrix_state.key_sized import (
+    KeySized,
+    class_at,
+    has_forward,
+    head_sizes,
+    key_sized,
+)
+from compressm.families.reclassed import Reclassed, original_class, reclassed
 from compressm.integrations.delta_calls import DELTA_CALLS, WHOLE
 from compressm.integrations.mamba_calls import CALLS, FUSED_CALLS, alone
 
@@ -60,8 +69,7 @@ def _forward_of(kind: type[nn.Module]) -> Any:
     return function
 
 
-def _is_mixer(module: nn.Module) -> bool:
-    kind = type(module)
+def _is_mixer(kind: type[nn.Module]) -> bool:
     if not kind.__module__.startswith("transformers."):
         return False
     function = _forward_of(kind)
@@ -70,19 +78,7 @@ def _is_mixer(module: nn.Module) -> bool:
 
 
 class _Accelerated:
-    """Marks the subclasses made here, and lets pickle and copies find their way back."""
-
-    compressm_original: type[nn.Module]
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        rebuilt, state = (_rebuild, (self.compressm_original,)), self.__dict__.copy()
-        return (*rebuilt, state)
-
-
-def _rebuild(kind: Any) -> nn.Module:
-    fast: Any = _fast_class(kind)
-    module: nn.Module = fast.__new__(fast)
-    return module
+    """Marks layers with our operators under the names that they call."""
 
 
 @functools.cache
@@ -109,27 +105,21 @@ def _fast_class(kind: Any) -> Any:
         def forward(self: Any, *args: Any, **options: Any) -> Any:
             return (fused if _can_fuse(self, *args, **options) else parts)(self, *args, **options)
 
-    body = {
-        "forward": forward,
-        "compressm_original": kind,
-        "__module__": kind.__module__,
-        "__qualname__": kind.__qualname__,
-        "__doc__": kind.__doc__,
-    }
-    return type(kind.__name__, (_Accelerated, kind), body)
+    return reclassed(kind, forward, _fast_class, _Accelerated)
 
 
 def accelerate_cpu(model: _Model, *, enable: bool = True) -> _Model:
-    """Run the Mamba and delta-rule layers of a transformers model through our operators, in place.
+    """Run recurrent layers of a transformers model through our operators, in place.
 
         model = compressm.accelerate_cpu(AutoModelForCausalLM.from_pretrained(…))
 
     For Mamba-1 (Mamba, FalconMamba, Jamba, Zamba), Mamba-2 (Mamba-2, Bamba, Zamba2, FalconH1,
-    NemotronH, GraniteMoeHybrid), Gated DeltaNet (Qwen3-Next, Qwen3.5, Qwen4, OlmoHybrid) and Kimi
-    delta attention (Kimi-Linear). Outputs and gradients are those of transformers' own code up to
-    rounding (float32: 1e-4 of the largest value), in training and in `generate()`; weights,
-    configuration and `save_pretrained` are not touched. Copies and averaged models stay fast, and a
-    cut of the states may come before or after. On another device the same operators run, through
+    NemotronH, GraniteMoeHybrid), Gated DeltaNet (Qwen3-Next, Qwen3.5, Qwen4, OlmoHybrid), Kimi
+    delta attention (Kimi-Linear) and lightning attention (MiniMax). Outputs and gradients are those
+    of transformers' own code up to rounding (float32: 1e-4 of the largest value), in training and
+    in `generate()`; weights, configuration and `save_pretrained` are not touched. Copies and
+    averaged models stay fast, and a cut of the states may come before or after; where only our code
+    runs a cut layer, `enable=False` leaves it. On another device the same operators run, through
     the CUDA packages where these are installed.
 
     Args:
@@ -142,14 +132,28 @@ def accelerate_cpu(model: _Model, *, enable: bool = True) -> _Model:
     Raises:
         InputError: the model has no such layer.
     """
-    mixers = [m for m in model.modules() if isinstance(m, _Accelerated) or _is_mixer(m)]
+    modules = list(model.modules())
+    known = (isinstance(m, Reclassed) or _is_mixer(type(m)) or has_forward(m) for m in modules)
+    mixers = list(itertools.compress(modules, known))
     if not mixers:
-        seen = sorted({type(m).__name__ for m in model.modules()})
+        seen = sorted({type(m).__name__ for m in modules})
         raise InputError(
-            f"accelerate_cpu: {type(model).__name__} has no Mamba or delta-rule layer of "
-            f"transformers 5.20 or later; its layers are {', '.join(seen)}"
+            f"accelerate_cpu: {type(model).__name__} has no Mamba, delta-rule or lightning layer "
+            f"of transformers 5.20 or later; its layers are {', '.join(seen)}"
         )
     for mixer in mixers:
-        kind: Any = getattr(mixer, "compressm_original", type(mixer))
-        mixer.__class__ = _fast_class(kind) if enable else kind
+        mixer.__class__ = _class_for(mixer, enable=enable)
     return model
+
+
+def _class_for(mixer: nn.Module, *, enable: bool) -> type[nn.Module]:
+    """What a mixer should be of, with or without our operators."""
+    original: Any = original_class(mixer)
+    if has_forward(mixer):
+        needed = class_at(mixer, *head_sizes(mixer))
+        if issubclass(needed, KeySized):  # its own code does not run after a cut
+            return needed
+    if not enable:
+        return original_class(mixer)
+    fast: type[nn.Module] = (_fast_class if _is_mixer(original) else key_sized)(original)
+    return fast

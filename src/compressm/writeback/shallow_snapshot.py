@@ -27,19 +27,24 @@ _CONTAINERS = (dict, list, set)
 
 
 class SavedAttributes:
-    """The attributes of some objects, and what is in the dicts and lists among them.
+    """The classes and attributes of some objects, and what is in dicts and lists among them.
 
     What these hold is remembered as the objects that they are, not copied.
     """
 
     def __init__(self, objects: Iterable[object]) -> None:
-        owners = [vars(item) for item in objects if hasattr(item, "__dict__")]
+        items = [item for item in objects if hasattr(item, "__dict__")]
+        self._kinds = [(item, type(item)) for item in items]
+        owners = [vars(item) for item in items]
         self._saved = [(attributes, dict(attributes)) for attributes in owners]
         values = (value for attributes in owners for value in attributes.values())
         self._held = [(value, value.copy()) for value in values if isinstance(value, _CONTAINERS)]
 
     def put_back(self) -> None:
         """Everything is where it was."""
+        for item, kind in self._kinds:
+            if type(item) is not kind:
+                item.__class__ = kind
         for attributes, saved in self._saved:
             _refill(attributes, saved)
         for value, held in self._held:

@@ -110,6 +110,7 @@ class Snapshot:
         }
         self._file: Path | None = None
         self._saved: dict[str, Any] | None = saved
+        self._kinds = [(module, type(module)) for module in model.modules()]
         if folder is not None:
             self.move_to(folder)
 
@@ -142,6 +143,7 @@ class Snapshot:
         self._roots, self._optimizers = list(optimizers), all_optimizers(optimizers)
         self._model = model
         self._companions, self._file, self._saved = list(companions), None, state
+        self._kinds = []  # no file holds classes
         self._records, self._configs = ShardRecords(model), []
         modules = dict(model.named_modules())
         self._tensors = [torch.empty(0, device="cpu")] * len(state["values"])
@@ -221,6 +223,9 @@ class Snapshot:
             modules[path].training = training
         for module, attribute, config in self._configs:
             setattr(module, attribute, config)
+        for module, kind in self._kinds:
+            if type(module) is not kind:
+                module.__class__ = kind
         set_attributes_(self._model, saved.get("attributes", {}))
         rows = zip(tensors, saved["values"], saved["trainable"], saved["grads"], strict=True)
         for tensor, values, trainable, grad in rows:

@@ -82,7 +82,8 @@ class MatrixStateLayer(ABC):
         recurrence: what its signals drive.
         made_by: parameters whose rows make keys and queries (by their roles in the layout), that a
             fit may change; all are multiplied with the same inputs.
-        weighed: the parameter whose entries for reading take weights of contributions; None: a
+        weighed: the parameter whose entries for reading, with its bias, take weights of
+            contributions; None: a
             nonlinearity stands between every such parameter and the queries.
         mixable: whether these entries can be replaced by mixes of all old ones.
         out_map: what the layer calls its map at the end.
@@ -98,6 +99,7 @@ class MatrixStateLayer(ABC):
         state_dim: N.
         spaced: whether every m-th state has to stay, because the layer computes something of each
             (a frequency of rotation) from its place among all.
+        possible: numbers of states that it can have, N among them; None: all, or as `spaced` says.
     """
 
     recurrence: ClassVar[Recurrence]
@@ -110,6 +112,7 @@ class MatrixStateLayer(ABC):
     entries: int = 1
     blocks: int = 1
     spaced: bool = False
+    possible: tuple[int, ...] | None = None
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         self.module, self.layout = module, layout
@@ -229,6 +232,7 @@ class MatrixStateLayer(ABC):
         """
         w = None if choice.weights is None else choice.weights.cpu().double()
         changes, r = {}, choice.indices.shape[1]
+        taking = (self.weighed, (self.weighed or "").replace("weight", "bias"))
         for name, axis in self.layout.parameters.items():
             rows = axis.kept(self.state_dim, choice.indices)
             value = self.p[name].cpu().index_select(axis.dim, rows)
@@ -237,11 +241,11 @@ class MatrixStateLayer(ABC):
                 weighed = value.new_ones(len(rows), dtype=torch.float64)
                 factors = torch.ones_like(weighed)
                 for role, at in zip(axis.roles, axis.entries(r).flatten(1), strict=True):
-                    takes = name == self.weighed and role == "read"
+                    takes = name in taking and role == "read"
                     (weighed if takes else factors)[at] = w.flatten()
                 shape = [-1 if i == axis.dim else 1 for i in range(value.ndim)]
                 value = value.double() * weighed.view(shape)
-                untouched = name == self.weighed and set(axis.roles) == {"read"}
+                untouched = name in taking and set(axis.roles) == {"read"}
                 factors = None if untouched else factors
             changes[name] = NewValue(value, Selection(rows, axis.dim, factors))
         return changes

@@ -84,14 +84,19 @@ class MatrixStateMeasurement(Measurement):
             kind="weights" if watching is None else _KINDS[method.weigh],
             guaranteed=False,
             cost=observer.cost,
-            ranks=self._possible() if layer.spaced else None,
+            ranks=self._possible(),
             unseen=missing,
         )
 
-    def _possible(self) -> dict[int, float]:
-        """The ranks of a layer that keeps every m-th state, and what each leaves."""
+    def _possible(self) -> dict[int, float] | None:
+        """The ranks that the layer can have, and what each leaves; None where it can have all."""
+        layer = self.observer.layer
+        if layer.possible is not None:
+            return {rank: float(self.values[rank:].sum()) for rank in layer.possible}
+        if not layer.spaced:
+            return None
         left = torch.stack([order.residual for order in self.ranking.orders]).sum(0).tolist()
-        every = self.observer.layer.state_dim
+        every = layer.state_dim
         return {rank: left[rank - 1] if rank < every else 0.0 for rank in spaced_ranks(every)}
 
     def hankel_matrix(self) -> HankelMatrix:
@@ -105,8 +110,7 @@ class MatrixStateMeasurement(Measurement):
     def reduce(self, rank: int, *, select: Which, generator: torch.Generator) -> Draft:
         layer, N = self.observer.layer, self.observer.layer.state_dim
         picks = []
-        if layer.spaced:
-            rank = self.spectrum.at_most(rank)
+        rank = self.spectrum.at_most(rank)
         for order in self.ranking.orders:
             if layer.spaced:
                 picks.append(spaced_indices(N, rank))
@@ -158,6 +162,9 @@ class MatrixStateDraft(Draft):
         self.data_error = error
         if not additive and self.observer.watching is not None:
             self.notes += (_INTERACT,)
+        unstored = self.observer.layer.layout.unstored
+        if unstored is not None and (note := unstored(self.rank)) is not None:
+            self.notes += (note,)
 
     def edits(self) -> Sequence[Edit]:
         return self.observer.layer.edits(self._changes)
