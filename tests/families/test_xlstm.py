@@ -13,6 +13,7 @@ from compressm.families import find_sites
 from compressm.numerics.matrix_state.signals import output_reference
 from tests.families import deltas
 from tests.families.test_gated_delta_net import one_call, tokens
+from tests.families.test_key_sized import assert_read_as_it_is
 from tests.families.test_stock import READER
 
 pytest.importorskip("transformers")
@@ -39,13 +40,7 @@ def read(model, x):
 
 @kinds
 def test_the_layer_read_is_the_layer(kind):
-    layer, hidden, s, output = read(model_of(kind), tokens())
-    for y in (layer.scan(s), layer.recurrence.output(s), output_reference(s)[0].float()):
-        torch.testing.assert_close(layer.output(hidden, s, y), output, rtol=1e-4, atol=1e-5)
-    rows = [layer.p[part.name][part.at] for part in layer.parts()]
-    keys, queries = layer.keys_and_queries(rows, layer.row_inputs(hidden, s), s.mask)
-    torch.testing.assert_close(keys, s.keys)
-    torch.testing.assert_close(queries, s.queries)
+    assert_read_as_it_is(model_of(kind), tokens())
 
 
 @kinds
