@@ -212,8 +212,9 @@ def cuts(results: Json, percent: str) -> str:
         rows.append([f"`{method}`", *("–" if rise is None else _signed(rise) for rise in rises)])
     return (
         listings.table(["method", *(f"{size} states" for size in sizes)], rows)
-        + f"\n\nRise of the validation loss in nats per byte, from {_plain(found[0]['before'])}, "
-        + f"mean ± standard deviation over {_seeds(found)}; no step was taken after the cut. "
+        + f"\n\nRise of the validation loss in {results['unit']}, "
+        + f"from {_plain(found[0]['before'])}, mean ± standard deviation over "
+        + f"{_seeds(found)}; no step was taken after the cut. "
         + results["source"]
     )
 

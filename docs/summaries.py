@@ -100,10 +100,11 @@ def damping(folder: Path, *experiments: str) -> Json:
 
 
 def cuts(folder: Path, experiment: str) -> Json:
-    """Rise of the loss right after a cut, by method, size and moment."""
-    order = list(SELECTIVE)
+    """Rise of the loss right after a cut, by method, size and moment; of cuts that end there."""
+    order = [*SELECTIVE, *METHODS]
     table = []
-    arms = grouped(results_of(folder, experiment), ("method", "kept", "at"))
+    found = [r for r in results_of(folder, experiment) if r["settings"].get("go_on") is False]
+    arms = grouped(found, ("method", "kept", "at"))
     for (_, method, kept, at), group in sorted(arms.items(), key=lambda a: order.index(a[0][1])):
         figures = [r["figures"] for r in group]
         table.append(
@@ -116,7 +117,8 @@ def cuts(folder: Path, experiment: str) -> Json:
                 "rise": over(f["loss_rise_nats"] for f in figures),
             }
         )
-    return {"table": table}
+    of = "" if "val_accuracy_percent" in found[0]["figures"]["before_cut"] else " per byte"
+    return {"unit": f"nats{of}", "table": table}
 
 
 def recall(folder: Path, experiment: str) -> Json:

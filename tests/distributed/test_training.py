@@ -62,18 +62,20 @@ def optimizes(rank, kind, make):
     return loop.fingerprint(), before, loop.weights(), losses
 
 
-def test_gradient_weighted_methods_pool_gradients_of_both_ranks(pair):
+@pytest.mark.parametrize("method", ["gradient-data", "gradient-fit"])
+def test_gradient_weighted_methods_pool_gradients_of_both_ranks(pair, method):
     for kind in ("ddp", "fsdp"):
-        states, other = pair(cuts_by_gradients, kind)
-        assert states == other == [CUT, CUT]
+        (states, bits), other = pair(cuts_by_gradients, kind, method)
+        assert states == [CUT, CUT]
+        assert other == (states, bits)
 
 
-def cuts_by_gradients(rank, kind):
+def cuts_by_gradients(rank, kind, method):
     batches = calibration(rank)
     weighted = Calibration(batches, loss=lambda model, batch: model(batch).square().mean())
-    loop = Loop(kind, rank, method="gradient-data", data=weighted)
+    loop = Loop(kind, rank, method=method, data=weighted)
     loop.run(8)
-    return loop.states
+    return loop.states, loop.fingerprint()
 
 
 def test_measuring_sees_whole_layers_and_the_data_of_all_ranks(pair):

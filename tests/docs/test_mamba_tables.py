@@ -83,7 +83,9 @@ def test_rises_by_method_and_size():
         row("diagonal", 4, cell(1.0)),
     ]
     table.append(row("greedy-fit", 4, cell(9.0), at=0.8))
-    header, _, *rows = rows_of(mamba_tables.cuts({"source": "", "table": table}, "10"))
+    header, _, *rows = rows_of(
+        mamba_tables.cuts({"source": "", "unit": "nats", "table": table}, "10")
+    )
     assert header == ["method", "16 states", "4 states"]
     assert rows == [
         ["`greedy-fit`", "+0.0010 ± 0.0000", "+0.1000 ± 0.0000"],
