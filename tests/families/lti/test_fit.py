@@ -118,8 +118,8 @@ def test_samples_are_sequences_in_an_order_of_their_own():
 def test_many_states_leave_time_for_fewer_tokens():
     adapter = find_sites(S4D(4, 8))[""].adapter
     few, many = (adapter.read(S4D(width, 8)) for width in (4, 4096))
-    assert fit._tokens(few, 16384, 2**22) == 16384
-    assert fit._tokens(many, 16384, 2**22) == 2048
+    assert fit._tokens(few, 16384, 2**20) == 16384
+    assert fit._tokens(many, 16384, 2**20) == 1024
 
 
 def test_layers_that_can_only_select_have_no_fit_and_say_why():

@@ -18,8 +18,8 @@ from compressm.numerics.sampling import sampled_sequences
 # Tokens that are recorded, on which a fit is judged and its readout made, and of these the ones
 # that are searched over. Fewer where states are many: at most so many complex numbers.
 _RECORDED, _SEARCHED = 65536, 16384
-_RECORDED_STATES, _SEARCHED_STATES = 2**24, 2**22
-_FEWEST = 2048
+_RECORDED_STATES, _SEARCHED_STATES = 2**24, 2**20
+_FEWEST = 1024
 
 
 @final
