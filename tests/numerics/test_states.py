@@ -5,6 +5,7 @@ from compressm.errors import InputError, RankError
 from compressm.numerics.matrix_state.contributions import ContributionMoments
 from compressm.numerics.matrix_state.gramians import (
     KeyQueryGramians,
+    exchanged,
     pivots,
     pooled_columns,
     pooled_terms,
@@ -104,6 +105,30 @@ def test_pivots_are_those_of_qr_with_column_pivoting():
     *_, expected = scipy_linalg.qr(tall.numpy(), mode="economic", pivoting=True)
     assert pivots(stacked(K.mT @ K, Q.mT @ Q)).tolist() == expected.tolist()
     assert sorted(pivots(torch.zeros(3, 3)).tolist()) == [0, 1, 2]
+
+
+def volume(columns, kept):
+    return float(torch.linalg.svdvals(columns[:, kept]).prod())
+
+
+def test_exchanges_end_where_none_gains_a_factor_in_volume():
+    columns = torch.randn(20, 9, generator=torch.Generator().manual_seed(3)).double()
+    columns[:, 0] = columns[:, 1] + 1e-4 * columns[:, 2]
+    start = torch.tensor([0, 1, 5])  # two that are nearly the same
+    kept = exchanged(columns.mT @ columns, start)
+    assert volume(columns, kept) > 100 * volume(columns, start)
+    for i in range(3):
+        for j in set(range(9)) - set(kept.tolist()):
+            other = kept.clone()
+            other[i] = j
+            assert volume(columns, other) <= 2 * volume(columns, kept) * (1 + 1e-9)
+
+
+def test_nothing_is_exchanged_without_a_gain_or_a_choice():
+    gram = torch.diag(torch.tensor([9.0, 4.0, 1.0]))
+    assert exchanged(gram, torch.tensor([0, 1])).tolist() == [0, 1]
+    assert exchanged(gram, torch.tensor([0, 1, 2])).tolist() == [0, 1, 2]
+    assert exchanged(torch.zeros(3, 3), torch.tensor([2])).tolist() == [2]
 
 
 @pytest.mark.parametrize("weigh", ["scan", "gate", "output", "gradient"])

@@ -78,7 +78,7 @@ class MambaPyAdapter(MatrixStateAdapter):
         optional=tuple(f"{name}.bias" for name in maps),
     )
     lacking: ClassVar = dict.fromkeys(
-        ("elimination-fit", "elimination", "pivoted-qr", "energy"),
+        ("elimination-fit", "elimination", "pivoted-qr", "strong-rrqr", "energy"),
         "it looks at keys and queries alone, and here every state has decays of its own",
     )
 

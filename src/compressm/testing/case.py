@@ -55,7 +55,7 @@ class Case:
     build: Build
     inputs: Callable[[], Tensor]
     methods: Collection[str] | None = None
-    blind: Collection[str] = ("random", "pivoted-qr")
+    blind: Collection[str] = ("random", "pivoted-qr", "strong-rrqr")
     pad: Callable[[nn.Module, int], nn.Module] | None = None
     together: bool = False
     ordered: bool = False

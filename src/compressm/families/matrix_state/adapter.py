@@ -28,12 +28,15 @@ class MatrixStateAdapter(Adapter):
         default: what "auto" means where there is data; without, it is "magnitude".
         lacking: methods that are not for these layers, each with the reason: what it would have to
             store, or what it does not see.
+        any_basis: whether methods that mix states are for these layers: keys and queries are linear
+            in rows of their own, and every change of basis commutes with the recurrence.
         arguments: what a layer calls its first arguments; the first are the hidden states. A mask
             is "mask" or "attention_mask".
     """
 
     default: str = "greedy-fit"
     lacking: ClassVar[Mapping[str, str]] = {}
+    any_basis: ClassVar[bool] = False
     arguments: ClassVar[tuple[str, ...]] = ("hidden_states",)
 
     @abstractmethod
@@ -79,7 +82,11 @@ class MatrixStateAdapter(Adapter):
     @property
     def methods(self) -> dict[str, MatrixStateMethod]:
         """The methods of this family by name."""
-        return {name: method for name, method in METHODS.items() if name not in self.lacking}
+        return {
+            name: method
+            for name, method in METHODS.items()
+            if name not in self.lacking and self.any_basis >= method.mixes
+        }
 
     @final
     def observe(self, module: nn.Module, method: str, *, given: Given) -> Observer:
@@ -95,6 +102,12 @@ class MatrixStateAdapter(Adapter):
             known = ", ".join(self.methods)
             raise InputError(f"method: {self.family} layers know {known} and auto, got {method!r}")
         chosen = METHODS[name]
+        layer = self.read(module)
+        if chosen.mixes and not (self.any_basis and layer.balanceable):
+            raise InputError(
+                f"method: {name!r} mixes states, and this {self.family} layer can only store a "
+                f"selection of them; use {self.default!r}"
+            )
         if chosen.needs_data and given == "nothing":
             raise InputError(
                 f"data: method {name!r} looks at real activations; pass data=<a few batches>"
@@ -104,10 +117,9 @@ class MatrixStateAdapter(Adapter):
                 f"loss: method {name!r} weights states by the gradient of the loss; "
                 "pass loss=lambda model, batch: <scalar>"
             )
-        layer, cost = self.read(module), self.cost(module)
         if chosen.correct == "refit" and not layer.mixable:
             raise InputError(
                 f"method: {name!r} mixes the rows that make queries, and {self.family} layers do "
                 f"not say that theirs are `mixable`; use {self.default!r}, and name it in `lacking`"
             )
-        return MatrixStateObserver(self.inputs, layer, chosen, cost, runs=name)
+        return MatrixStateObserver(self.inputs, layer, chosen, self.cost(module), runs=name)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressm.edits import Edit, Selection, Transport
-from compressm.families.layout import Layout, Role
+from compressm.edits import Edit, Project, Selection, Transport
+from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.matrix_state.recurrences import Recurrence
 from compressm.numerics.matrix_state.matching import residual_energy
 from compressm.numerics.matrix_state.signals import Signals
@@ -33,6 +33,8 @@ class Choice:
         squares: (2, G, N) mean squares of keys and queries where they were measured.
         covariance: (G, N, N) second moments of the queries.
         moments: (K, N, N) Gram matrices of the contributions where they were measured.
+        bases: V and W, (G, N, r) each, where r directions k~ = W'k, q~ = V'q stay, and `indices`
+            tell them from others.
     """
 
     indices: Tensor
@@ -40,6 +42,7 @@ class Choice:
     squares: Tensor | None = None
     covariance: Tensor | None = None
     moments: Tensor | None = None
+    bases: tuple[Tensor, Tensor] | None = None
 
     @property
     def error(self) -> float | None:
@@ -158,6 +161,17 @@ class MatrixStateLayer(ABC):
         """Whether contributions can get weights."""
         return self.weighed is not None
 
+    @property
+    @final
+    def balanceable(self) -> bool:
+        """Whether any directions can stay: keys and queries are linear in rows of parameters that
+        hold nothing else, and every change of basis commutes with the recurrence."""
+        axes = self.layout.parameters
+        plain = (StateAxis(0, roles=a.roles, groups=self.groups) == a for a in axes.values())
+        alone = set(axes) == set(self.made_by) and self.entries == self.sharing == 1
+        linear = self.weighed is not None and not self.spaced
+        return all(plain) and alone and linear and self.recurrence.any_basis
+
     @final
     def counted(self, hidden: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Inputs (B, L, width) in the dtype of computation, zero where a step does not count, and
@@ -231,6 +245,8 @@ class MatrixStateLayer(ABC):
         decays and keys. What it got its weight from sees the gradient that it saw.
         """
         w = None if choice.weights is None else choice.weights.cpu().double()
+        if choice.bases is not None:
+            return self._mixed(*choice.bases)
         changes, r = {}, choice.indices.shape[1]
         taking = (self.weighed, (self.weighed or "").replace("weight", "bias"))
         for name, axis in self.layout.parameters.items():
@@ -248,6 +264,16 @@ class MatrixStateLayer(ABC):
                 untouched = name in taking and set(axis.roles) == {"read"}
                 factors = None if untouched else factors
             changes[name] = NewValue(value, Selection(rows, axis.dim, factors))
+        return changes
+
+    def _mixed(self, V: Tensor, W: Tensor) -> dict[str, NewValue]:
+        """Rows for W'k and V'q; what they were is about V and W times these."""
+        changes, turns = {}, {"write": (W, V), "read": (V, W)}
+        for name, axis in self.layout.parameters.items():
+            old = self.p[name].cpu().double()
+            pairs = [turns[role] for role in axis.roles]
+            to, back = (_in_blocks([m for pair in pairs for m in pair[i]]) for i in (0, 1))
+            changes[name] = NewValue(to.mT @ old, Project(back, 0))
         return changes
 
     @final
@@ -271,6 +297,12 @@ class MatrixStateLayer(ABC):
             Edit(module=self.module, names=(name,), values=(c.value,), transport=c.transport)
             for name, c in changes.items()
         ]
+
+
+def _in_blocks(matrices: Sequence[Tensor]) -> Tensor:
+    """Along the diagonal of one matrix."""
+    made: Tensor = torch.block_diag(*matrices)  # type: ignore[no-untyped-call]
+    return made
 
 
 def scaled(value: Tensor, factor: float) -> NewValue:

@@ -150,7 +150,7 @@ class Mamba1Layer(MatrixStateLayer):
 
 
 _DECAYS_DIFFER = dict.fromkeys(
-    ("elimination-fit", "elimination", "pivoted-qr", "energy"),
+    ("elimination-fit", "elimination", "pivoted-qr", "strong-rrqr", "energy"),
     "it looks at keys and queries alone, and here every state has decays of its own",
 )
 

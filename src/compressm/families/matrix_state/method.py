@@ -43,6 +43,11 @@ class MatrixStateMethod:
         """Whether real activations are needed."""
         return ORDERS[self.order].needs_data or self.correct is not None
 
+    @property
+    def mixes(self) -> bool:
+        """Whether directions stay in place of states, which not every layer can store."""
+        return ORDERS[self.order].mixes
+
 
 METHODS: dict[str, MatrixStateMethod] = {
     "greedy-fit": MatrixStateMethod(correct="fit"),
@@ -54,9 +59,12 @@ METHODS: dict[str, MatrixStateMethod] = {
     "greedy": MatrixStateMethod(order="additive"),
     "diagonal": MatrixStateMethod(order="diagonal", weigh="scan"),
     "hankel": MatrixStateMethod(order="hankel", weigh="scan"),
+    "balanced-fit": MatrixStateMethod(order="balanced", correct="descent"),
+    "balanced": MatrixStateMethod(order="balanced"),
     "elimination-fit": MatrixStateMethod(order="elimination", correct="descent"),
     "elimination": MatrixStateMethod(order="elimination"),
     "pivoted-qr": MatrixStateMethod(order="pivoted-qr"),
+    "strong-rrqr": MatrixStateMethod(order="strong-rrqr"),
     "energy": MatrixStateMethod(order="energy"),
     "magnitude": MatrixStateMethod(order="magnitude"),
     "random": MatrixStateMethod(order="random"),

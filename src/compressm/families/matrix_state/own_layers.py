@@ -197,6 +197,7 @@ class LinearAttentionAdapter(OwnLayerAdapter):
 
     family = "linear attention"
     reads = HeadDecayLayer
+    any_basis = True
     lacking: ClassVar = NO_STEPS | _NO_MIXES
 
 

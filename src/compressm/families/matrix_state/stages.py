@@ -20,6 +20,7 @@ from compressm.families.matrix_state.orders.base import unseen
 from compressm.families.matrix_state.probes import Inputs, OrderProbe
 from compressm.numerics import HankelMatrix
 from compressm.numerics.matrix_state.contributions import Weigh
+from compressm.numerics.matrix_state.gramians import exchanged
 from compressm.numerics.matrix_state.matching import term_weights
 from compressm.numerics.matrix_state.spacing import spaced_indices, spaced_ranks
 from compressm.spectrum import Spectrum, StateCost
@@ -118,7 +119,14 @@ class MatrixStateMeasurement(Measurement):
                 picks.append(torch.randperm(N, generator=generator, device="cpu")[:rank])
             else:
                 picks.append(order.indices[:rank] if select == "largest" else order.indices[-rank:])
+        if self.ranking.columns is not None and select == "largest" and not layer.spaced:
+            pairs = zip(self.ranking.columns, picks, strict=True)
+            picks = [exchanged(gram, kept) for gram, kept in pairs]
         choice = Choice(indices=torch.stack(picks).sort(dim=1).values)
+        if self.ranking.bases is not None:
+            at = choice.indices[:, None, :].expand(-1, N, -1)
+            V, W = (basis.gather(2, at) for basis in self.ranking.bases)
+            choice = replace(choice, bases=(V, W))
         evidence = self.ranking.evidence
         if evidence is not None:
             choice = replace(

@@ -18,7 +18,12 @@ import torch
 from torch import Tensor
 
 from compressm.errors import InputError
+from compressm.numerics.lti.hankel import balance
 from compressm.numerics.matrix_state.signals import Signals
+
+# Added to the diagonal of both Gramians, relative to its mean: directions that nothing drives, or
+# that nothing reads, have a place in the basis then.
+_FLOOR = 1e-8
 
 
 class KeyQueryGramians:
@@ -105,3 +110,69 @@ def pivots(gram: Tensor) -> Tensor:
         if size > 0:
             left = left - torch.outer(left[:, pick], left[pick]) / size
     return torch.tensor(order, device="cpu")
+
+
+def exchanged(gram: Tensor, kept: Tensor, *, factor: float = 2.0) -> Tensor:
+    """Kept columns after the exchanges of strong rank-revealing QR: (r,) int64, ascending.
+
+    With R = [R_11 R_12; 0 R_22] the triangular factor of the columns, kept ones first, an exchange
+    of kept column i for dropped column j multiplies |det R_11| by
+
+        rho_ij = sqrt((R_11^-1 R_12)_ij^2 + (gamma_j(R_22) / omega_i(R_11))^2),
+
+    gamma_j the norm of column j, 1 / omega_i that of row i of R_11^-1. The largest is made until
+    none is above `factor`.
+
+    Args:
+        gram: (N, N), of all columns.
+        kept: (r,) to begin with.
+        factor: > 1.
+
+    Source: Gu and Eisenstat, SIAM J. Sci. Comput. 17 (1996), Algorithm 4.
+    """
+    gram = gram.detach().cpu().double()
+    inside = torch.zeros(len(gram), dtype=torch.bool, device="cpu")
+    inside[kept.cpu()] = True
+    # Each exchange at least doubles the volume, so there is an end; a singular start has none.
+    for _ in range(len(gram) ** 2):
+        inner, outer = inside.nonzero()[:, 0], (~inside).nonzero()[:, 0]
+        factors, failed = torch.linalg.cholesky_ex(gram[inner][:, inner])
+        if bool(failed) or not len(outer):
+            break
+        inverse = torch.cholesky_inverse(factors)
+        across = gram[inner][:, outer]
+        mixed = inverse @ across
+        left = (gram.diagonal()[outer] - (across * mixed).sum(0)).clamp_min(0)
+        gains = mixed.square() + inverse.diagonal()[:, None] * left
+        best = int(gains.argmax())
+        if not float(gains.flatten()[best]) > factor**2:
+            break
+        i, j = divmod(best, len(outer))
+        inside[inner[i]], inside[outer[j]] = False, True
+    return inside.nonzero()[:, 0]
+
+
+def balanced_bases(P: Tensor, Q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """V, W and sigma: W'V = I, and W'P W = V'Q V = diag(sigma), sigma descending.
+
+    With k~ = W'k and q~ = V'q the product q'k = q~'k~ stays as it is, and both Gramians become
+    diag(sigma). Both count with a floor of 1e-8 of their mean diagonal.
+
+    Args:
+        P: (G, N, N) E[k k'].
+        Q: (G, N, N) E[q q'].
+
+    Returns:
+        (G, N, N), (G, N, N) and (G, N) float64.
+
+    Source: Tombs and Postlethwaite 1987, the square-root method.
+    """
+    lifted = []
+    for M in (P, Q):
+        mean = M.diagonal(dim1=-2, dim2=-1).mean(-1)
+        level = torch.where(mean > 0, _FLOOR * mean, 1.0)
+        eye = torch.eye(M.shape[-1], dtype=torch.float64, device="cpu")
+        lifted.append(M + level[:, None, None] * eye)
+    found = balance(*lifted)
+    root = found.sigma[:, None, :].sqrt()
+    return found.S @ found.Vh.mT / root, found.R @ found.U / root, found.sigma

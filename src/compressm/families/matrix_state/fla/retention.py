@@ -77,7 +77,7 @@ class FlaRetentionLayer(FlaLayer):
 
 
 _SETTLED = dict.fromkeys(
-    ("pivoted-qr", "energy", "diagonal", "greedy", "greedy-weights-scan", "random"),
+    ("pivoted-qr", "strong-rrqr", "energy", "diagonal", "greedy", "greedy-weights-scan", "random"),
     "every m-th plane stays, whatever the order",
 )
 

@@ -45,12 +45,18 @@ class Ranking:
             made non-increasing; of an order without energies, scores.
         evidence: the contributions that it rests on, if it does.
         shuffled: whether any order is as good, and the states are drawn.
+        bases: V and W, (G, N, N) each, where directions k~ = W'k, q~ = V'q are ranked in place of
+            states.
+        columns: Gram matrix (N, N) of each group in which kept states are exchanged for others,
+            once it is known how many stay.
     """
 
     orders: Sequence[TermOrder]
     values: Tensor
     evidence: ContributionMoments | None = None
     shuffled: bool = False
+    bases: tuple[Tensor, Tensor] | None = None
+    columns: Sequence[Tensor] | None = None
 
 
 class Order(ABC):
@@ -63,10 +69,12 @@ class Order(ABC):
     Attributes:
         label: in a few words, for tables.
         needs_data: whether it has to be shown calls of the layer.
+        mixes: whether it ranks directions, which not every layer can store.
     """
 
     label: ClassVar[str]
     needs_data: ClassVar[bool]
+    mixes: ClassVar[bool] = False
 
     def __init__(self, layer: MatrixStateLayer, weigh: Weigh) -> None:
         self.layer, self.weigh = layer, weigh

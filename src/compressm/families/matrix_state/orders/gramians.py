@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar, final
 
 from torch import Tensor
@@ -27,9 +28,14 @@ from compressm.numerics.matrix_state.matching import TermOrder
 
 
 class ByGramians(Order):
-    """P = E[k k'] and Q = E[q q'] of each group, and an order of them."""
+    """P = E[k k'] and Q = E[q q'] of each group, and an order of them.
+
+    Attributes:
+        exchanges: whether kept states are exchanged for others once it is known how many stay.
+    """
 
     needs_data: ClassVar[bool] = True
+    exchanges: ClassVar[bool] = False
 
     def __init__(self, layer: MatrixStateLayer, weigh: Weigh) -> None:
         super().__init__(layer, weigh)
@@ -50,12 +56,12 @@ class ByGramians(Order):
         P, Q = self.gramians.pair
         by_group = (self.layer.groups, self.layer.sharing, *P.shape[1:])
         pairs = zip((P * Q).view(by_group), stacked(P, Q).view(by_group), strict=True)
-        orders = []
+        orders, grams = [], []
         for added, columns in pairs:
             M = pooled_terms(added, self.layer.entries)
-            columns = pooled_columns(columns, self.layer.entries)
-            orders.append(settled(self.layer, M) or self.terms(M, columns))
-        return by_energies(orders)
+            grams.append(pooled_columns(columns, self.layer.entries))
+            orders.append(settled(self.layer, M) or self.terms(M, grams[-1]))
+        return replace(by_energies(orders), columns=grams if self.exchanges else None)
 
     @abstractmethod
     def terms(self, M: Tensor, columns: Tensor) -> TermOrder:

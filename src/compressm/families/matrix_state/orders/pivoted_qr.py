@@ -1,4 +1,4 @@
-"""QR with column pivoting of keys and queries stacked: the published choice after training."""
+"""QR with column pivoting of keys and queries stacked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ class PivotedQR(ByGramians):
     label: ClassVar = "pivoted QR of keys and queries"
 
     def terms(self, M: Tensor, columns: Tensor) -> TermOrder:
-        order = pivots(columns)
-        scores = torch.empty(len(M), dtype=torch.float64, device="cpu")
-        scores[order] = torch.arange(len(M), 0, -1, dtype=torch.float64, device="cpu")
-        return ranked_terms(M, scores, len(M))
+        return by_pivots(M, columns)
+
+
+def by_pivots(M: Tensor, columns: Tensor) -> TermOrder:
+    """Terms of M in the order of the pivots of `columns`."""
+    order = pivots(columns)
+    scores = torch.empty(len(M), dtype=torch.float64, device="cpu")
+    scores[order] = torch.arange(len(M), 0, -1, dtype=torch.float64, device="cpu")
+    return ranked_terms(M, scores, len(M))
