@@ -158,14 +158,18 @@ def test_every_family_keeps_its_first_states(family):
     ]
     for site, attributes in zip(sites.values(), expected, strict=True):
         own = site.adapter.attributes(site.module, case.kept)
+        # A layer that only our code runs has a class of its own.
+        assert own.pop("__class__", None) is attributes.pop("__class__", None)
         torch.testing.assert_close(own, attributes)
     assert bool(torch.isfinite(model(inputs)).all())
-    spoiled = dict(case.build(7).state_dict())
     name, site = next(iter(sites.items()))
-    key = f"{name}.{list(site.adapter.layout(site.module).parameters)[-1]}"
-    spoiled[key] = cut.state_dict()[key]
-    with pytest.raises(CheckpointError, match="says N="):
-        resize_(model, spoiled)
+    parameters = list(site.adapter.layout(site.module).parameters)
+    if len(parameters) > 1:  # one cannot contradict another
+        spoiled = dict(case.build(7).state_dict())
+        key = f"{name}.{parameters[-1]}"
+        spoiled[key] = cut.state_dict()[key]
+        with pytest.raises(CheckpointError, match="says N="):
+            resize_(model, spoiled)
 
 
 def test_first_states_of_every_group():

@@ -18,9 +18,11 @@ pytestmark = pytest.mark.timeout(900)  # a hundred tests each, and the compiler 
 ROOT = Path(__file__).parents[2]
 # Every family is measured. Layers of the LRU and of `mamba_ssm` are cut by every method but the
 # slow fits; these and one of transformers' are cut by their default and rolled back. `make gpu`
-# runs all of the suite.
+# runs all of the suite. Experts of transformers are counted by a histogram that PyTorch has for
+# integers on CUDA alone, so models with experts are left out.
 CONFORMANCE = (
-    "(measuring and diagonal) or (every_method and largest and not fit and (LRU or mamba_ssm))"
+    "(measuring and diagonal and not (KimiLinear or MiniMax))"
+    " or (every_method and largest and not fit and (LRU or mamba_ssm))"
     " or (rolled_back and (LRU or mamba_ssm or Zamba2))"
 )
 

@@ -50,7 +50,9 @@ def _edits(case: Case, model: nn.Module, method: str, rank: int) -> Sequence[Edi
     observer = site.adapter.observe(site.module, method, given="loss")
     if observer.probe:
         calibration.run(model, [observer.probe])
-    draft = observer.measure().reduce(rank, select="largest", generator=torch.Generator())
+    draft = observer.measure().reduce(
+        rank, select="largest", generator=torch.Generator(device="cpu")
+    )
     if draft.probe:
         calibration.run(model, [draft.probe])
     draft.finish()
@@ -59,7 +61,7 @@ def _edits(case: Case, model: nn.Module, method: str, rank: int) -> Sequence[Edi
 
 def _every_state(site: Site) -> Sequence[Edit]:
     """The edits that keep all states as they are; none where the adapter is of no known kind."""
-    adapter, states = site.adapter, torch.arange(site.state_dim)
+    adapter, states = site.adapter, torch.arange(site.state_dim, device="cpu")
     if isinstance(adapter, LinearAdapter):
         system = adapter.read(site.module)
         indices = states if system.groups is None else states.expand(system.groups, -1)
@@ -104,7 +106,7 @@ class Exactness:
         if case.ordered:
             pytest.skip("states of this layer are told apart by their position")
         model, inputs = case.build(case.full), case.inputs()
-        other = reordered(model, torch.Generator().manual_seed(0))
+        other = reordered(model, torch.Generator(device="cpu").manual_seed(0))
         case.agree(other(inputs), model(inputs))
         for one in (model, other):
             torch.manual_seed(0)

@@ -49,7 +49,7 @@ def pad_by_layout(
         new = wide.get_parameter(name)
         value = axis.padded(site.module.get_parameter(name), old, more)
         for role, entries in zip(axis.roles, axis.entries(more), strict=True):
-            loud = torch.ones(more, dtype=torch.bool)
+            loud = torch.ones(more, dtype=torch.bool, device="cpu")
             loud[:old] = loud[silent.get(role, slice(0, 0))] = False
             at = entries[:, loud].flatten()
             value.index_copy_(axis.dim, at, new.index_select(axis.dim, at))
@@ -80,7 +80,9 @@ def reordered(model: nn.Module, generator: torch.Generator) -> nn.Module:
     layout = _layout(site)
     states = site.state_dim
     groups = {axis.groups for axis in layout.parameters.values()}
-    order = torch.stack([torch.randperm(states, generator=generator) for _ in range(max(groups))])
+    order = torch.stack(
+        [torch.randperm(states, generator=generator, device="cpu") for _ in range(max(groups))]
+    )
     for name, axis in layout.parameters.items():
         p = site.module.get_parameter(name)
         kept = axis.kept(states, order[: axis.groups])

@@ -88,7 +88,7 @@ class Snapshot:
             "slots": slots,
             "members": members,
             "training": {path: module.training for path, module in model.named_modules()},
-            "attributes": {name: _plain(getattr(*holder_of(model, name))) for name in attributes},
+            "attributes": {name: _copied(getattr(*holder_of(model, name))) for name in attributes},
             "values": [t.detach().clone() for t in self._tensors],
             "trainable": [t.requires_grad for t in self._tensors],
             "grads": [None if t.grad is None else t.grad.detach().clone() for t in self._tensors],
@@ -283,6 +283,6 @@ def set_options_(group: dict[str, Any], options: dict[str, Any]) -> None:
     group.update(options)
 
 
-def _plain(value: Any) -> Any:
-    """A value that can be kept; tables that a layer computed it computes anew."""
-    return None if isinstance(value, Tensor) else value
+def _copied(value: Any) -> Any:
+    """A value that does not change when the attribute does."""
+    return value.detach().clone() if isinstance(value, Tensor) else value
