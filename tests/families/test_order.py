@@ -8,10 +8,10 @@ from torch import nn
 
 from compressm import FixedRank, compress_
 from compressm.families import find_sites
-from compressm.families.matrix_state.corrections import fit
-from compressm.families.matrix_state.corrections.samples import OnSamples
+from compressm.families.matrix_state.corrections import descent, fit, samples
 from compressm.families.matrix_state.probes import LayerProbe
 from compressm.nn import LRU
+from compressm.nn.matrix_state import LinearAttention
 from tests.families import mambas
 
 
@@ -47,7 +47,7 @@ def test_of_a_selective_layer(method, length, monkeypatch):
     """Short sequences of which a share is taken, and long ones of which some calls are."""
     monkeypatch.setattr(LayerProbe, "per_call", 256)
     monkeypatch.setattr(LayerProbe, "tokens", 1024)
-    monkeypatch.setattr(OnSamples, "tokens", 1024)
+    monkeypatch.setattr(samples.OnSamples, "tokens", 1024)
     torch.manual_seed(0)
     one = nn.Sequential(mambas.Mamba(mambas.WIDTH, 8)).double()
     batches = [torch.randn(12, length, mambas.WIDTH, dtype=torch.float64) for _ in range(4)]
@@ -109,3 +109,21 @@ def test_a_readout_that_cannot_be_better_says_so(monkeypatch):
         lru, policy=FixedRank(3), method="empirical-data", data=[torch.randn(2, 20, 3)]
     ).sites
     assert any("the refit on data gained nothing" in note for note in site.notes)
+
+
+@pytest.mark.parametrize(("room", "kept"), [(2**25, 8), (40 * mambas.WIDTH, 2), (1, 1)])
+def test_wide_layers_keep_fewer_samples(room, kept, monkeypatch):
+    """Of eight calls of twenty tokens each, as many as there is room for, and never too few."""
+    monkeypatch.setattr(samples, "_NARROW", room)
+    monkeypatch.setattr(samples.OnSamples, "tokens", 20)
+    counts, whole = [], descent.Descent.search
+
+    def seen(self, cut, calls):
+        counts.append(len(calls))
+        return whole(self, cut, calls)
+
+    monkeypatch.setattr(descent.Descent, "search", seen)
+    layer = LinearAttention(mambas.WIDTH, 6, heads=2, value_dim=3)
+    data = [torch.randn(1, 20, mambas.WIDTH) for _ in range(8)]
+    compress_(layer, policy=FixedRank(3), method="elimination-fit", data=data)
+    assert counts == [kept]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -14,6 +14,10 @@ from compressm.families.matrix_state.corrections.base import Correction
 from compressm.families.matrix_state.layer import MatrixStateLayer, NewValue
 from compressm.families.matrix_state.probes import Inputs, LayerProbe, Seen
 from compressm.numerics.sampling import content_keys
+
+# Numbers that every narrow layer may keep: 128 MiB in single precision. All layers of a model that
+# are cut together keep theirs at the same time.
+_NARROW = 2**25
 
 Call = tuple[Tensor, Tensor | None]  # hidden states (B, L, width), mask (B, L)
 
@@ -44,14 +48,17 @@ class OnSamples(Correction):
 
     Attributes:
         tokens: that are recorded at most.
+        more: that are recorded at most of narrow layers.
     """
 
     probe: Samples
-    tokens = 16384
+    tokens: ClassVar[int] = 16384
+    more: ClassVar[int] = 0
 
     @final
     def watch(self, inputs: Inputs) -> Samples:
-        return Samples(inputs, self.layer, self.tokens)
+        width = self.layer.p[self.layer.made_by[0]].shape[-1]
+        return Samples(inputs, self.layer, max(self.tokens, min(self.more, _NARROW // width)))
 
     @final
     def finish(self) -> tuple[dict[str, NewValue], float | None]:
