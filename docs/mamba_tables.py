@@ -183,16 +183,24 @@ def pace(results: Json) -> str:
     Args:
         results: of `summaries.pace`.
     """
-    full = results["full_best_step_milliseconds"]
     rows = []
-    for name, states in results["sizes"].items():
-        best = results[f"{name}_best_step_milliseconds"]
-        median = results[f"{name}_step_milliseconds"]
-        rows.append([states, f"{best:.1f}", f"{median:.1f}", f"{full / best:.1f} ×"])
+    for run in results["runs"]:
+        full = run["full_best_step_milliseconds"]
+        for name in ("full", "kept"):
+            best, median = (run[f"{name}_{key}step_milliseconds"] for key in ("best_", ""))
+            row = [run[name], f"{best:.1f}", f"{median:.1f}", f"{full / best:.1f} ×"]
+            if run.get("plain"):
+                row.append(f"{run[f'plain_{name}_step_milliseconds']:.1f}")
+                row.append(f"{run[f'{name}_over_plain_speedup']:.1f} ×")
+            rows.append(row)
+    columns = ["states", "best, ms", "median, ms", "speed"]
+    if any(run.get("plain") for run in results["runs"]):
+        columns += ["transformers' own code, median, ms", "ours, against it"]
+    first = results["runs"][0]
     return (
-        listings.table(["states", "best, ms", "median, ms", "speed"], rows)
-        + "\n\nForward, backward and optimizer, 15 rounds of 5 steps in turns, "
-        + f"{results['threads']} threads. {results['source']}"
+        listings.table(columns, rows)
+        + f"\n\nForward, backward and optimizer, {first['rounds']} rounds of {first['each']} steps "
+        + f"in turns, {results['threads']} threads. {results['source']}"
     )
 
 
@@ -204,6 +212,8 @@ def cuts(results: Json, percent: str) -> str:
         percent: of the training before the cut.
     """
     found = [row for row in results["table"] if round(100 * row["at"]) == int(percent)]
+    if not found:
+        return "*Not measured in these runs.*"
     cells = {(row["method"], row["kept"]): row["rise"] for row in found}
     sizes = sorted({row["kept"] for row in found}, reverse=True)
     rows = []

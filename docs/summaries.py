@@ -55,7 +55,11 @@ def _pairs(group: Sequence[Result], full: Mapping[int, Result]) -> list[tuple[Js
 
 def compared(folder: Path, experiment: str) -> Json:
     """Arms against the model that is never cut, at the last step and as validation chose."""
-    found = [r for r in results_of(folder, experiment) if r["arm"] != "damping"]
+    found = [
+        r
+        for r in results_of(folder, experiment)
+        if r["arm"] != "damping" and r["settings"].get("go_on") is not False
+    ]
     groups = _by_arm(found)
     full = {r["seed"]: r for (arm, _), group in groups.items() if arm == "full" for r in group}
     table = []
@@ -117,8 +121,10 @@ def cuts(folder: Path, experiment: str) -> Json:
                 "rise": over(f["loss_rise_nats"] for f in figures),
             }
         )
-    of = "" if "val_accuracy_percent" in found[0]["figures"]["before_cut"] else " per byte"
-    return {"unit": f"nats{of}", "table": table}
+    known = {key for r in found for key in r["figures"]["before_cut"]}
+    # Old results of language models have the loss alone.
+    classes = "val_accuracy_percent" in known and "val_bits_per_token" not in known
+    return {"unit": "nats" if classes else "nats per byte", "table": table}
 
 
 def recall(folder: Path, experiment: str) -> Json:
@@ -228,10 +234,11 @@ def whole_runs(folder: Path, *experiments: str) -> Json:
 
 
 def pace(folder: Path, experiment: str) -> Json:
-    """Step times of two sizes in turn."""
-    (result,) = results_of(folder, experiment)
-    sizes = {"full": _full_size([result]), "kept": result["settings"]["kept"]}
-    return {"sizes": sizes, "threads": result["threads"], **result["figures"]}
+    """Step times of two sizes in turn, one run for each smaller size, the largest first."""
+    found = results_of(folder, experiment)
+    found.sort(key=lambda r: -r["settings"]["kept"])
+    runs = [{"full": _full_size([r]), **r["settings"], **r["figures"]} for r in found]
+    return {"threads": found[0]["threads"], "runs": runs}
 
 
 def _facts(result: Result) -> Json:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import family_tables
 import listings
 import loop_tables
 import mamba_tables
@@ -160,6 +161,16 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
         mamba_tables.whole_run,
     ),
     "mamba-pace": (("mamba-lm-steps",), summaries.pace, mamba_tables.pace),
+    "gdn-pace": (("gdn-lm-steps",), summaries.pace, mamba_tables.pace),
+    "gla-pace": (("gla-lm-steps",), summaries.pace, mamba_tables.pace),
+    "smnist-pace": (("smnist-steps",), summaries.pace, mamba_tables.pace),
+    "gdn": (("gdn-lm",), summaries.compared, mamba_tables.language),
+    "gla": (("gla-lm",), summaries.compared, mamba_tables.language),
+    "gdn-cut": (("gdn-lm",), summaries.cuts, mamba_tables.cuts),
+    "gla-cut": (("gla-lm",), summaries.cuts, mamba_tables.cuts),
+    "gdn-recall": (("gdn-recall",), summaries.recall, mamba_tables.recall),
+    "gdn-recall-guard": (("gdn-recall",), summaries.recall, mamba_tables.guards),
+    "every-family": (("families",), family_tables.summary, family_tables.families),
     "ops": (("lru-operators",), summaries.operators, operator_tables.lru),
     "mamba-scan": (("mamba-operators",), summaries.operators, operator_tables.mamba_scan),
     "mamba-step": (("mamba-operators",), summaries.operators, operator_tables.mamba_step),

@@ -1,6 +1,9 @@
 """The tables on Mamba say what their files say."""
 
+import json
+
 import mamba_tables
+import summaries
 
 from tests.docs.test_tables import rows_of
 
@@ -72,6 +75,31 @@ def test_speed_is_that_of_the_whole_run():
     assert (low[1][3], low[1][-2]) == ("8.0 ×", "2.00 ×")
 
 
+def test_steps_of_several_sizes_each_with_the_full_one_of_its_turns():
+    def pace(kept, full, small, **more):
+        times = {"full": full, "kept": small}
+        figures = {f"{name}_step_milliseconds": ms + 1 for name, ms in times.items()}
+        figures |= {f"{name}_best_step_milliseconds": ms for name, ms in times.items()}
+        return {"kept": kept, "full": 64, "rounds": 15, "each": 5, **figures, **more}
+
+    plain = {"plain": True, "full_over_plain_speedup": 2.5, "kept_over_plain_speedup": 3.5}
+    plain |= {"plain_full_step_milliseconds": 50.0, "plain_kept_step_milliseconds": 35.0}
+    runs = [pace(16, 20.0, 10.0, **plain), pace(8, 21.0, 7.0, **plain)]
+    text = mamba_tables.pace({"source": "", "threads": 2, "runs": runs})
+    header, _, *rows = rows_of(text)
+    assert header[-1] == "ours, against it"
+    assert rows[:2] == [
+        ["64", "20.0", "21.0", "1.0 ×", "50.0", "2.5 ×"],
+        ["16", "10.0", "11.0", "2.0 ×", "35.0", "3.5 ×"],
+    ]
+    assert [row[:4] for row in rows[2:]] == [
+        ["64", "21.0", "22.0", "1.0 ×"],
+        ["8", "7.0", "8.0", "3.0 ×"],
+    ]
+    alone = mamba_tables.pace({"source": "", "threads": 2, "runs": [pace(16, 20.0, 10.0)]})
+    assert [len(row) for row in rows_of(alone)] == [4] * 4
+
+
 def test_rises_by_method_and_size():
     def row(method, kept, rise, at=0.1):
         shared = {"at": at, "seeds": [0, 1, 2], "before": cell(1.9)}
@@ -91,6 +119,23 @@ def test_rises_by_method_and_size():
         ["`greedy-fit`", "+0.0010 ± 0.0000", "+0.1000 ± 0.0000"],
         ["`diagonal`", "–", "+1.0000 ± 0.0000"],
     ]
+    none = mamba_tables.cuts({"source": "", "unit": "nats", "table": table}, "50")
+    assert none == "*Not measured in these runs.*"
+
+
+def test_cuts_that_end_there_are_apart_from_those_that_train_on(tmp_path):
+    loss = {"val_loss_nats": 1.5, "val_accuracy_percent": 50.0, "val_bits_per_token": 2.2}
+    end = {"step": 9, "val_loss_nats": 1.4, "test_loss_nats": 1.6}
+    figures = {"before_cut": loss, "loss_rise_nats": 0.01, "last": end, "chosen": end}
+    for arm, go_on in (("cut", True), ("at-once", False)):
+        settings = {"method": "pivoted-qr", "kept": 16, "at": 0.1, "go_on": go_on}
+        result = {"arm": arm, "seed": 0, "axes": {}, "status": "done", "settings": settings}
+        (tmp_path / "lm").mkdir(exist_ok=True)
+        (tmp_path / "lm" / f"{arm}.json").write_text(json.dumps({**result, "figures": figures}))
+    at_once, trained = summaries.cuts(tmp_path, "lm"), summaries.compared(tmp_path, "lm")
+    assert at_once["unit"] == "nats per byte"
+    assert [row["seeds"] for row in at_once["table"]] == [[0]]
+    assert [(row["arm"], row["kept"]) for row in trained["table"]] == [("pivoted-qr", 16)]
 
 
 def test_dampings_are_compared_with_the_full_model():

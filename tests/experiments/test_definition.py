@@ -45,6 +45,44 @@ def test_any_setting_makes_another_run():
     assert len({run.fingerprint for run in plain}) == len(plain)
 
 
+VARIANTS = {"as it is": [], "s5": ["model.layer=s5", "model.depth=1"]}
+
+
+def test_variants_of_the_recipe_are_an_axis_of_all_arms_or_of_those_they_name():
+    arms = {"full": {"kind": "full"}, "cut": {**ARMS["cut"], "variants": ["s5"], "kept": 3}}
+    runs = definition(arms=arms, variants=VARIANTS, seeds=[0]).runs()
+    assert [run.axes for run in runs] == [
+        {"variant": "as it is"},
+        {"variant": "s5"},
+        {"variant": "s5", "method": "published"},
+        {"variant": "s5", "method": "modes-h2"},
+    ]
+    assert [run.config.model.layer for run in runs] == ["lru", "s5", "s5", "s5"]
+    assert len({run.trunk_fingerprint for run in runs}) == 2
+    plain, *_ = definition(arms=arms | {"cut": ARMS["cut"]}, seeds=[0]).runs()
+    assert runs[0].fingerprint == plain.fingerprint
+
+
+def test_overrides_come_before_variants_and_those_of_the_call_after():
+    made = definition(overrides=["model.depth=3", "model.width=5"], variants=VARIANTS)
+    for call, depths in (([], [3, 1]), (["model.depth=4"], [4, 4])):
+        runs = made.runs([0], call)
+        assert [run.config.model.depth for run in runs[:2]] == depths
+        assert {run.config.model.width for run in runs} == {5}
+
+
+def test_variants_that_are_not_there_are_told():
+    arms = {"cut": {**ARMS["cut"], "variants": ["as it si"]}}
+    with pytest.raises(
+        ConfigError, match=r"arm cut: variants: got 'as it si', .*did you mean 'as it is'"
+    ):
+        definition(arms=arms, variants=VARIANTS)
+    with pytest.raises(ConfigError, match="variants: got 's5', expected list"):
+        definition(arms={"cut": {**ARMS["cut"], "variants": "s5"}}, variants=VARIANTS)
+    with pytest.raises(ConfigError, match="expected a recipe to vary"):
+        definition(arms={"idle": {"kind": "idle-step"}}, variants=VARIANTS, recipe=None)
+
+
 def test_a_result_is_of_a_run_only_with_the_same_settings_throughout():
     run = definition().runs()[2]
     stored = {"fingerprint": run.fingerprint, **run.describe()}
@@ -71,6 +109,7 @@ def test_a_result_is_of_a_run_only_with_the_same_settings_throughout():
         ({"a": {"kind": "cut", "policy": {"name": "energi"}}}, "did you mean 'energy'"),
         ({"a": {"kind": "full", "trunks": [2.0]}}, "trunks: expected shares"),
         ({"a": {"kind": "steps", "kept": 0}}, "kept: got 0"),
+        ({"a": {"kind": "steps", "kept": 3, "at": 0.0}}, "expected a share"),
         ({}, "at least one seed and one arm"),
     ],
 )

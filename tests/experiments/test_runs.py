@@ -10,6 +10,7 @@ from compressm.baselines import Baseline, Objective, register_baseline
 from compressm.errors import ConfigError
 from compressm.experiments import Definition, Results
 from compressm.experiments import bench as bench_module
+from compressm.experiments.kinds import timing
 from compressm.experiments.runner import Clock, run_all
 from compressm.experiments.worker import execute, plain
 from compressm.train import loss_of
@@ -54,6 +55,7 @@ ARMS = {
         "batches": 1,
     },
     "steps": {"kind": "steps", "kept": 3, "rounds": 1, "each": 1},
+    "steps-cut": {"kind": "steps", "kept": 3, "rounds": 1, "each": 1, "at": 0.5},
 }
 
 
@@ -85,6 +87,39 @@ def test_an_arm_that_starts_from_a_trunk_is_the_same_with_and_without_it(tmp_pat
     alone = figures(cut, tmp_path / "other")
     assert shared["curve"] == alone["curve"]
     assert shared["loss_rise_nats"] == alone["loss_rise_nats"]
+
+
+def test_the_output_error_of_a_cut_is_nothing_where_nothing_is_cut(tmp_path):
+    sizes = {"some": 3, "none": 8}
+    runs = runs_of({name: {**ARMS["at-once"], "kept": kept} for name, kept in sizes.items()})
+    some, none = (figures(run, tmp_path)["output_error_percent"] for run in runs)
+    assert none == 0 < some
+
+
+PLAIN = {"kind": "steps", "kept": 2, "rounds": 1, "each": 1, "plain": True}
+
+
+def test_steps_stand_beside_those_of_transformers_own_code(tmp_path):
+    gdn = "model={kind: qwen3-next, width: 8, state_dim: 4, value_dim: 4}"
+    (run,) = runs_of({"steps": PLAIN}, [gdn])
+    found = figures(run, tmp_path)
+    for size in ("full", "kept"):
+        ours, theirs = (found[f"{who}{size}_step_milliseconds"] for who in ("", "plain_"))
+        assert found[f"{size}_over_plain_speedup"] == theirs / ours
+
+
+def test_our_own_layers_have_no_other_code_to_be_timed_with(tmp_path):
+    (run,) = runs_of({"steps": PLAIN})
+    outcome = execute(run, Results(tmp_path / "results", "tiny"), tmp_path / "work")
+    assert "has no Mamba" in outcome.error
+
+
+def test_a_whole_run_is_its_steps_and_its_cut():
+    found = timing.whole_run(100, 0.25, {"full": 8.0, "kept": 4.0}, cut_seconds=0.1)
+    assert found["full_run_seconds"] == pytest.approx(0.8)
+    assert found["cut_run_seconds"] == pytest.approx(0.2 + 0.1 + 0.3)
+    assert found["cut_share_percent"] == pytest.approx(100 / 6)
+    assert found["run_speedup"] == pytest.approx(4 / 3)
 
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch):

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from compressm.baselines import TASK, Cost, Objective
 from compressm.calibration import Calibration
 from compressm.compressor import Compressor
-from compressm.data import load, loaders
+from compressm.data import UNLABELLED, load, loaders
 from compressm.events import Event
 from compressm.storage.state_trees import load_tree, save_tree
 from compressm.train import RunConfig, build_model
-from compressm.train.build import evaluate
+from compressm.train.build import evaluate, logits_of
 from compressm.train.compression import calibration_of, compression_of
 from compressm.train.optim import build_optimizer, build_scheduler
 
@@ -141,6 +141,15 @@ class Bench:
         named = {name: units[name] for name in found}
         return {f"{part}_{unit}": found[name] * factor for name, (unit, factor) in named.items()}
 
+    @torch.inference_mode()
+    def outputs(self, model: nn.Module, part: str) -> Tensor:
+        """Outputs on "val" or "test" for everything that has a label, one row for each."""
+        was = model.training
+        model.eval()
+        rows = [labelled(logits_of(model, b), b["labels"]) for b in getattr(self.parts, part)]
+        model.train(was)
+        return torch.cat(rows)
+
     @property
     def monitor(self) -> tuple[str, int]:
         """The figure that chooses the model, and 1 where the smallest is best, else -1."""
@@ -232,6 +241,18 @@ class Bench:
         if record["times"]:
             found["step_milliseconds"] = 1e3 * median(record["times"])
         return found
+
+
+def labelled(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Outputs (n, K) at the n labels of a batch; all of them where labels are real values."""
+    if labels.is_floating_point():
+        return outputs.flatten(0, -2)
+    return outputs[labels != UNLABELLED]
+
+
+def relative_error(before: Tensor, after: Tensor) -> float:
+    """||after - before|| / ||before|| over all entries."""
+    return float((after - before).double().norm() / before.double().norm())
 
 
 def _final(live: Live, curve: list[Figures]) -> list[Figures]:

@@ -9,6 +9,14 @@
 
 Every value of an arm that is a list where the kind wants none is an axis: the arm `cut` above is
 four runs for each seed.
+
+Where the recipe itself is what differs, its variants are another axis, of all arms or of those
+variants that an arm names:
+
+    variants: {lru: [], s5: [model.layer=s5]}
+    arms:
+      full: {kind: full}
+      cut: {kind: cut, variants: [s5], kept: 16}
 """
 
 from __future__ import annotations
@@ -23,6 +31,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compressm.arguments import did_you_mean
+from compressm.data.options import check_type
 from compressm.errors import ConfigError
 from compressm.experiments.kinds import Kind, build_kind, kind_settings, settings_of
 from compressm.storage.yaml_text import read_yaml
@@ -105,6 +115,8 @@ class Definition:
         recipe: name of a bundled recipe, or path of a YAML file, from the definition's folder; None
             where nothing is trained by one.
         overrides: settings that replace those of the recipe, as on the command line.
+        variants: of the recipe, by name: further overrides. Every arm is run with each of them, or
+            with those that it lists itself as `variants`.
         seeds: of model, data order and validation part.
         arms: what is compared, by name.
         threads: CPU threads of each run.
@@ -115,6 +127,7 @@ class Definition:
     arms: dict[str, Any]
     recipe: str | None = None
     overrides: list[str] = field(default_factory=list)
+    variants: dict[str, list[str]] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     threads: int = 1
 
@@ -130,6 +143,19 @@ class Definition:
                 raise ConfigError(f"experiment {self.name}: arm {arm}: {error}") from error
             if self.recipe is None and getattr(kind, "needs_recipe", True):
                 raise ConfigError(f"experiment {self.name}: arm {arm}: {name} needs a recipe")
+            self._check_variants(settings.get("variants", []), f"experiment {self.name}: arm {arm}")
+        if self.variants and self.recipe is None:
+            raise ConfigError(f"experiment {self.name}: variants: expected a recipe to vary")
+
+    def _check_variants(self, named: object, where: str) -> None:
+        check_type(f"{where}: variants", named, list)
+        for variant in typing.cast(list[object], named):
+            if variant not in self.variants:
+                raise ConfigError(
+                    f"{where}: variants: got {variant!r}, expected some of those of the "
+                    f"experiment: {', '.join(self.variants) or 'none'}"
+                    f"{did_you_mean(str(variant), self.variants)}"
+                )
 
     def runs(self, seeds: Sequence[int] | None = None, overrides: Sequence[str] = ()) -> list[Run]:
         """All runs, those first that others start from.
@@ -152,22 +178,32 @@ class Definition:
     def _runs_of(self, arm: str, seed: int, overrides: Sequence[str]) -> Iterator[Run]:
         settings = dict(self.arms[arm])
         name = settings.pop("kind")
+        variants = settings.pop("variants", self.variants)
+        for variant in variants or [None]:
+            config = self._configured(variant, seed, overrides)
+            named = {} if variant is None else {"variant": variant}
+            for point, axes in _points(kind_settings(name), settings):
+                kind = build_kind(name, point, f"experiment {self.name}: arm {arm}")
+                yield Run(
+                    experiment=self.name,
+                    arm=arm,
+                    seed=seed,
+                    kind_name=name,
+                    kind=kind,
+                    config=config,
+                    axes={**named, **axes},
+                    threads=self.threads,
+                )
+
+    def _configured(
+        self, variant: str | None, seed: int, overrides: Sequence[str]
+    ) -> RunConfig | None:
+        if self.recipe is None:
+            return None
         # Arms say themselves what is cut; a recipe's own cuts would only blur which run it is.
         own = [f"seed={seed}", f"data.seed={seed}", "compress=null"]
-        seeded = [*own, *self.overrides, *overrides]
-        config = None if self.recipe is None else load_recipe(self.recipe, seeded)
-        for point, axes in _points(kind_settings(name), settings):
-            kind = build_kind(name, point, f"experiment {self.name}: arm {arm}")
-            yield Run(
-                experiment=self.name,
-                arm=arm,
-                seed=seed,
-                kind_name=name,
-                kind=kind,
-                config=config,
-                axes=axes,
-                threads=self.threads,
-            )
+        varied = [] if variant is None else self.variants[variant]
+        return load_recipe(self.recipe, [*own, *self.overrides, *varied, *overrides])
 
 
 def load_definition(path: str | Path) -> Definition:

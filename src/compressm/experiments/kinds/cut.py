@@ -12,7 +12,7 @@ from compressm.data.options import check_at_least
 from compressm.engine.guard import Guard
 from compressm.errors import ConfigError
 from compressm.events import Event
-from compressm.experiments.bench import Bench, Figures, Live, said
+from compressm.experiments.bench import Bench, Figures, Live, relative_error, said
 from compressm.experiments.kinds.base import Kind, Workplace, register_kind
 from compressm.numerics.matrix_state import fitting
 from compressm.once import compress_
@@ -84,21 +84,24 @@ class Cut(Kind):
     def _once(self, place: Workplace) -> Figures:
         bench, kept = place.bench, place.own / "live.safetensors"
         live = place.resumed(round(self.at * bench.steps))
-        before = bench.figures(live.model, "val")
+        before, outputs = bench.figures(live.model, "val"), bench.outputs(live.model, "val")
         with live.spending():
-            event = self._cut(bench, live)
+            event = self.make(bench, live)
         after = bench.figures(live.model, "val")
+        error = relative_error(outputs, bench.outputs(live.model, "val"))
         found = bench.train(live, keep=kept) if self.go_on else {}
         key = f"val_{bench.loss_name}"
         return {
             "before_cut": before,
             "after_cut": after,
             f"loss_rise_{bench.task.loss_unit}": after[key] - before[key],
+            "output_error_percent": 100 * error,
             **said([event]),
             **found,
         }
 
-    def _cut(self, bench: Bench, live: Live) -> Event:
+    def make(self, bench: Bench, live: Live) -> Event:
+        """Cut a model as it stands, without a further step."""
         guard = None
         if self.guard is not None:
             figure = self.guard

@@ -12,8 +12,11 @@ import torch
 
 from compressm.baselines import Scratch
 from compressm.data.options import check_at_least
-from compressm.experiments.bench import Figures
+from compressm.errors import ConfigError
+from compressm.experiments.bench import Bench, Figures, Live
 from compressm.experiments.kinds.base import Kind, Workplace, register_kind
+from compressm.experiments.kinds.cut import Cut
+from compressm.integrations.cpu import accelerate_cpu
 from compressm.train import RunConfig
 from compressm.train.config import CompressConfig
 
@@ -27,21 +30,62 @@ class Steps(Kind):
     Attributes:
         kept: states of the smaller one.
         rounds, each: turns, and steps in each of them.
+        plain: also those of both sizes by transformers' own code, without `accelerate_cpu`.
+        at: share of the steps at which a run is cut: the smaller one is then cut by the default
+            instead of starting small, and figures say what all steps with that cut take, going by
+            the medians. None: no cut is made.
     """
 
     kept: int
     rounds: int = 15
     each: int = 5
+    plain: bool = False
+    at: float | None = None
     timed: ClassVar[bool] = True
 
     def validate(self) -> None:
         for name in ("kept", "rounds", "each"):
             check_at_least(name, getattr(self, name), 1)
+        if self.at is not None and not 0 < self.at <= 1:
+            raise ConfigError(f"at: expected a share in (0, 1], got {self.at}")
 
     def run(self, place: Workplace) -> Figures:
         bench = place.bench
-        small = Scratch(kept=self.kept).configure(bench.config)
-        lives = {"full": bench.live(), "kept": bench.live(small)}
+        if self.at is None:
+            small, cut_seconds = self._started_small(bench), 0.0
+        else:
+            self._cut(bench)  # what a first cut takes longer is no matter of the size
+            small, cut_seconds = self._cut(bench)
+        lives = {"full": bench.live(), "kept": small}
+        if self.plain:
+            plain = {"plain_full": bench.live(), "plain_kept": self._started_small(bench)}
+            for live in plain.values():
+                accelerate_cpu(live.model, enable=False)
+            lives |= plain
+        best, medians = self._timed(bench, lives)
+        found: Figures = {f"{name}_step_milliseconds": ms for name, ms in medians.items()}
+        found |= {f"{name}_best_step_milliseconds": ms for name, ms in best.items()}
+        found["speedup"] = medians["full"] / medians["kept"]
+        if self.plain:
+            for name in ("full", "kept"):
+                found[f"{name}_over_plain_speedup"] = medians[f"plain_{name}"] / medians[name]
+        if self.at is not None:
+            found |= whole_run(bench.steps, self.at, medians, cut_seconds)
+        return found
+
+    def _started_small(self, bench: Bench) -> Live:
+        return bench.live(Scratch(kept=self.kept).configure(bench.config))
+
+    def _cut(self, bench: Bench) -> tuple[Live, float]:
+        live = bench.live()
+        live.model.train()
+        bench.advance(live)  # so that the optimizer has moments to carry
+        return live, Cut(kept=self.kept).make(bench, live).seconds
+
+    def _timed(
+        self, bench: Bench, lives: dict[str, Live]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Best and median milliseconds of a step, by name."""
         times: dict[str, list[float]] = {name: [] for name in lives}
         for live in lives.values():
             live.model.train()
@@ -51,9 +95,23 @@ class Steps(Kind):
             for name, live in lives.items():
                 turn = [bench.advance(live)[0] for _ in range(self.each)]
                 times[name].append(1e3 * median(turn))
-        found: Figures = {f"{name}_step_milliseconds": median(ms) for name, ms in times.items()}
-        best = {f"{name}_best_step_milliseconds": min(ms) for name, ms in times.items()}
-        return found | best | {"speedup": found["full_step_milliseconds"] / median(times["kept"])}
+        return (
+            {name: min(ms) for name, ms in times.items()},
+            {name: median(ms) for name, ms in times.items()},
+        )
+
+
+def whole_run(steps: int, at: float, medians: dict[str, float], cut_seconds: float) -> Figures:
+    """Seconds of all steps never cut, and cut once; validation and tests not counted."""
+    full, kept = (steps * medians[name] / 1e3 for name in ("full", "kept"))
+    run = at * full + cut_seconds + (1 - at) * kept
+    return {
+        "cut_seconds": cut_seconds,
+        "full_run_seconds": full,
+        "cut_run_seconds": run,
+        "cut_share_percent": 100 * cut_seconds / run,
+        "run_speedup": full / run,
+    }
 
 
 @final
