@@ -127,15 +127,23 @@ def test_cuts_that_end_there_are_apart_from_those_that_train_on(tmp_path):
     loss = {"val_loss_nats": 1.5, "val_accuracy_percent": 50.0, "val_bits_per_token": 2.2}
     end = {"step": 9, "val_loss_nats": 1.4, "test_loss_nats": 1.6}
     figures = {"before_cut": loss, "loss_rise_nats": 0.01, "last": end, "chosen": end}
-    for arm, go_on in (("cut", True), ("at-once", False)):
-        settings = {"method": "pivoted-qr", "kept": 16, "at": 0.1, "go_on": go_on}
+    shared = {"method": "pivoted-qr", "kept": 16, "at": 0.1}
+    for arm, settings in (
+        ("full", {}),
+        ("cut", {**shared, "go_on": True}),
+        ("at-once", {**shared, "go_on": False}),
+    ):
         result = {"arm": arm, "seed": 0, "axes": {}, "status": "done", "settings": settings}
+        result["configuration"] = {"model": {"state_dim": 64}}
         (tmp_path / "lm").mkdir(exist_ok=True)
         (tmp_path / "lm" / f"{arm}.json").write_text(json.dumps({**result, "figures": figures}))
     at_once, trained = summaries.cuts(tmp_path, "lm"), summaries.compared(tmp_path, "lm")
     assert at_once["unit"] == "nats per byte"
     assert [row["seeds"] for row in at_once["table"]] == [[0]]
-    assert [(row["arm"], row["kept"]) for row in trained["table"]] == [("pivoted-qr", 16)]
+    assert [(row["arm"], row["kept"]) for row in trained["table"]] == [
+        ("full", 64),
+        ("pivoted-qr", 16),
+    ]
 
 
 def test_dampings_are_compared_with_the_full_model():
