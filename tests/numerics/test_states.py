@@ -124,6 +124,18 @@ def test_exchanges_end_where_none_gains_a_factor_in_volume():
             assert volume(columns, other) <= 2 * volume(columns, kept) * (1 + 1e-9)
 
 
+def test_exchanges_among_columns_that_depend_on_each_other_end(monkeypatch):
+    """There is no volume to gain but rounding."""
+    columns, calls = torch.randn(6, 40, generator=torch.Generator().manual_seed(4)).double(), []
+    cholesky = torch.linalg.cholesky_ex
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda A: calls.append(0) or cholesky(A))
+    for kept in (8, 12, 30):
+        gram = columns.mT @ columns + 1e-15 * torch.eye(40).double()
+        found = exchanged(gram, pivots(gram)[:kept])
+        assert len(found.unique()) == kept
+    assert len(calls) < 60
+
+
 def test_nothing_is_exchanged_without_a_gain_or_a_choice():
     gram = torch.diag(torch.tensor([9.0, 4.0, 1.0]))
     assert exchanged(gram, torch.tensor([0, 1])).tolist() == [0, 1]

@@ -12,6 +12,7 @@ Shapes as in `signals`; A entries of a state, S groups of signals.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -133,23 +134,24 @@ def exchanged(gram: Tensor, kept: Tensor, *, factor: float = 2.0) -> Tensor:
     gram = gram.detach().cpu().double()
     inside = torch.zeros(len(gram), dtype=torch.bool, device="cpu")
     inside[kept.cpu()] = True
-    # Each exchange at least doubles the volume, so there is an end; a singular start has none.
-    for _ in range(len(gram) ** 2):
+    before, volume = inside, -math.inf
+    while True:
         inner, outer = inside.nonzero()[:, 0], (~inside).nonzero()[:, 0]
         factors, failed = torch.linalg.cholesky_ex(gram[inner][:, inner])
-        if bool(failed) or not len(outer):
-            break
+        grown = -math.inf if bool(failed) else float(factors.diagonal().log().sum())
+        # log |det R_11|. Columns that depend on each other have no volume but rounding.
+        if not grown > volume + 0.5 * math.log(factor):
+            return before.nonzero()[:, 0]
         inverse = torch.cholesky_inverse(factors)
         across = gram[inner][:, outer]
         mixed = inverse @ across
         left = (gram.diagonal()[outer] - (across * mixed).sum(0)).clamp_min(0)
         gains = mixed.square() + inverse.diagonal()[:, None] * left
-        best = int(gains.argmax())
-        if not float(gains.flatten()[best]) > factor**2:
-            break
-        i, j = divmod(best, len(outer))
+        if not len(outer) or not float(gains.max()) > factor**2:
+            return inner
+        i, j = divmod(int(gains.argmax()), len(outer))
+        before, volume, inside = inside, grown, inside.clone()
         inside[inner[i]], inside[outer[j]] = False, True
-    return inside.nonzero()[:, 0]
 
 
 def balanced_bases(P: Tensor, Q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
