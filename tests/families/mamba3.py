@@ -12,10 +12,12 @@ INNER = HEADS * HEAD_DIM
 
 
 class RMSNormGated(nn.Module):
+    eps = 1e-20
+
     def __init__(self, width, group_size=None):
         super().__init__()
         self.weight = nn.Parameter(torch.rand(width) + 0.5)
-        self.eps, self.group_size = 1e-20, group_size
+        self.group_size = group_size
 
     def forward(self, x, z=None):
         parts = x.unflatten(-1, (-1, self.group_size or x.shape[-1]))

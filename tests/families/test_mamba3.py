@@ -28,8 +28,9 @@ def tokens(rows=3, length=13):
 
 @every_way
 @pytest.mark.parametrize("padded", [False, True])
-def test_the_layer_read_is_the_layer(kind, more, padded):
-    """By the operators for training, and one step at a time."""
+def test_the_layer_read_is_the_layer(kind, more, padded, monkeypatch):
+    """By the operators for training, and one step at a time; with an epsilon that is seen."""
+    monkeypatch.setattr(mamba3.RMSNormGated, "eps", 0.1)
     x, args = tokens(), ()
     if padded:
         if kind is mamba3.Mamba3:
@@ -87,6 +88,16 @@ def test_whole_planes_stay_with_their_angles(kind, more):
     assert torch.equal(few.view(many.shape), many)
     bias = old.B_bias.view(mamba3.HEADS, halves, FULL, 2)[:, :, kept]
     assert torch.equal(new.B_bias.view(bias.shape), bias)
+
+
+@pytest.mark.parametrize(("rank", "kept"), [(1, 2), (3, 4), (4, 4)])
+def test_a_layer_that_fits_its_kernels_keeps_to_sizes_that_do(rank, kept):
+    """An even number of planes, and a power of two of entries of B and C."""
+    model = mamba3.language_model(mamba3.Mamba3, 8)
+    (site,) = compress_(model, policy=FixedRank(rank), method="energy", data=[tokens()]).sites
+    assert site.after == kept
+    assert site.notes == ("of its 8 states it can keep 4, 2 and no other number",)
+    model(tokens())
 
 
 def test_a_fit_leaves_less_than_the_choice():

@@ -10,6 +10,9 @@ A state is a plane, together with two entries of the half that is not turned whe
 the proportion stays that the layer is built with. All heads and groups keep the same. The norms of
 B and C see fewer entries after a cut, and their weights make up for that on average.
 
+The kernels of mamba_ssm, which both packages run, take an even number of planes, and B and C with a
+power of two of entries. So a layer that fits them keeps to sizes that do.
+
 N states, H heads, P planes (= N), E entries of B (2 N or 4 N).
 Source: Mamba-3 (arXiv 2603.15569); parameters and equations as in `mamba_ssm`.
 """
@@ -45,6 +48,14 @@ def _halves(module: Any) -> int:
     return int(module.rotary_dim_divisor) // 2
 
 
+def _fitting(entries: int, planes: int) -> tuple[int, ...] | None:
+    """The sizes that fit the kernels; None where the size that there is does not either."""
+    made = entries * planes
+    if made & (made - 1) or planes % 2:
+        return None
+    return tuple(2**power for power in range(1, planes.bit_length()))
+
+
 def _axis(role: Role, halves: int, groups: int = 1) -> StateAxis:
     """B or C: pairs of the half that is turned, then of the other, in each group."""
     roles = (role,) * (2 * halves * groups)
@@ -64,6 +75,7 @@ class Mamba3Layer(MatrixStateLayer):
         self.heads = self.blocks = self.sharing = len(self.p["D"])
         self.width = self.p["out_proj.weight"].shape[1] // self.heads
         self.shared, self.entries = _groups(own), 2 * _halves(own)
+        self.possible = _fitting(self.entries, self.state_dim)
 
     def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
         """z, x, B, C, dt, A, trap, angles of the rows of the projection."""
@@ -170,7 +182,7 @@ class Mamba3Layer(MatrixStateLayer):
 @final
 @register_adapter("mamba_ssm.modules.mamba3.Mamba3", "fla.layers.mamba3.Mamba3")
 class Mamba3Adapter(MatrixStateAdapter):
-    """Selection of planes, the same in all heads; the rows that make B and C are fitted."""
+    """Selection of planes, the same in all heads; all that makes and turns them is fitted."""
 
     family = "Mamba-3"
     default = "elimination-fit"
