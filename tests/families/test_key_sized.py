@@ -17,6 +17,7 @@ from compressm import (
     accelerate_cpu,
     compress_,
     load_compressed,
+    resize_,
 )
 from compressm.errors import InputError
 from compressm.families import find_sites
@@ -54,6 +55,11 @@ def of_ours(model):
 
 
 def assert_read_as_it_is(model, x, **options):
+    """With an epsilon of the norm that is seen."""
+    for site in find_sites(model).values():
+        for part in site.module.modules():
+            if hasattr(part, "variance_epsilon"):
+                part.variance_epsilon = 0.1
     layer, hidden, seen, output = one_call(model, x, **options)
     output = output[0] if isinstance(output, tuple) else output
     s = layer.signals(hidden, seen)
@@ -175,6 +181,44 @@ def test_packed_sequences_are_refused(family):
     model, _ = cut(family)
     with pytest.raises(InputError, match="cu_seq_lens_q: packed sequences"):
         model(tokens(), use_cache=False, cu_seq_lens_q=torch.tensor([0, 5, 20]))
+
+
+def subclassed(layer):
+    kind = type(layer)
+
+    class Louder(kind):
+        def forward(self, *args, **options):
+            return super().forward(*args, **options)
+
+    layer.__class__ = Louder
+
+
+def patched(layer):
+    layer.forward = layer.forward
+
+
+@each
+@pytest.mark.parametrize("own", [subclassed, patched])
+def test_a_forward_that_ours_would_replace_is_refused(family, own):
+    """Also where no data are there to show what it does; nothing is changed."""
+    model, x = model_of(family), tokens()
+    own(layers(model)[0])
+    kinds = [type(layer) for layer in layers(model)]
+    with torch.no_grad():
+        before = model(x).logits
+        with pytest.raises(InputError, match="forward of"):
+            compress_(model, policy=FixedRank(CUT), method="magnitude")
+        assert [type(layer) for layer in layers(model)] == kinds
+        assert torch.equal(model(x).logits, before)
+
+
+def test_an_activation_that_ours_has_not_is_refused():
+    model, x = model_of("KimiLinear", hidden_act="gelu"), tokens()
+    with pytest.raises(InputError, match=r"activation 'gelu'.*expected silu"):
+        compress_(model, policy=FixedRank(CUT), method="magnitude")
+    resize_(model, dict.fromkeys(find_sites(model), CUT))
+    with pytest.raises(InputError, match=r"activation 'gelu'.*expected silu"):
+        model(x)
 
 
 RELATED = {

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.matrix_state.adapter import NO_STEPS, MatrixStateAdapter
-from compressm.families.matrix_state.gates import gate_of
+from compressm.families.matrix_state.gates import gate_of, require_silu
 from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue
 from compressm.families.matrix_state.recurrences import DeltaRule
 from compressm.numerics.matrix_state.signals import Signals
@@ -44,6 +44,7 @@ class ConvolvedDeltaLayer(MatrixStateLayer):
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         super().__init__(module, layout)
+        require_silu(module)
         channels = layout.parameters["conv1d.weight"]
         self.groups = self.blocks = channels.groups
         self.width = len(self.p[f"{self.norm}.weight"])

@@ -1,4 +1,4 @@
-"""Gates of the output that layers name by a word."""
+"""Activations and gates that layers name by a word."""
 
 from __future__ import annotations
 
@@ -30,3 +30,17 @@ def gate_of(layer: nn.Module, norm: object) -> Callable[[Tensor], Tensor]:
             f"expected {', '.join(_GATES)}"
         )
     return _GATES[kind]
+
+
+def require_silu(layer: nn.Module) -> None:
+    """Refuse a layer whose convolution is followed by something else than silu.
+
+    Raises:
+        InputError: its `activation` says so.
+    """
+    kind = getattr(layer, "activation", "silu")
+    if kind not in ("silu", "swish"):
+        raise InputError(
+            f"model: {type(layer).__name__} has the activation {kind!r} behind its convolution; "
+            "expected silu"
+        )

@@ -41,21 +41,27 @@ def register_forward(*layers: str, sizes: Sizes) -> Callable[[Forward], Forward]
     return add
 
 
-def _registered(kind: type) -> tuple[Callable[..., Any], Sizes] | None:
-    names = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)
-    return next((_FORWARDS[name] for name in names if name in _FORWARDS), None)
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _known_base(kind: type) -> Any:
+    """The class among the bases of a layer's class that there is a forward of ours for."""
+    return next((base for base in kind.__mro__ if _name(base) in _FORWARDS), None)
 
 
 def has_forward(module: nn.Module) -> bool:
-    """Whether there is a forward of ours for a layer."""
-    return _registered(type(module)) is not None
+    """Whether there is a forward of ours that does what a layer does."""
+    original: Any = original_class(module)
+    known = _known_base(original)
+    return known is not None and original.forward is known.forward
 
 
 def head_sizes(module: nn.Module) -> tuple[int, int]:
     """Values and keys of a head, of a layer that has a forward of ours."""
-    registered = _registered(type(module))
-    assert registered is not None
-    return registered[1](module)
+    known = _known_base(type(module))
+    assert known is not None
+    return _FORWARDS[_name(known)][1](module)
 
 
 @functools.cache
@@ -63,21 +69,38 @@ def key_sized(original: Any) -> Any:
     """The subclass of a layer's class that takes any number of keys.
 
     Raises:
-        InputError: there is no forward for it.
+        InputError: there is no forward for it, or it has another than the one that ours is like.
     """
-    registered = _registered(original)
-    if registered is None:
+    known = _known_base(original)
+    if known is None:
         raise InputError(f"layer: {original.__name__} has no forward for keys of another size")
-    return reclassed(original, registered[0], key_sized, KeySized)
+    if original.forward is not known.forward:
+        raise InputError(
+            f"model: {original.__name__} has a forward of its own, which a layer whose keys are "
+            f"cut could not run; cut a model with layers of {known.__name__} itself"
+        )
+    return reclassed(original, _FORWARDS[_name(known)][0], key_sized, KeySized)
 
 
 def class_at(module: nn.Module, values: int, keys: int) -> type[nn.Module]:
-    """The class of a layer with so many keys, and values, of a head."""
-    if keys != values:
-        original: Any = original_class(module)
-        kind: type[nn.Module] = key_sized(original)
-        return kind
-    return original_class(module) if isinstance(module, KeySized) else type(module)
+    """The class of a layer with so many keys, and values, of a head.
+
+    Raises:
+        InputError: it has a forward of its own that would go on being called, or never again.
+    """
+    ours = isinstance(module, KeySized)
+    if keys == values:
+        return original_class(module) if ours else type(module)
+    if ours:  # what was made of the class since, by sharding, stays
+        return type(module)
+    if "forward" in vars(module):
+        raise InputError(
+            f"model: the forward of a {type(module).__name__} was replaced (by the hooks of a "
+            "device map, or a patch), and a cut layer needs one of ours; undo that, cut, and do it "
+            "again"
+        )
+    kind: type[nn.Module] = key_sized(original_class(module))
+    return kind
 
 
 def why_not_stock(key: str, values: int, keys: int) -> str | None:

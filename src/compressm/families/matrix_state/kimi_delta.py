@@ -24,6 +24,7 @@ from compressm.families.matrix_state.convolved_delta import (
     ConvolvedDeltaLayer,
     separate_axes,
 )
+from compressm.families.matrix_state.gates import require_silu
 from compressm.families.matrix_state.key_sized import (
     class_at,
     masked,
@@ -132,6 +133,7 @@ def kimi_forward(
 ) -> Tensor:
     """What these layers compute, with the sizes of keys and values read from their tensors."""
     refuse_packed(kwargs)
+    require_silu(self)
     cache = kwargs.get("cache_params") if cache is None else cache
     u = masked(hidden_states, attention_mask)
     batch, steps = u.shape[:2]
