@@ -28,27 +28,27 @@ VARIANTS = {
     "GLA": [
         {},
         {"num_heads": 6, "num_kv_heads": 2, "use_short_conv": True},
-        {"feature_map": "relu", "clamp_min": -0.1, "use_output_gate": False},
+        {"feature_map": "relu", "clamp_min": -0.1, "use_output_gate": False, "norm_eps": 0.1},
         {"fuse_norm": False, "elementwise_affine": False, "num_kv_heads": 1},
     ],
     "RetNet": [
         {"num_heads": 4, "num_kv_heads": 2},
         {"use_short_conv": True, "num_heads": 3, "elementwise_affine": False},
-        {"feature_map": "relu", "fuse_norm": False},
+        {"feature_map": "relu", "fuse_norm": False, "norm_eps": 0.1},
     ],
     "DeltaNet": [
         {"use_short_conv": True, "conv_bias": True, "use_gate": False},
         {"qk_activation": "elu", "qk_norm": "sum", "allow_neg_eigval": True, "num_heads": 3},
         {"qk_activation": "relu", "use_beta": False, "use_short_conv": True},
-        {"qk_activation": "identity", "qk_norm": "l2"},
+        {"qk_activation": "identity", "qk_norm": "l2", "norm_eps": 0.1},
     ],
     "GatedDeltaNet": [
         {"num_v_heads": 6, "use_short_conv": True, "conv_bias": True},
-        {"num_heads": 3, "use_gate": False, "allow_neg_eigval": True},
+        {"num_heads": 3, "use_gate": False, "allow_neg_eigval": True, "norm_eps": 0.1},
     ],
     "KDA": [
         {"num_v_heads": 6, "use_short_conv": True, "lower_bound": -5.0},
-        {"num_v_heads": 4, "key_head_gates": True},
+        {"num_v_heads": 4, "key_head_gates": True, "norm_eps": 0.1},
         {"allow_neg_eigval": True, "num_heads": 3, "use_short_conv": True, "conv_bias": True},
     ],
 }

@@ -24,7 +24,7 @@ KINDS = {
     "fused": {"weight_mode": "fused"},
     "fused bias": {"weight_mode": "fused", "use_bias": True},
     "train": {"mode": "train", "return_last_states": True, "chunk_size": 4},
-    "values": {"v_dim_factor": 0.5, "gate_soft_cap": 3.0},
+    "values": {"v_dim_factor": 0.5, "gate_soft_cap": 3.0, "norm_eps": 0.1},
 }
 kinds = pytest.mark.parametrize("kind", KINDS)
 

@@ -111,7 +111,7 @@ def _heads(module: Any, norm: str) -> tuple[int, int]:
     "transformers.models.lara_mini.modeling_lara_mini.LaraMiniGatedDeltaNet",
 )
 class GatedDeltaNetAdapter(ConvolvedDeltaAdapter):
-    """Selection of key dimensions in every key head; the rows that make them are fitted."""
+    """Selection of key dimensions in every key head; all that makes them is fitted."""
 
     family = "Gated DeltaNet"
     config_keys = ("linear_key_head_dim",)

@@ -124,7 +124,7 @@ class FlaKimiDeltaLayer(FlaDeltaLayer):
 @final
 @register_adapter("fla.layers.delta_net.DeltaNet")
 class FlaDeltaNetAdapter(FlaAdapter):
-    """Selection of key dimensions in every head; the rows that make them are fitted."""
+    """Selection of key dimensions in every head; all that makes them is fitted."""
 
     family = "DeltaNet of fla"
     reads = FlaDeltaNetLayer
@@ -167,7 +167,7 @@ def _by_head_dim(module: nn.Module, decays: Mapping[str, int]) -> Layout:
 @final
 @register_adapter("fla.layers.gated_deltanet.GatedDeltaNet")
 class FlaGatedDeltaNetAdapter(FlaAdapter):
-    """Selection of key dimensions in every key head; the rows that make them are fitted."""
+    """Selection of key dimensions in every key head; all that makes them is fitted."""
 
     family = "Gated DeltaNet of fla"
     reads = FlaGatedDeltaNetLayer
@@ -184,7 +184,7 @@ class FlaGatedDeltaNetAdapter(FlaAdapter):
 @final
 @register_adapter("fla.layers.kda.KimiDeltaAttention")
 class FlaKimiDeltaAdapter(FlaAdapter):
-    """Selection of key dimensions and their decays; the rows of keys and queries are fitted."""
+    """Selection of key dimensions and their decays; all that makes them is fitted."""
 
     family = "Kimi delta attention of fla"
     reads = FlaKimiDeltaLayer

@@ -85,7 +85,7 @@ _SETTLED = dict.fromkeys(
 @final
 @register_adapter("fla.layers.multiscale_retention.MultiScaleRetention")
 class FlaRetentionAdapter(FlaAdapter):
-    """Every m-th plane of rotation stays, in all heads; the rows that make them are fitted."""
+    """Every m-th plane of rotation stays, in all heads; all that makes them is fitted."""
 
     family = "RetNet of fla"
     reads = FlaRetentionLayer
