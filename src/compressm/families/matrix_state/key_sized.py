@@ -99,7 +99,8 @@ def class_at(module: nn.Module, values: int, keys: int) -> type[nn.Module]:
             "device map, or a patch), and a cut layer needs one of ours; undo that, cut, and do it "
             "again"
         )
-    kind: type[nn.Module] = key_sized(original_class(module))
+    original: Any = original_class(module)
+    kind: type[nn.Module] = key_sized(original)
     return kind
 
 
