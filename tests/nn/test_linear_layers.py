@@ -7,7 +7,12 @@ import torch
 
 from compressm.errors import InputError
 from compressm.nn import DSS, S4D, S5, LinOSS, make_layer
+from compressm.nn.continuous import discretised
+from compressm.nn.linoss import oscillations
 from compressm.nn.registry import StateSpaceLayer
+from compressm.numerics import DISCRETISATIONS
+
+F32, F64 = torch.float32, torch.float64
 
 CASES = {
     "s5-zoh": (S5, {}),
@@ -161,6 +166,25 @@ def test_oscillators_that_are_hardly_any():
         y, state = layer.step(u[:, t], state)
         outputs.append(y)
     torch.testing.assert_close(torch.stack(outputs, 1), layer(u), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scheme", ["im", "imex"])
+def test_slow_oscillators_decay_as_they_should_in_float32(scheme):
+    """A decay of 5e-7, which is below what float32 tells of |λ|."""
+    A, log_step = torch.tensor([0.0, 1e-4, 0.5]), torch.tensor([0.0, -1.0, 0.5])
+    single, double = (oscillations(A.to(t), log_step.to(t), scheme)[0] for t in (F32, F64))
+    torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-13)
+
+
+@pytest.mark.parametrize("rule", ["zoh", "bilinear"])
+def test_slow_and_fast_poles_keep_their_digits_in_float32(rule):
+    Lambda = torch.complex(-torch.logspace(-4, 3.5, 16), torch.linspace(-40, 40, 16))
+    step = torch.tensor(1e-3)
+    single, _, _ = discretised(Lambda, step, rule)
+    double, _, _ = discretised(Lambda.to(torch.complex128), step.double(), rule)
+    torch.testing.assert_close(single.double(), double, rtol=2e-6, atol=0)
+    lam, _ = DISCRETISATIONS[rule].forth(Lambda.to(torch.complex128), step.double())
+    torch.testing.assert_close(torch.exp(-double), lam.abs(), rtol=1e-14, atol=0)
 
 
 def test_layers_can_be_made_by_name(layer):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from compressm.nn import SequenceClassifier
+from compressm.nn import LAYERS, SequenceClassifier
+from compressm.nn.matrix_state.base import MatrixStateLayer
 from compressm.train.config import OptimConfig
 from compressm.train.optim import build_optimizer, build_scheduler, parameter_groups, rate_factor
 
@@ -32,7 +33,15 @@ def test_groups_hold_every_parameter_once(model):
     assert settings == {"ssm": (0.005, 0.0), "matrices": (0.01, 0.1), "vectors": (0.01, 0.0)}
 
 
-@pytest.mark.parametrize("layer", ["lru", "s5", "s4d", "linoss"])
+# A matrix-valued state moves by what the input says; of other layers the dynamics are numbers.
+LINEAR = [
+    name
+    for name, make in LAYERS.items()
+    if isinstance(make, type) and not issubclass(make, MatrixStateLayer)
+]
+
+
+@pytest.mark.parametrize("layer", LINEAR)
 def test_what_moves_the_state_does_not_decay(layer):
     model = SequenceClassifier(
         input="real", features=1, width=4, state_dim=3, depth=1, classes=2, layer=layer
@@ -50,7 +59,7 @@ def test_what_moves_the_state_does_not_decay(layer):
     }
     assert dynamics
     assert dynamics <= groups["ssm"]
-    outputs = {id(p) for name, p in layer.named_parameters() if name.startswith(("C", "D"))}
+    outputs = {id(p) for name, p in layer.named_parameters() if name.startswith(("C", "D", "W"))}
     assert not outputs & groups["ssm"]
 
 

@@ -28,7 +28,7 @@ class HankelNuclearNorm(Baseline):
     """loss + weight * sum over layers of Σ_i σ_i, then truncation to `kept` states.
 
     σ are the Hankel singular values of the real map of each layer, at the parameters of the step.
-    For linear time-invariant layers (LRU, S5, S4D with all channels); others are refused.
+    For linear time-invariant layers (LRU, S5, S4D and DSS with all channels); others are refused.
 
     Attributes:
         kept: states of every layer after the truncation.

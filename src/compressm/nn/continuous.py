@@ -15,6 +15,8 @@ from compressm.errors import InputError
 Rule = Literal["zoh", "bilinear"]
 # Poles are kept this far on the stable side.
 MARGIN = 1e-4
+# Of |λ|² this much below one, the logarithm is that of the number itself.
+_FAR = 0.5
 
 
 def check_rule(layer: str, rule: str) -> None:
@@ -47,5 +49,10 @@ def discretised(Lambda: Tensor, step: Tensor, rule: Rule) -> tuple[Tensor, Tenso
     z = Lambda * step
     if rule == "zoh":
         return -z.real, z.imag, torch.expm1(z) / Lambda
-    lam = (1 + z / 2) / (1 - z / 2)
-    return -lam.abs().log(), lam.angle(), step / (1 - z / 2)
+    ahead, behind = 1 + z / 2, 1 - z / 2
+    lam = ahead / behind
+    # |λ|² - 1, to all digits near the circle, where |λ| in float32 has few of them left.
+    growth = 2 * z.real / (behind.real.square() + behind.imag.square())
+    near = growth > -_FAR
+    slow = torch.log1p(growth.clamp_min(-_FAR)) / 2
+    return -torch.where(near, slow, lam.abs().log()), lam.angle(), step / behind

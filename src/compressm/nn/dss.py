@@ -50,6 +50,8 @@ class DSS(ChannelLayer):
             `length` does not go with it.
     """
 
+    ssm_parameters = frozenset({"Lambda_re", "Lambda_im", "log_dt"})
+
     Lambda_re: nn.Parameter
     Lambda_im: nn.Parameter
     W_re: nn.Parameter

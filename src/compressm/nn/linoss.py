@@ -143,17 +143,20 @@ def oscillations(A: Tensor, log_step: Tensor, scheme: Scheme) -> tuple[Tensor, T
     """Decay `-log|λ|` and phase (N,), and the weights c (N,) with `x = Re(c ξ)`.
 
     ξ_k = λ ξ_{k-1} + B u_k is the mode; the other eigenvalue is its conjugate.
-        imex:  λ = 1 - s/2 + i sqrt(s (1 - s/4))
-        im:    λ = (1 + i sqrt(s)) / (1 + s)
+        imex:  λ = 1 - s/2 + i sqrt(s (1 - s/4)),  |λ| = 1
+        im:    λ = (1 + i sqrt(s)) / (1 + s),      |λ|² = 1 / (1 + s)
     """
     step, s = _stiffness(A, log_step, scheme)
+    # The decay is known, where |λ| would leave an oscillator of float32 half of its digits.
     if scheme == "imex":
         re, im, gain = 1 - s / 2, torch.sqrt(s * (1 - s / 4)), step.square()
+        decay = torch.zeros_like(s)
     else:
         re, im, gain = 1 / (1 + s), torch.sqrt(s) / (1 + s), step.square() / (1 + s)
+        decay = torch.log1p(s) / 2
     # x_k - 2 Re λ x_{k-1} + |λ|² x_{k-2} = gain B u_k has the response gain Im(λ^{k+1}) / Im λ.
     weight = gain * torch.complex(re, im) / (1j * im)
-    return -torch.log(re.square() + im.square()) / 2, torch.atan2(im, re), weight
+    return decay, torch.atan2(im, re), weight
 
 
 def _stiffness(A: Tensor, log_step: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:

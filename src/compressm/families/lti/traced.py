@@ -39,7 +39,8 @@ def traced_system(site: Site) -> StateSpace:
     if not isinstance(site.adapter, Traced):
         raise InputError(
             f"layer {site.name!r}: {site.adapter.family} layers have no Hankel singular values "
-            "that gradients can follow; linear time-invariant ones that decay (LRU, S5, S4D) have"
+            "that gradients can follow; linear time-invariant ones that decay (LRU, S5, S4D, DSS) "
+            "have"
         )
     live = {name: value.cpu().double() for name, value in site.module.named_parameters()}
     return site.adapter.system(site.module, live)
