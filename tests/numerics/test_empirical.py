@@ -8,6 +8,8 @@ import torch
 from compressm.errors import InputError
 from compressm.numerics import StateMoments, StateSpace, adjoint, gramians
 from compressm.numerics.lti import empirical as empirical_module
+from compressm.numerics.lti import simulation
+from compressm.numerics.sampling import content_keys, sampled_steps
 from tests.numerics.systems import (
     C128,
     F64,
@@ -109,6 +111,30 @@ def test_a_random_subset_of_steps_estimates_the_moment():
     assert torch.equal(few.moment, same.moment)
     all_of_it = StateMoments(s, max_samples=10**9).update(u)
     assert torch.equal(all_of_it.moment, exact.moment)
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 301), (3, 128), (5, 90)])
+@pytest.mark.parametrize("samples", [3, 20, 60])
+@pytest.mark.parametrize("held", [1, 2**21])
+def test_steps_between_samples_are_gone_over_at_once(monkeypatch, batch, length, samples, held):
+    """Poles inside, on and outside the circle, one at zero; blocks, chunks and masks at any end."""
+    monkeypatch.setattr(empirical_module, "_CHUNK", held)
+    assert simulation.block_length(batch * length, samples) > 1
+    g = generator(4)
+    A = torch.polar(torch.rand(2, 4, dtype=F64, generator=g), torch.ones(2, 4, dtype=F64))
+    A[0, :3] = torch.tensor([0.0, 1.01, 1.0], dtype=C128)
+    B, C = torch.randn(2, 2, 4, dtype=C128, generator=g)
+    s = StateSpace(A=A, B=B[..., None], C=C[:, None], real_output=True)
+    u, mask = noise(batch, length, 2), torch.rand(batch, length, generator=g) > 0.2
+    moments = StateMoments(s, max_samples=samples).update(u, mask)
+    u = u.masked_fill(~mask[..., None], 0)
+    keep = sampled_steps(content_keys(u), length, max(1, round(samples / batch))) & mask
+    assert moments.count == int(keep.sum())
+    for k in range(2):
+        one = StateSpace(A=A[k], B=B[k, :, None], C=C[k, None], real_output=True)
+        x = simulate(one, u[..., k : k + 1])[0][keep]
+        x = torch.cat([x.real, x.imag], 1)
+        assert relative(moments.moment[k], x.T @ x / len(x)) < 1e-12
 
 
 @pytest.mark.parametrize("real_output", [True, False])

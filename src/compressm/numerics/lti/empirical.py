@@ -17,7 +17,12 @@ from torch import Tensor
 from compressm.errors import InputError
 from compressm.numerics.checks import as_double, require_finite
 from compressm.numerics.lti.groups import split_channels
-from compressm.numerics.lti.simulation import applied, driven_states
+from compressm.numerics.lti.simulation import (
+    applied,
+    block_length,
+    driven_states,
+    sampled_states,
+)
 from compressm.numerics.lti.system import StateSpace
 from compressm.numerics.sampling import content_keys, sampled_steps
 
@@ -106,10 +111,14 @@ class StateMoments:
         gain = stand_for / samples if samples else 0.0
         dtype = torch.promote_types(s.A.dtype, u.dtype)
         x = torch.zeros(batch, *s.B.shape[:-1], dtype=dtype, device="cpu")
-        chunk = max(1, min(length, _CHUNK // max(1, x.numel())))
-        u = split_channels(u, s.groups)
+        block = self._block(u, int(steps.sum()))
+        held = x.numel() // s.order * max(s.order, block)
+        chunk = min(length, block * max(1, _CHUNK // max(1, held)))
         for start in range(0, length, chunk):
-            x = self._scan(x, u[:, start : start + chunk], weight & steps, start, gain)
+            part = slice(start, start + chunk)
+            states, x = self._states(x, u[:, part], (weight & steps)[:, part], block)
+            moment = _real_moment(states) if self._real else states.mT @ states.conj()
+            self._sum += gain * moment.to(self._sum.dtype)
         self._count += samples
         self._weight += gain * samples
         return self
@@ -129,17 +138,25 @@ class StateMoments:
         keep = max(1, round(self._max_samples / batch))
         return sampled_steps(content_keys(u), length, keep, seed=self._seed)
 
-    def _scan(self, x: Tensor, u: Tensor, recorded: Tensor, start: int, gain: float) -> Tensor:
-        """Run the recursion over one chunk, add its states to the sum, return the last state."""
-        s, stop = self._system, start + u.shape[1]
-        drive = driven_states(s, _driven(u.transpose(0, 1), s.B).to(x.dtype), x)
-        counted = recorded[:, start:stop].mT
-        states = drive.flatten(0, 1) if bool(counted.all()) else drive[counted]
-        if s.groups is not None:
-            states = states.transpose(0, 1)
-        moment = _real_moment(states) if self._real else states.mT @ states.conj()
-        self._sum += gain * moment.to(self._sum.dtype)
-        return drive[-1]
+    def _block(self, u: Tensor, samples: int) -> int:
+        """How many steps to go over at once; one where all states are computed."""
+        s = self._system
+        known = s.diagonal and s.groups is not None and s.inputs == 1 and s.A.is_complex()
+        if not known or u.is_complex():
+            return 1
+        return block_length(u.shape[0] * u.shape[1], samples)
+
+    def _states(self, x: Tensor, u: Tensor, recorded: Tensor, block: int) -> tuple[Tensor, Tensor]:
+        """The recorded states ([G,] n, N) of a part of the sequences, and the last ones."""
+        s = self._system
+        if block > 1:
+            states, last = sampled_states(s, u, recorded, x, block)
+        else:
+            v = _driven(split_channels(u, s.groups).transpose(0, 1), s.B)
+            drive = driven_states(s, v.to(x.dtype), x)
+            counted, last = recorded.mT, drive[-1]
+            states = drive.flatten(0, 1) if bool(counted.all()) else drive[counted]
+        return (states if s.groups is None else states.transpose(0, 1)), last
 
 
 def _driven(u: Tensor, B: Tensor) -> Tensor:
