@@ -9,9 +9,10 @@ from compressm.families.lti.both_ways import joined, output_gradient
 from compressm.families.lti.dss import DSSAdapter
 from compressm.families.lti.s4d import S4DAdapter
 from compressm.families.lti.s5 import S5Adapter
-from compressm.nn import DSS, S4D, S5
+from compressm.nn import DSS, LRU, S4D, S5, LinOSS
 from compressm.nn.continuous import MARGIN
 from compressm.numerics import hinf_error
+from compressm.spectrum import StateCost
 
 F64 = torch.float64
 ADAPTERS = {S5: S5Adapter(), S4D: S4DAdapter(), DSS: DSSAdapter()}
@@ -95,6 +96,15 @@ def test_slow_states_get_steps_under_which_the_layer_can_have_them(rule):
     (site,) = compress_(model, policy=FixedRank(4), method="real-pairs").sites
     assert float(model.Lambda_re.detach().max()) <= -MARGIN
     assert hinf_error(full, ADAPTERS[S5].read(model)) <= site.bound * (1 + 1e-6)
+
+
+def test_a_state_costs_what_it_takes_in_the_stream():
+    """Of 32 bits: real and imaginary part, of each channel where each has states of its own."""
+    made = {LRU(3, 8): (15, 8), S5(3, 8): (15, 8), S4D(3, 8): (12, 24), DSS(3, 8): (12, 24)}
+    made |= {LinOSS(3, 8): (8, 8), S5(3, 8, bidirectional=True): (21, 8)}
+    for model, (parameters, state_bytes) in made.items():
+        (spectrum,) = measure(model, method="magnitude").values()
+        assert spectrum.cost == StateCost(parameters=parameters, state_bytes=state_bytes)
 
 
 def test_an_s5_that_reads_both_ways_stays_within_its_bound():

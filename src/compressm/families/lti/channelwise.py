@@ -9,23 +9,21 @@ the same number. Inputs are ones, so the scale of a state is fixed, phase and al
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, final
+from collections.abc import Mapping
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 from compressm.edits import Edit, Project, Reset, Selection
 from compressm.families.layout import Layout, StateAxis
-from compressm.families.lti.adapter import LinearAdapter
+from compressm.families.lti.own_layers import OwnLinearAdapter
 from compressm.families.lti.traced import doubles
 from compressm.families.lti.writing import kept_states, unit_inputs, written
-from compressm.nn.channels import ChannelLayer
 from compressm.numerics import Reduction, StateSpace
-from compressm.spectrum import StateCost
 
 
-class ChannelAdapter(LinearAdapter):
+class ChannelAdapter(OwnLinearAdapter):
     """Base of these families.
 
     Attributes:
@@ -50,21 +48,6 @@ class ChannelAdapter(LinearAdapter):
     def layout(self, module: nn.Module) -> Layout:
         readout = dict.fromkeys(self.readout, StateAxis(1, roles=("read",)))
         return Layout(parameters=dict.fromkeys(self.poles, StateAxis(1)) | readout)
-
-    @final
-    def cost(self, module: nn.Module) -> StateCost:
-        assert isinstance(module, ChannelLayer)
-        return StateCost(
-            parameters=self.layout(module).parameters_per_state(module),
-            state_bytes=2 * module.width * module.D.element_size(),
-        )
-
-    @final
-    def inputs(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[Tensor, Tensor | None]:
-        given = dict(zip(("u", "mask"), args, strict=False)) | dict(kwargs)
-        return given["u"], given.get("mask")
 
     @final
     @torch.no_grad()

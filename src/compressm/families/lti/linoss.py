@@ -9,31 +9,29 @@ new eigenvalue would have no place, and a readout has one real number for an osc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compressm.edits import Edit, Selection
 from compressm.errors import InputError
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis
-from compressm.families.lti.adapter import LinearAdapter
+from compressm.families.lti.own_layers import OwnLinearAdapter
 from compressm.families.lti.traced import doubles
 from compressm.families.lti.writing import kept_states
 from compressm.families.structure import Tensors
 from compressm.nn import LinOSS
 from compressm.nn.linoss import oscillations
 from compressm.numerics import Reduction, StateSpace
-from compressm.spectrum import StateCost
 
 _ROWS = ("A", "log_step", "B")
 
 
 @final
 @register_adapter(LinOSS)
-class LinOSSAdapter(LinearAdapter):
+class LinOSSAdapter(OwnLinearAdapter):
     """Selection of oscillators, with a readout refitted to the positions of those that stay."""
 
     family = "LinOSS"
@@ -50,19 +48,6 @@ class LinOSSAdapter(LinearAdapter):
         rows = dict.fromkeys(("A", "log_step"), StateAxis(0))
         ends = {"B": StateAxis(0, ("write",)), "C": StateAxis(1, ("read",))}
         return Layout(parameters=rows | ends)
-
-    def cost(self, module: nn.Module) -> StateCost:
-        assert isinstance(module, LinOSS)
-        return StateCost(
-            parameters=self.layout(module).parameters_per_state(module),
-            state_bytes=2 * module.D.element_size(),
-        )
-
-    def inputs(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[Tensor, Tensor | None]:
-        given = dict(zip(("u", "mask"), args, strict=False)) | dict(kwargs)
-        return given["u"], given.get("mask")
 
     @torch.no_grad()
     def read(self, module: nn.Module) -> StateSpace:

@@ -8,8 +8,8 @@ arXiv 2303.06349, section 3.3), so a reduced system must be diagonal, stable, an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, final
+from collections.abc import Mapping
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from compressm.edits import Edit, Project, Reset, Selection, Transport
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis
-from compressm.families.lti.adapter import LinearAdapter
+from compressm.families.lti.own_layers import OwnLinearAdapter
 from compressm.families.lti.traced import doubles
 from compressm.families.lti.writing import kept_length, kept_states, written
 from compressm.families.structure import Tensors
 from compressm.nn import LRU
 from compressm.numerics import Reduction, StateSpace, disc_defect, width
-from compressm.spectrum import StateCost
 
 # A phase below this share of the width 1 - |λ| of its resonance changes nothing: the response is
 # that of a real pole to ten digits.
@@ -38,7 +37,7 @@ _B, _C = ("B_re", "B_im"), ("C_re", "C_im")
 
 @final
 @register_adapter(LRU)
-class LRUAdapter(LinearAdapter):
+class LRUAdapter(OwnLinearAdapter):
     """Any balanced basis or selection of modes fits an LRU after diagonalisation."""
 
     family = "LRU"
@@ -46,24 +45,11 @@ class LRUAdapter(LinearAdapter):
         needed=("nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D")
     )
 
-    def cost(self, module: nn.Module) -> StateCost:
-        assert isinstance(module, LRU)
-        # ν, θ, γ, and the real and imaginary parts of a row of B and a column of C.
-        return StateCost(
-            parameters=3 + 4 * module.width, state_bytes=2 * module.nu_log.element_size()
-        )
-
     def layout(self, module: nn.Module) -> Layout:
         poles = dict.fromkeys(("nu_log", "theta_log", "gamma_log"), StateAxis(0))
         rows = dict.fromkeys(_B, StateAxis(0, roles=("write",)))
         columns = dict.fromkeys(_C, StateAxis(1, roles=("read",)))
         return Layout(parameters=poles | rows | columns)
-
-    def inputs(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[Tensor, Tensor | None]:
-        given = dict(zip(("u", "mask"), args, strict=False)) | dict(kwargs)
-        return given["u"], given.get("mask")
 
     @torch.no_grad()
     def read(self, module: nn.Module) -> StateSpace:

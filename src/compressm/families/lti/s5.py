@@ -8,8 +8,8 @@ diagonalisation; λ goes back to Λ under the steps that are kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, final
+from collections.abc import Mapping
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from compressm.edits import Edit, Project, Reset, Selection, Transport
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis
-from compressm.families.lti.adapter import LinearAdapter
+from compressm.families.lti.own_layers import OwnLinearAdapter
 from compressm.families.lti.traced import doubles
 from compressm.families.lti.writing import kept_length, kept_states, written
 from compressm.families.structure import Tensors
 from compressm.nn import S5
 from compressm.nn.continuous import MARGIN, stable
 from compressm.numerics import DISCRETISATIONS, Reduction, StateSpace, undiscretise, width
-from compressm.spectrum import StateCost
 
 _POLES, _B, _C = ("Lambda_re", "Lambda_im", "log_step"), ("B_re", "B_im"), ("C_re", "C_im")
 _BACK = ("C2_re", "C2_im")
@@ -32,7 +31,7 @@ _BACK = ("C2_re", "C2_im")
 
 @final
 @register_adapter(S5)
-class S5Adapter(LinearAdapter):
+class S5Adapter(OwnLinearAdapter):
     """Any balanced basis or selection of modes fits an S5 after diagonalisation."""
 
     family = "S5"
@@ -45,19 +44,6 @@ class S5Adapter(LinearAdapter):
         rows = dict.fromkeys(_B, StateAxis(0, roles=("write",)))
         read = dict.fromkeys(columns, StateAxis(1, roles=("read",)))
         return Layout(parameters=poles | rows | read)
-
-    def cost(self, module: nn.Module) -> StateCost:
-        assert isinstance(module, S5)
-        return StateCost(
-            parameters=self.layout(module).parameters_per_state(module),
-            state_bytes=2 * module.D.element_size(),
-        )
-
-    def inputs(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[Tensor, Tensor | None]:
-        given = dict(zip(("u", "mask"), args, strict=False)) | dict(kwargs)
-        return given["u"], given.get("mask")
 
     @torch.no_grad()
     def read(self, module: nn.Module) -> StateSpace:
