@@ -111,6 +111,13 @@ def test_adapters_of_installed_packages_are_found_when_somebody_looks(tmp_path):
     assert "UserWarning: the installed plug-in halves" in run.stderr
 
 
+def test_a_plug_in_that_fails_in_any_way_does_not_stop_ours(tmp_path):
+    where = install(tmp_path, "raise ValueError('no such device')")
+    code = where + "import compressm\nprint(*compressm.measure(compressm.nn.LRU(2, 3)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "plug-in halves (somebody) cannot be imported: ValueError: no such device" in run.stderr
+
+
 def test_the_command_line_imports_what_installed_packages_register(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("compressm.cli.require_plugins", lambda: asked.append("plug-ins"))

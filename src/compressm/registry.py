@@ -114,10 +114,10 @@ def import_plugins() -> tuple[str, ...]:
         for plugin in entry_points(group=PLUGINS):
             try:
                 plugin.load()
-            except ImportError as error:
+            except Exception as error:  # noqa: BLE001 - somebody else's code; it must not stop ours
                 wrong.append(
                     f"the installed plug-in {plugin.name} ({plugin.value}) cannot be imported: "
-                    f"{error}; mend or uninstall it"
+                    f"{type(error).__name__}: {error}; mend or uninstall it"
                 )
     finally:
         _LOADING.reset(loading)

@@ -20,6 +20,7 @@ from compressm.testing.exactness import Exactness
 from compressm.testing.finding import Finding
 from compressm.testing.padding import pad_by_layout, reordered
 from compressm.testing.running import Running
+from compressm.testing.suite import _FITS
 from compressm.testing.training import Training
 
 
@@ -69,6 +70,13 @@ class Halving(LRUAdapter):
     def write(self, module, reduction):
         *others, C = super().write(module, reduction)
         return [*others, replace(C, values=tuple(value / 2 for value in C.values))]
+
+
+class Sparing(LRUAdapter):
+    """Leaves a parameter as it was."""
+
+    def write(self, module, reduction):
+        return super().write(module, reduction)[:-1]
 
 
 class OfNoRoles(LRUAdapter):
@@ -126,6 +134,17 @@ def test_a_layer_that_was_to_be_refused_and_is_not_is_found():
         Finding().test_what_cannot_be_cut_is_refused(case, "the same")
 
 
+def test_a_layer_that_nobody_knows_is_no_refusal():
+    case = replace(case_of(LRUAdapter), refused={"another": lambda states: nn.Linear(3, states)})
+    with pytest.raises(AssertionError, match="'another' has no layer of a registered type"):
+        Finding().test_what_cannot_be_cut_is_refused(case, "another")
+
+
+def test_a_parameter_that_is_never_written_is_found():
+    with pytest.raises(AssertionError):
+        Exactness().test_keeping_every_state_writes_what_was_read(case_of(Sparing))
+
+
 def test_padding_and_order_follow_from_the_layout():
     case = case_of(LRUAdapter)
     model, inputs = case.build(5), case.inputs()
@@ -148,6 +167,11 @@ def test_a_case_that_says_nothing_to_cut_is_refused():
     two = Case(build=lambda n: nn.Sequential(LRU(2, n), LRU(2, n)), inputs=list)
     with pytest.raises(InputError, match="build: expected one compressible layer, got 0, 1"):
         _ = two.adapter
+
+
+def test_fits_are_short_where_the_suite_runs_and_nowhere_else():
+    for fit, name, few in _FITS:
+        assert fit.__kwdefaults__[name] > few
 
 
 def test_several_cases_are_told_apart_by_their_names():

@@ -49,6 +49,15 @@ def test_best_by_loss(saved):
     assert best.step == 1
 
 
+@pytest.mark.parametrize("losses", [(2.0, math.nan, 3.0), (math.nan, 2.0, math.nan, 3.0)])
+def test_a_loss_that_is_no_number_is_never_the_best(saved, losses):
+    best = best_of(nn.Linear(2, 2), saved, "val/loss")
+    for step, loss in enumerate(losses):
+        best.consider(step, figures(0.1, loss))
+    assert best.step == losses.index(2.0)
+    assert saved[-1][1] == best.step
+
+
 def test_a_cut_starts_the_search_anew(saved):
     model = nn.Sequential(nn.Linear(3, 2))
     best = best_of(model, saved)

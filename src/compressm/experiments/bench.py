@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -216,19 +217,22 @@ class Bench:
         return self._conclude(live, record)
 
     def _validate(self, live: Live, record: dict[str, Any]) -> None:
-        key, sign = self.monitor
         row = {"step": live.step, **self.figures(live.model, "val")}
         record["curve"].append(row)
         record["costs"].append(dataclasses.asdict(live.cost))
-        if row is min(_final(live, record["curve"]), key=lambda r: sign * r[key], default=None):
+        if row is min(_final(live, record["curve"]), key=self._place, default=None):
             record["best"] = copy.deepcopy(live.model.state_dict())
         self._say(live.step, self.steps)
 
+    def _place(self, row: Figures) -> float:
+        """The smaller, the better; what is no number comes last."""
+        key, sign = self.monitor
+        return math.inf if math.isnan(row[key]) else sign * row[key]
+
     def _conclude(self, live: Live, record: Mapping[str, Any]) -> Figures:
         """The last model is tested first: the chosen one takes its place."""
-        key, sign = self.monitor
         curve = record["curve"]
-        chosen = min(_final(live, curve), key=lambda r: sign * r[key])
+        chosen = min(_final(live, curve), key=self._place)
         last = {**curve[-1], **self.figures(live.model, "test")}
         best = last
         if chosen["step"] != live.step:

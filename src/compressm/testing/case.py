@@ -85,6 +85,12 @@ class Case:
         return tuple(self.adapter.methods if self.methods is None else self.methods)
 
     @property
+    def plain(self) -> str:
+        """A method without data, fit or chance, for tests of what is the same after every cut."""
+        known = ("real-pairs-h2", "modes-h2", "magnitude")
+        return next((name for name in known if name in self.adapter.methods), "auto")
+
+    @property
     def seeing(self) -> tuple[str, ...]:
         """The methods that notice that states cannot matter."""
         return tuple(name for name in self.every_method if name not in self.blind)

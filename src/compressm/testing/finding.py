@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm.errors import InputError
-from compressm.families import find_sites
+from compressm.families import find_sites, sites_in
 from compressm.once import compress_, measure
 from compressm.policies import FixedRank
 from compressm.testing.case import Case
@@ -86,6 +86,8 @@ class Finding:
 
     def test_what_cannot_be_cut_is_refused(self, case: Case, refused: str) -> None:
         model = case.refused[refused](case.full)
+        # A layer that nobody has registered is no evidence of an adapter that refuses it.
+        assert sites_in(model), f"refused: {refused!r} has no layer of a registered type"
         before = copy.deepcopy(model.state_dict())
         with pytest.raises(InputError):
             compress_(model, policy=FixedRank(case.kept), data=case.calibration())

@@ -19,7 +19,7 @@ class Keeping:
 
     def test_a_small_state_dict_loads_into_a_full_size_model(self, case: Case) -> None:
         model, inputs = case.build(case.full), case.inputs()
-        case.cut(model)
+        case.cut(model, method=case.plain)
         fresh = case.build(case.full)
         load_compressed(fresh, model.state_dict())
         torch.testing.assert_close(fresh(inputs), model(inputs), rtol=0, atol=0)
@@ -34,7 +34,7 @@ class Keeping:
         moments, output = copy.deepcopy(optimizer.state_dict()), model(inputs)
         scores = iter([1.0, 0.0])
         guard = Guard(lambda: next(scores), max_drop=0.1, max_attempts=1)
-        event = case.cut(model, optimizer, guard=guard)
+        event = case.cut(model, optimizer, case.plain, guard=guard)
         assert event.kind == "rejected"
         assert said_sizes(case, model) == sizes
         torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
@@ -44,7 +44,7 @@ class Keeping:
     def test_averaged_copies_are_cut_along(self, case: Case) -> None:
         model, inputs = case.build(case.full), case.inputs()
         average = torch.optim.swa_utils.AveragedModel(model)
-        case.cut(model, ema=[average])
+        case.cut(model, method=case.plain, ema=[average])
         assert said_sizes(case, average.module) == said_sizes(case, model)
         torch.testing.assert_close(average(inputs), model(inputs))
 

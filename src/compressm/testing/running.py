@@ -54,13 +54,13 @@ class Running:
             warnings.simplefilter("ignore")  # of Dynamo, about what it traces
             program = torch.compile(model, backend="eager")
             compiled.agree(program(inputs), model(inputs))
-            compiled.cut(model)
+            compiled.cut(model, method=compiled.plain)
             compiled.agree(program(inputs), model(inputs))
         torch.compiler.reset()
 
     def test_streaming_equals_parallel(self, streamed: Case) -> None:
         assert streamed.stream is not None
         model, inputs = streamed.build(streamed.full), streamed.inputs()
-        streamed.cut(model)
+        streamed.cut(model, method=streamed.plain)
         found = streamed.stream(model, inputs)
         streamed.agree(found, model(inputs))

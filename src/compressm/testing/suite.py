@@ -8,6 +8,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from compressm.numerics.lti.output_fit import fit_to_outputs
+from compressm.numerics.matrix_state.descent import descend
+from compressm.numerics.matrix_state.fitting import fit_rows
 from compressm.testing.case import Case
 from compressm.testing.exactness import Exactness
 from compressm.testing.finding import Finding
@@ -15,6 +18,12 @@ from compressm.testing.keeping import Keeping
 from compressm.testing.running import Running
 from compressm.testing.training import Training
 
+# The searches of the methods that fit, and how many of their steps are enough here.
+_FITS: tuple[tuple[Any, str, int], ...] = (
+    (descend, "steps", 24),
+    (fit_rows, "iterations", 8),
+    (fit_to_outputs, "iterations", 12),
+)
 # One row: what a test is called with, and what its name ends with.
 Row = tuple[tuple[Any, ...], str]
 
@@ -26,7 +35,7 @@ def conformance(cases: Case | Mapping[str, Case]) -> type:
 
         TestMyLayer = conformance(Case(build=lambda states: MyLayer(8, states), inputs=batch))
 
-    The adapter must be registered by then. The class has no state, and draws from generators that
+    Methods that fit do so in a few steps. The adapter must be registered by then. The class has no state, and draws from generators that
     each test seeds.
 
     Args:
@@ -45,6 +54,12 @@ class _Suite:
     @pytest.fixture(autouse=True)
     def _seeded(self) -> None:
         torch.manual_seed(0)
+
+    @pytest.fixture(autouse=True)
+    def _short_fits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is tested holds after any number of steps, and fits would be most of the time."""
+        for fit, name, few in _FITS:
+            monkeypatch.setitem(fit.__kwdefaults__, name, few)
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One test for each case, and each of its methods where the test asks for one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class BestModel(pl.Callback):
 
     def _score(self, metrics: dict[str, float]) -> tuple[float, ...]:
         loss = -metrics["val/loss"]
+        loss = -math.inf if math.isnan(loss) else loss  # no order has a place for it
         return (loss,) if self.monitor == "val/loss" else (metrics["val/accuracy"], loss)
 
     def state_dict(self) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class FsddOptions:
     """Samples that are kept of the beginning of each recording, and how loud they are made.
 
     `normalise` "each" brings every recording to a root mean square of one (the loudest speaker is
-    seven times as loud as the softest); "standard" divides all by that of the training part.
+    seven times as loud as the softest); "standard" divides all by that of the recordings which are
+    not of the test part.
     """
 
     max_length: int = 8000

@@ -36,7 +36,8 @@ class Signals:
         late: (B, L, G, J) u_t, how much of it is written after the step was read; None: nothing.
         steps: (B, L, G, J) step sizes, which also scale what is written; None: there are none.
         beta: (B, L, G, J), how much of what a key finds is replaced; None: no delta rule.
-        gate: (B, L, G, J, V), what the output is multiplied with on its way out of the layer.
+        gate: (B, L, G, J, V), what the output is multiplied with on its way out of the layer; ones
+            where it is not.
         mask: (B, L) bool, false where a step does not count.
 
     Raises:
@@ -72,6 +73,10 @@ class Signals:
             if self.steps is not None
             else [(batch, length, groups, j, n) for j in (heads, 1) for n in (states, 1)],
         }
+        if self.gate is None:
+            raise InputError(
+                f"gate is None; expected {wanted['gate'][0]}, ones where there is none"
+            )
         for name, shapes in wanted.items():
             value = getattr(self, name)
             if value is not None and tuple(value.shape) not in shapes:
