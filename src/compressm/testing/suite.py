@@ -35,8 +35,8 @@ def conformance(cases: Case | Mapping[str, Case]) -> type:
 
         TestMyLayer = conformance(Case(build=lambda states: MyLayer(8, states), inputs=batch))
 
-    Methods that fit do so in a few steps. The adapter must be registered by then. The class has no state, and draws from generators that
-    each test seeds.
+    The adapter must be registered by then. The class has no state, and draws from generators that
+    each test seeds. Methods that fit do so in a few steps.
 
     Args:
         cases: one, or several by the names that their tests get.
