@@ -44,7 +44,9 @@ class SizeAttributes:
         for name, value in attributes.items():
             holder, key = holder_of(module, name)
             old = getattr(holder, key)
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and old is None:  # a table that was forgotten comes back
+                self._values.append((holder, key, value.clone()))
+            elif isinstance(value, Tensor):
                 if (new := _buffer(module, old, value)) is not old:
                     self._tensors.append((holder, key, new))
             elif isinstance(holder, nn.Module):
