@@ -7,7 +7,8 @@ recurrences and layouts, and know no layer.
 """
 
 from compressm.families.matrix_state.adapter import MatrixStateAdapter
-from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue
+from compressm.families.matrix_state.choice import Choice, NewValue
+from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.families.matrix_state.method import METHODS, MatrixStateMethod
 
 __all__ = [

@@ -23,8 +23,9 @@ from torch.nn import functional
 
 from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.matrix_state.adapter import NO_STEPS, MatrixStateAdapter
+from compressm.families.matrix_state.choice import Choice, NewValue
 from compressm.families.matrix_state.gates import gate_of, require_silu
-from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue
+from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.families.matrix_state.recurrences import DeltaRule
 from compressm.numerics.matrix_state.signals import Signals
 from compressm.ops import normalised

@@ -1,4 +1,4 @@
-"""A layer with a matrix-valued state as it was read, and a choice among its states.
+"""A layer with a matrix-valued state as it was read.
 
 Shapes as in `numerics.matrix_state.signals`; H outputs, F inputs of the rows that make keys and
 queries.
@@ -9,69 +9,17 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressm.edits import Edit, Project, Selection, Transport
+from compressm.edits import Edit, Project, Selection
 from compressm.families.layout import Layout, Role, StateAxis
+from compressm.families.matrix_state.choice import Choice, NewValue, Part
 from compressm.families.matrix_state.recurrences import Recurrence
-from compressm.numerics.matrix_state.matching import residual_energy
 from compressm.numerics.matrix_state.signals import Signals
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Choice:
-    """The states that stay.
-
-    Attributes:
-        indices: (G, r) int64, ascending in each group.
-        weights: (G, r) by which their contributions grow, or None where they stay as they are.
-        squares: (2, G, N) mean squares of keys and queries where they were measured.
-        covariance: (G, N, N) second moments of the queries.
-        moments: (K, N, N) Gram matrices of the contributions where they were measured.
-        bases: V and W, (G, N, r) each, where r directions k~ = W'k, q~ = V'q stay, and `indices`
-            tell them from others.
-    """
-
-    indices: Tensor
-    weights: Tensor | None = None
-    squares: Tensor | None = None
-    covariance: Tensor | None = None
-    moments: Tensor | None = None
-    bases: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def error(self) -> float | None:
-        """Relative error of the contributions where they are compared."""
-        if self.moments is None:
-            return None
-        groups, ones = len(self.indices), torch.ones_like(self.indices, dtype=torch.float64)
-        by_group = self.moments.view(groups, -1, *self.moments.shape[1:]).sum(1)
-        weights = ones if self.weights is None else self.weights
-        triples = zip(by_group, self.indices, weights, strict=True)
-        left, whole = sum(residual_energy(*t) for t in triples), float(self.moments.sum())
-        return (left / whole) ** 0.5 if whole > 0 else None
-
-
-@dataclass(frozen=True, eq=False)
-class NewValue:
-    """The new value of one parameter, and how its optimizer state follows."""
-
-    value: Tensor
-    transport: Transport
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Rows of a parameter that make keys or queries, (G N,) of them."""
-
-    name: str
-    role: Role
-    at: Tensor
 
 
 class MatrixStateLayer(ABC):
@@ -303,19 +251,3 @@ def _in_blocks(matrices: Sequence[Tensor]) -> Tensor:
     """Along the diagonal of one matrix."""
     made: Tensor = torch.block_diag(*matrices)  # type: ignore[no-untyped-call]
     return made
-
-
-def scaled(value: Tensor, factor: float) -> NewValue:
-    """A whole parameter times a constant, where its gradient shrinks by the same."""
-    rows = torch.arange(len(value), device="cpu")
-    inverse = torch.full((len(value),), 1 / factor, dtype=torch.float64, device="cpu")
-    return NewValue(value.cpu().double() * factor, Selection(rows, 0, inverse))
-
-
-def shrunk(change: NewValue, factor: float) -> NewValue:
-    """Chosen entries divided by a constant that what they are multiplied with grows by."""
-    rule = change.transport
-    assert isinstance(rule, Selection)
-    before = torch.ones(rule.indices.shape, dtype=torch.float64, device="cpu")
-    factors = factor * (before if rule.factors is None else rule.factors)
-    return NewValue(change.value.double() / factor, replace(rule, factors=factors))

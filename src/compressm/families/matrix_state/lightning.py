@@ -23,6 +23,7 @@ from torch.nn import functional
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis
 from compressm.families.matrix_state.adapter import NO_STEPS, MatrixStateAdapter
+from compressm.families.matrix_state.choice import Choice, NewValue
 from compressm.families.matrix_state.key_sized import (
     class_at,
     masked,
@@ -30,7 +31,7 @@ from compressm.families.matrix_state.key_sized import (
     register_forward,
     why_not_stock,
 )
-from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue
+from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.families.matrix_state.recurrences import HeadDecay
 from compressm.families.structure import Tensors
 from compressm.numerics.matrix_state.signals import Signals

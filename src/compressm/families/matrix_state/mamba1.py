@@ -21,7 +21,8 @@ from torch.nn import functional
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.matrix_state.adapter import MatrixStateAdapter
-from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue, scaled, shrunk
+from compressm.families.matrix_state.choice import Choice, NewValue, scaled, shrunk
+from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.families.matrix_state.recurrences import ChannelDecay
 from compressm.families.structure import Tensors
 from compressm.numerics.matrix_state.signals import Signals

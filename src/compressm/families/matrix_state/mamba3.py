@@ -31,7 +31,8 @@ from compressm.errors import InputError
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.matrix_state.adapter import MatrixStateAdapter
-from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue, shrunk
+from compressm.families.matrix_state.choice import Choice, NewValue, shrunk
+from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.families.matrix_state.recurrences import HeadDecay
 from compressm.families.structure import Tensors
 from compressm.numerics.matrix_state.signals import Signals

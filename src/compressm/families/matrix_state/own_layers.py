@@ -18,7 +18,8 @@ from torch.nn import functional
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.matrix_state.adapter import NO_STEPS, MatrixStateAdapter
-from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue
+from compressm.families.matrix_state.choice import Choice, NewValue
+from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.families.matrix_state.recurrences import (
     DeltaRule,
     HeadDecay,

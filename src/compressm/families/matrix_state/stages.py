@@ -12,8 +12,9 @@ from torch import Tensor
 from compressm.calibration import Probe, some
 from compressm.edits import Edit
 from compressm.families.base import Draft, Measurement, Observer, Which
+from compressm.families.matrix_state.choice import Choice
 from compressm.families.matrix_state.corrections import CORRECTIONS, Correction
-from compressm.families.matrix_state.layer import Choice, MatrixStateLayer
+from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.families.matrix_state.method import MatrixStateMethod
 from compressm.families.matrix_state.orders import ORDERS
 from compressm.families.matrix_state.orders.base import unseen

@@ -30,7 +30,8 @@ from compressm.edits import Selection
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis, ratio
 from compressm.families.matrix_state.adapter import NO_STEPS, MatrixStateAdapter
-from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue
+from compressm.families.matrix_state.choice import Choice, NewValue
+from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.families.matrix_state.recurrences import HeadDecay
 from compressm.families.structure import Tensors
 from compressm.numerics.matrix_state.signals import Signals

@@ -18,7 +18,6 @@ Shapes: G groups, N and r states, H_in inputs, H_out outputs, S sequences of len
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import final
@@ -31,7 +30,8 @@ from compressm.numerics.checks import as_double, require_finite
 from compressm.numerics.lti.cauchy import disc_defect
 from compressm.numerics.lti.coordinates import fold_readout, unfold_readout
 from compressm.numerics.lti.groups import diagonal, join_channels, split_channels
-from compressm.numerics.lti.recorded import Recorded, recorded
+from compressm.numerics.lti.nearby import FASTEST, NearbyDynamics
+from compressm.numerics.lti.recorded import recorded
 from compressm.numerics.lti.refit import DATA_RIDGE, psd_solve
 from compressm.numerics.lti.system import StateSpace
 from compressm.numerics.search import descend
@@ -42,14 +42,6 @@ _HELD = 2**20
 # Groups that one search is over. They share its steps and its memory of curvature, so that many
 # come less far; of few each, there are many searches.
 _TOGETHER = 8
-# Of |l| = e^-40 nothing is left after one step.
-_FASTEST = 40.0
-_FASTEST_RATE = math.log(_FASTEST)
-# A real pole of a system with one input has one real state. Off the axis by this share of its
-# width it has two, which reach what a double pole does.
-_OFF_AXIS = 0.05
-# Directions in which inputs hardly vary count as if they did by this share of the mean.
-_DAMPING = 1e-2
 _TINY = 1e-300
 
 
@@ -186,7 +178,7 @@ class _Fit:
         self._B = self._start.B / self._scale[..., None]
         self._C = unfold_readout(self._start.C * self._scale[..., None, :])
         slowest = torch.minimum(_decay(self._full.A).amin(-1), _decay(self._start.A).amin(-1))
-        near = _Near(self._poles, self._B, slowest[..., None] / 2, data)
+        near = NearbyDynamics(self._poles, self._B, slowest[..., None] / 2, data)
         energy = data.energy
 
         def loss() -> float:
@@ -236,66 +228,15 @@ class _Fit:
         return self._C + psd_solve(P, X - self._C @ P, self._ridge)
 
 
-@final
-class _Near:
-    """Poles and inputs near others, by coordinates of which all are zero at the start."""
-
-    def __init__(self, logs: Tensor, B: Tensor, floor: Tensor, data: Recorded) -> None:
-        decay = -logs.real
-        self._B, self._floor = B, floor
-        self._rate = (decay - floor).log()
-        # Of a resonance that is narrower than what the length resolves, not the width.
-        self._width = decay.clamp_min(1 / data.length)
-        single = B.shape[-1] == 1
-        self._phase = _off_axis(logs.imag, self._width) if single else logs.imag
-        zeros = torch.zeros(*B.shape, 2, dtype=torch.float64, device="cpu")
-        self._moves = zeros[..., 0, :].clone().requires_grad_()
-        self.coordinates = [self._moves]
-        if not single:  # where the scale of a row of B is all that there is, it is free
-            root, spread = _whitened(B, data.covariance())
-            self._mixes, self._into = zeros.requires_grad_(), spread[..., None] * root
-            self.coordinates.append(self._mixes)
-
-    def here(self) -> tuple[Tensor, Tensor]:
-        """ln of the poles, (G, r), and B (G, r, H_in)."""
-        rate = (self._rate + self._moves[..., 0]).clamp_max(_FASTEST_RATE)
-        decay = self._floor + rate.exp()
-        phase = self._phase + self._width * self._moves[..., 1]
-        logs = torch.complex(-decay, phase)
-        if len(self.coordinates) == 1:
-            return logs, self._B
-        mixes = torch.view_as_complex(self._mixes)
-        return logs, self._B + (mixes[..., None, :] @ self._into.to(mixes.dtype))[..., 0, :]
-
-
 def _decay(poles: Tensor) -> Tensor:
     """-ln|l|, to full accuracy near the circle."""
-    return (-torch.log1p(-disc_defect(poles)) / 2).clamp_max(_FASTEST)
-
-
-def _off_axis(phase: Tensor, width: Tensor) -> Tensor:
-    """Phases (G, r), those of real poles moved a little."""
-    real = torch.sin(phase).abs() < _OFF_AXIS * width
-    return torch.where(real, phase + _OFF_AXIS * width, phase)
+    return (-torch.log1p(-disc_defect(poles)) / 2).clamp_max(FASTEST)
 
 
 def _deviation(P: Tensor) -> Tensor:
     """Of each complex state (G, r), from moments (G, 2r, 2r); one where nothing drives it."""
     variance = torch.unflatten(diagonal(P), -1, (2, -1)).sum(-2)
     return torch.where(variance > 0, variance, 1.0).sqrt()
-
-
-def _whitened(B: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """What makes even steps of rows of B (G, r, H_in): a map (G, 1, H_in, H_in), sizes (G, r, 1).
-
-    States have unit variance, so what moves a row by what it draws from the inputs is much.
-    """
-    values, vectors = torch.linalg.eigh(covariance)
-    mean = values.mean(-1, keepdim=True)
-    values = values.clamp_min(0) + _DAMPING * torch.where(mean > 0, mean, 1.0)
-    root = (vectors * values.rsqrt()[..., None, :]) @ vectors.mT
-    drawn = ((B @ covariance.to(B.dtype)) * B.conj()).sum(-1).real.clamp_min(0)
-    return root[:, None], drawn.sqrt()[..., None]
 
 
 def _missed(C: Tensor, P: Tensor, X: Tensor, energy: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar, TypeVar, final
 
 from compressm.errors import InputError
-from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue
+from compressm.families.matrix_state.choice import Choice, NewValue
+from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.families.matrix_state.probes import Inputs, LayerProbe
 
 # Relative errors below this are rounding, which no fit can gain on.

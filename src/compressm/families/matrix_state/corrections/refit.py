@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from compressm.families.matrix_state.choice import NewValue
 from compressm.families.matrix_state.corrections.base import Correction, register_correction
-from compressm.families.matrix_state.layer import MatrixStateLayer, NewValue
+from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.families.matrix_state.probes import Inputs, LayerProbe, Seen
 from compressm.numerics.matrix_state.mixing import MixMoments, mixing_basis
 from compressm.numerics.matrix_state.states import output_of, states_of

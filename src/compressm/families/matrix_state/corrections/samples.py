@@ -10,8 +10,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from compressm.families.matrix_state.choice import NewValue
 from compressm.families.matrix_state.corrections.base import Correction
-from compressm.families.matrix_state.layer import MatrixStateLayer, NewValue
+from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.families.matrix_state.probes import Inputs, LayerProbe, Seen
 from compressm.numerics.sampling import content_keys
 

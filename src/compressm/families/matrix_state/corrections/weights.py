@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
+from compressm.families.matrix_state.choice import NewValue
 from compressm.families.matrix_state.corrections.base import Correction, register_correction
-from compressm.families.matrix_state.layer import NewValue
 from compressm.families.matrix_state.probes import Inputs
 
 

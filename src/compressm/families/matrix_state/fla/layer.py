@@ -22,8 +22,9 @@ from torch.nn import functional
 from compressm.errors import InputError
 from compressm.families.layout import Layout, Role, Size, StateAxis, ratio
 from compressm.families.matrix_state.adapter import MatrixStateAdapter
+from compressm.families.matrix_state.choice import Choice, NewValue
 from compressm.families.matrix_state.gates import gate_of
-from compressm.families.matrix_state.layer import Choice, MatrixStateLayer, NewValue
+from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.numerics.matrix_state.signals import Signals
 from compressm.ops import causal_conv1d
 
