@@ -95,6 +95,7 @@ PARTS: dict[str, set[str]] = {
         "headline",
         "integrations",
         "nn",
+        "once",
         "policies",
         "runtime",
         "storage",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from compressm.cli import main
-from compressm.train import load_recipe
+from compressm.train import energy, load_recipe
 
 TINY = [
     "trainer.steps=8",
@@ -25,6 +25,12 @@ class Result:
     code: int
     out: str
     err: str
+
+
+@pytest.fixture(autouse=True)
+def _no_energy(monkeypatch):
+    """A tracker takes longer to start than the runs of these tests."""
+    monkeypatch.setattr(energy, "available", lambda: False)
 
 
 @pytest.fixture

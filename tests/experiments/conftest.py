@@ -2,7 +2,7 @@
 
 import pytest
 
-from compressm.experiments import energy
+from compressm.train import energy
 
 
 @pytest.fixture(autouse=True)

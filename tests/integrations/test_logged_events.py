@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 import compressm
-from compressm.integrations.scalars import scalars
+from compressm.integrations.scalars import energy_rank, scalars
 from tests.integrations.lightning_runs import QUIET, Regression, batches, cutting, trainer_of
 
 transformers = pytest.importorskip("transformers")
@@ -28,6 +28,19 @@ def read_tensorboard(folder):
         events = EventAccumulator(str(file)).Reload()
         for tag in events.Tags()["scalars"]:
             found.setdefault(tag, []).extend((s.step, s.value) for s in events.Scalars(tag))
+    return found
+
+
+def spectra_of(folder):
+    """{tag: [(step, number of singular values), …]} of the histograms below a folder."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = {}
+    for file in folder.rglob("events.out.tfevents.*"):
+        events = EventAccumulator(str(file), {"histograms": 0}).Reload()
+        for tag in events.Tags()["histograms"]:
+            seen = [(h.step, int(h.histogram_value.num)) for h in events.Histograms(tag)]
+            found.setdefault(tag, []).extend(seen)
     return found
 
 
@@ -59,7 +72,7 @@ def test_a_csv_logger_gets_a_row_for_every_event(tmp_path):
     for row, event in zip(cuts, events, strict=True):
         assert float(row["compressm/kind/cut"]) == 1
         assert float(row["compressm/parameters"]) == event.parameters_after
-        assert float(row["compressm/seconds"]) == event.seconds
+        assert float(row["compressm/cut_seconds"]) == event.seconds
         assert float(row["compressm/metric_before"]) == 0.25
         assert float(row["compressm/data_error/net.0"]) == event.sites[0].data_error
     losses = [row["step"] for row in rows if row["loss"]]
@@ -73,6 +86,9 @@ def test_a_tensorboard_logger_gets_them_too(tmp_path):
         ((step, seen),) = written[name]
         assert step == 1, "the second batch"
         assert seen == pytest.approx(value)
+    assert spectra_of(tmp_path) == {
+        f"compressm/spectrum/{site.site}": [(1, len(site.values))] for site in events[0].sites
+    }
 
 
 def test_report_to_tensorboard_the_history_and_other_callbacks_get_them(tmp_path):
@@ -104,6 +120,8 @@ def test_report_to_tensorboard_the_history_and_other_callbacks_get_them(tmp_path
         assert {name: logs[name] for name in scalars(event)} == scalars(event)
     assert [v for _, v in written["train/compressm/states/net.encoder.blocks.0.layer"]] == [8, 4]
     assert [step for step, _ in written["train/compressm/kind/cut"]] == [2, 4]
+    spectra = spectra_of(tmp_path)["train/compressm/spectrum/net.encoder.blocks.0.layer"]
+    assert [step for step, _ in spectra] == [2, 4]
     assert {step for step, logs in listening.heard if "loss" in logs} == {1, 2, 3, 4, 5}
 
 
@@ -130,3 +148,16 @@ def test_a_rejected_cut_is_logged_as_what_it_is(tmp_path):
     assert float(row["compressm/kind/rejected"]) == 1
     assert float(row["compressm/attempts"]) == 2
     assert float(row["compressm/states"]) == 16
+
+
+def test_the_energy_rank_counts_states_not_singular_values():
+    def site(values, before):
+        return compressm.SiteChange(
+            site="", family="LRU", before=before, after=before, energy_kept=None, values=values
+        )
+
+    assert energy_rank(site((1.0,), 1)) == 1
+    assert energy_rank(site((98.0, 1.0, 1.0, 0.0), 4)) == 2
+    assert energy_rank(site((98.0, 0.5, 0.5, 1.0), 2)) == 2  # two for each state
+    assert energy_rank(site((97.0, 2.0, 1.0, 0.0), 2)) == 1
+    assert energy_rank(site((0.0, 0.0), 2)) is energy_rank(site((), 2)) is None

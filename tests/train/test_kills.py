@@ -44,6 +44,7 @@ def results(folder):
         log: [
             {key: value for key, value in json.loads(line).items() if key not in TIMES}
             for line in (folder / f"{log}.jsonl").read_text().splitlines()
+            if "run/seconds" not in line
         ]
         for log in ("metrics", "events")
     }

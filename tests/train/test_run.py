@@ -1,5 +1,6 @@
 """Whole runs: what they leave behind, and that a killed run ends as if it had not been killed."""
 
+import csv
 import json
 import os
 import signal
@@ -42,6 +43,11 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def figures(path):
+    """Metrics without what says how long things took."""
+    return [line for line in lines(path) if "run/seconds" not in line]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "whole"
@@ -55,6 +61,7 @@ def test_run_folder(finished):
     assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == {
         "config.yaml",
         "metrics.jsonl",
+        "sessions.jsonl",
         "events.jsonl",
         "summary.json",
         "checkpoints/resume.safetensors",
@@ -115,8 +122,56 @@ def test_best_is_the_best_validation_after_the_last_cut(finished):
     assert chosen == pytest.approx(max(after))
 
 
+def test_lines_say_what_the_run_takes(finished):
+    folder, _, said = finished
+    found = [m for m in lines(folder / "metrics.jsonl") if "run/seconds" in m]
+    # The start, every fourth step, the cuts, the validations.
+    assert sorted({m["step"] for m in found}) == [0, 4, 6, 8, 12, 16, 18, 20, 24]
+    seconds = [m["run/seconds"] for m in found]
+    assert seconds == sorted(seconds)
+    sizes = {m["step"]: m["run/training_bytes"] for m in found}
+    assert sizes[4] > sizes[8] > sizes[16] == sizes[24] > 0
+    assert all(m["run/step_ms"] > 0 for m in found[1:])
+    assert "run/joules" not in found[-1]
+    (session,) = lines(folder / "sessions.jsonl")
+    assert session["device"] == "cpu"
+    assert {"compressm", "torch", "lightning"} <= session["versions"].keys()
+    told = [line for line in said if "ms a step" in line]
+    assert len(told) == 4
+    assert [line.endswith(" s left") for line in told] == [True, True, True, False]
+
+
+def test_spectra_csv_and_tensorboard_on_request(finished, tmp_path):
+    folder = tmp_path / "r"
+    asked = ("trainer.spectra_every=5", "trainer.csv=true", "trainer.tensorboard=true")
+    summary = train(tiny(*asked), folder)
+    assert summary.best == finished[1].best, "to look changes nothing"
+    spectra = lines(folder / "spectra.jsonl")
+    assert [line["step"] for line in spectra] == [0, 5, 10, 15, 20]
+    states = [[site["states"] for site in line["sites"].values()] for line in spectra]
+    assert states == [[12, 12], [12, 12], [9, 9], [7, 7], [7, 7]]
+    for line in spectra:
+        for site in line["sites"].values():
+            assert site["values"] == sorted(site["values"], reverse=True)
+            assert len(site["values"]) in (site["states"], 2 * site["states"])
+    (table,) = folder.rglob("metrics.csv")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    layer = "encoder.blocks.0.layer"
+    cuts = [row for row in rows if row["compressm/step"]]
+    assert [float(row["compressm/step"]) for row in cuts] == CUTS
+    assert [float(row[f"compressm/states/{layer}"]) for row in cuts] == [9, 7]
+    assert all(float(row[f"compressm/energy_kept/{layer}"]) > 0 for row in cuts)
+    assert sum(bool(row["run/step_ms"]) for row in rows) >= 6
+    assert list((folder / "tensorboard").iterdir())
+
+
 class Killed(BaseException):
     """Not an Exception, as a kill gives nobody time to react."""
+
+
+def resumed_at(step):
+    """The last checkpoint before a death in the step after `step`: every 5 steps, and cuts."""
+    return max(known for known in (0, 5, 6, 10, 12, 15, 20) if known <= step)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +208,8 @@ def test_a_killed_run_ends_like_the_uninterrupted_one(finished, tmp_path, monkey
         ours, theirs = load_file(folder / file), load_file(whole / file)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    assert lines(folder / "metrics.jsonl") == lines(whole / "metrics.jsonl")
+    assert figures(folder / "metrics.jsonl") == figures(whole / "metrics.jsonl")
+    assert {line["step"] for line in lines(folder / "sessions.jsonl")} == {0, resumed_at(step)}
     untimed = [
         [{k: v for k, v in event.items() if k != "seconds"} for event in lines(f / "events.jsonl")]
         for f in (folder, whole)

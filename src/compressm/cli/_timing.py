@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from compressm.experiments.provenance import provenance
 from compressm.experiments.speed.clock import load, products_gflops
 from compressm.storage.files import write_text
+from compressm.train.provenance import provenance
 
 
 def warn_if_busy(console: Console) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compressm.errors import ConfigError
+from compressm.errors import ConfigError, MissingExtraError
 from compressm.headline import headline_of
 
 if TYPE_CHECKING:
@@ -36,6 +36,12 @@ def train(
         Path | None, typer.Option(help="Continue this run, which was killed.", metavar="RUN")
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with local data sets.")] = None,
+    energy: Annotated[
+        bool | None,
+        typer.Option(
+            "--energy/--no-energy", help="Count joules [default: where codecarbon is installed]."
+        ),
+    ] = None,
     recipes: Annotated[bool, typer.Option("--list", help="List the bundled recipes.")] = False,
 ) -> None:
     """Train a model by a recipe, and shrink it while it trains.
@@ -74,13 +80,17 @@ def train(
         RunFolder.open(resume)
 
     from compressm.train import run
+    from compressm.train.energy import available
 
+    count = available() if energy is None else energy
+    if count and not available():
+        raise MissingExtraError("codecarbon", "energy")
     bar = sys.stdout.isatty()
     if config is not None:
-        summary = run.train(config, out, say=typer.echo, progress_bar=bar)
+        summary = run.train(config, out, say=typer.echo, progress_bar=bar, energy=count)
     else:
         assert resume is not None
-        summary = run.resume(resume, say=typer.echo, progress_bar=bar)
+        summary = run.resume(resume, say=typer.echo, progress_bar=bar, energy=count)
     for line in describe(summary):
         typer.echo(line)
 

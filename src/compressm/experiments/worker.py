@@ -15,10 +15,10 @@ import torch
 
 from compressm.errors import CompressmError
 from compressm.experiments.definition import Run
-from compressm.experiments.energy import counted
 from compressm.experiments.kinds import Workplace
-from compressm.experiments.provenance import provenance
 from compressm.experiments.store import Results
+from compressm.train.energy import counted
+from compressm.train.provenance import provenance
 
 Say = Callable[[int, int], None]
 

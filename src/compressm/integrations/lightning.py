@@ -13,7 +13,7 @@ from compressm.compressor import Compressor
 from compressm.errors import InputError, MissingExtraError
 from compressm.events import Event
 from compressm.integrations.deferred import DeferredCompressor
-from compressm.integrations.scalars import scalars
+from compressm.integrations.scalars import scalars, write_histograms
 
 try:
     import lightning.pytorch as pl
@@ -37,7 +37,7 @@ class CompressionCallback(pl.Callback):
 
     The copies of `EMAWeightAveraging`, `WeightAveraging`, `StochasticWeightAveraging` and any
     `AveragedModel` in a callback or in the module are cut along. Every event goes to all loggers of
-    the trainer, as numbers under `compressm/`.
+    the trainer, as numbers under `compressm/`, and to TensorBoard as histograms of the spectra.
 
     Args:
         target: attribute path of the module to compress, such as "model"; by default the
@@ -113,6 +113,7 @@ class CompressionCallback(pl.Callback):
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         for logger in trainer.loggers:
             logger.log_metrics(scalars(event), step)
+            write_histograms(getattr(logger, "experiment", None), event, step)
 
     def state_dict(self) -> dict[str, Any]:
         return self._deferred.state_dict()

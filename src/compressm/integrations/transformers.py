@@ -10,7 +10,7 @@ from compressm.compressor import Compressor
 from compressm.errors import CheckpointError, MissingExtraError
 from compressm.events import Event
 from compressm.integrations.deferred import DeferredCompressor, wrapper_of
-from compressm.integrations.scalars import scalars
+from compressm.integrations.scalars import scalars, write_histograms
 from compressm.storage.state_trees import from_text, load_tree, save_tree, to_text
 
 try:
@@ -32,7 +32,8 @@ class CompressionCallback(TrainerCallback):
     the callback was, although the Trainer counts from 0 again; with another model it starts anew.
 
     Every event goes through the Trainer's `log`, as numbers under `compressm/`: to what
-    `report_to` names, to other callbacks and into the history. After every cut the Trainer's record
+    `report_to` names (to TensorBoard as histograms of the spectra too), to other callbacks and into
+    the history. After every cut the Trainer's record
     of its best model starts anew: `load_best_model_at_end` chooses among models of the final size.
 
     Args:
@@ -93,6 +94,9 @@ class CompressionCallback(TrainerCallback):
         if (trainer := _trainer()) is not None:
             due = control.should_log
             trainer.log(scalars(event))
+            for callback in trainer.callback_handler.callbacks:  # TensorBoard's names its writer so
+                writer = getattr(callback, "tb_writer", None)
+                write_histograms(writer, event, state.global_step, "train/")
             control.should_log = due  # `log` has taken it for the loss of this step
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -1,18 +1,22 @@
-"""Best model and checkpoints of a run."""
+"""Best model, checkpoints and sessions of a run."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from compressm.integrations.lightning import CompressionCallback
+from compressm.storage.files import append_line
 from compressm.train.clock import count_cuts
+from compressm.train.provenance import provenance
 
 # save(which, step, metrics) writes the model of the run to the file "best" or "last".
 Save = Callable[[str, int, dict[str, float]], None]
@@ -62,6 +66,22 @@ class BestModel(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.step, self.metrics = state_dict["step"], state_dict["metrics"]
         self._shapes = state_dict["shapes"]
+
+
+class SessionLog(pl.Callback):
+    """Adds a line to a file when the training begins or is resumed: when, where and with what."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        facts = {
+            "step": trainer.global_step,
+            **provenance(),
+            "device": str(trainer.strategy.root_device),
+            "threads": torch.get_num_threads(),
+        }
+        append_line(self.path, json.dumps(facts))
 
 
 class RunCheckpoint(Checkpoint):

@@ -7,7 +7,9 @@ from typing import Any
 from compressm.calibration import Calibration
 from compressm.data import DataSplits
 from compressm.train.build import loss_of
-from compressm.train.config import RunConfig
+from compressm.train.config import CompressConfig, RunConfig
+from compressm.train.folder import RunFolder
+from compressm.train.spectra import SpectraRecorder
 from compressm.train.stream import calibration_batches
 
 
@@ -34,3 +36,17 @@ def compression_of(config: RunConfig, splits: DataSplits) -> dict[str, Any] | No
         "select": settings.select,
         "seed": config.seed,
     }
+
+
+def spectra_recorder(
+    config: RunConfig, folder: RunFolder, splits: DataSplits
+) -> SpectraRecorder | None:
+    """Looks at the spectra as the cuts do; None where the recipe does not ask for it."""
+    every = config.trainer.spectra_every
+    if every is None:
+        return None
+    method, batches = "auto", CompressConfig.batches
+    if config.compress is not None:
+        method, batches = config.compress.method, config.compress.batches
+    data = calibration_of(config, splits, batches)
+    return SpectraRecorder(folder.spectra, every=every, method=method, data=data)

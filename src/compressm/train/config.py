@@ -132,7 +132,10 @@ class TrainerConfig:
         precision: "32", "bf16" (mixed) or "64".
         threads: CPU threads of PyTorch; None leaves its default.
         workers: data loading processes.
-        tensorboard: also write TensorBoard files.
+        tensorboard: also write TensorBoard files, into tensorboard/ of the run folder.
+        csv: also write metrics.csv, into csv/ of the run folder.
+        spectra_every: steps between measurements that only look, for spectra.jsonl; None looks at
+            cuts alone.
     """
 
     steps: int
@@ -147,12 +150,21 @@ class TrainerConfig:
     threads: int | None = None
     workers: int = 0
     tensorboard: bool = False
+    csv: bool = False
+    spectra_every: int | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("steps", "batch_size", "eval_batch_size", "val_every", "checkpoint_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "eval_batch_size",
+            "val_every",
+            "checkpoint_every",
+            "spectra_every",
+            "log_every",
+        ):
             check_at_least(name, getattr(self, name), 1)
-        check_at_least("log_every", self.log_every, 1)
         check_at_least("threads", self.threads, 1)
         check_at_least("device", self.device, 0)
         check_at_least("workers", self.workers, 0)

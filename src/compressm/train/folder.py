@@ -25,9 +25,10 @@ from compressm.train.parse import build_config
 class RunFolder:
     """Paths of one run.
 
-    config.yaml, metrics.jsonl, events.jsonl, summary.json, and in checkpoints/:
+    config.yaml, sessions.jsonl, metrics.jsonl, events.jsonl, spectra.jsonl (where a recipe asks
+    for it), summary.json, and in checkpoints/:
     resume.safetensors (all that `resume` needs), best.safetensors and last.safetensors (models).
-    All but the two logs are written whole or not at all.
+    All but the logs are written whole or not at all.
     """
 
     path: Path
@@ -46,6 +47,16 @@ class RunFolder:
     def events(self) -> Path:
         """One line per cut."""
         return self.path / "events.jsonl"
+
+    @property
+    def spectra(self) -> Path:
+        """One line per measurement that only looked."""
+        return self.path / "spectra.jsonl"
+
+    @property
+    def sessions(self) -> Path:
+        """One line for each time the run was begun or resumed: when, where and with what."""
+        return self.path / "sessions.jsonl"
 
     @property
     def summary(self) -> Path:
@@ -161,7 +172,7 @@ class RunFolder:
             if not isinstance(content, dict) or "global_step" not in content:
                 raise CheckpointError(f"{self.checkpoint} is not the checkpoint of a run")
             step = content["global_step"]
-        for log in (self.metrics, self.events):
+        for log in (self.metrics, self.events, self.spectra):
             _drop_lines_after(log, step)
         return self.checkpoint.is_file()
 

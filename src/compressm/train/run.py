@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -15,14 +16,16 @@ from compressm.data import DataSplits, Loaders, load, loaders
 from compressm.errors import CheckpointError, OutputError
 from compressm.events import EventLog
 from compressm.integrations.lightning import CompressionCallback
-from compressm.train.callbacks import BestModel, RunCheckpoint, Save
+from compressm.train.callbacks import BestModel, RunCheckpoint, Save, SessionLog
 from compressm.train.clock import StepClock
-from compressm.train.compression import compression_of
+from compressm.train.compression import compression_of, spectra_recorder
 from compressm.train.config import RunConfig
+from compressm.train.energy import Joules, counted
 from compressm.train.folder import RunFolder
 from compressm.train.memory import keep_freed_memory
 from compressm.train.model_files import ModelCard, load_run_model, save_model
 from compressm.train.module import SequenceModule
+from compressm.train.pace import Pace
 from compressm.train.progress import Bar, Progress
 from compressm.train.stream import TrainStream
 from compressm.train.summary import Size, Summary
@@ -37,6 +40,7 @@ def train(
     *,
     say: Say = lambda line: None,
     progress_bar: bool = False,
+    energy: bool = False,
 ) -> Summary:
     """Train from scratch into a new run folder.
 
@@ -47,6 +51,7 @@ def train(
         folder: of the run; by default runs/NAME.
         say: takes lines for the user.
         progress_bar: draw Lightning's progress bar.
+        energy: count joules, where codecarbon is installed; it takes seconds to begin.
 
     Raises:
         ConfigError: the folder is there already or cannot be written, or settings and data do not
@@ -56,11 +61,15 @@ def train(
     """
     began = time.perf_counter()
     chosen = RunFolder.choose(config.name, folder)
-    return _run(config, chosen, began, None, say, progress_bar, new=True)
+    return _run(config, chosen, began, None, say, progress_bar, energy, new=True)
 
 
 def resume(
-    folder: str | Path, *, say: Say = lambda line: None, progress_bar: bool = False
+    folder: str | Path,
+    *,
+    say: Say = lambda line: None,
+    progress_bar: bool = False,
+    energy: bool = False,
 ) -> Summary:
     """Continue a run that was killed, from its last checkpoint, as if it had not been.
 
@@ -79,7 +88,7 @@ def resume(
         if run.summary.is_file():
             raise CheckpointError(f"the run {folder} is finished: its results are in {run.summary}")
         checkpoint = run.checkpoint if run.rewind() else None
-        return _run(config, run, began, checkpoint, say, progress_bar)
+        return _run(config, run, began, checkpoint, say, progress_bar, energy)
 
 
 def _run(
@@ -89,6 +98,7 @@ def _run(
     checkpoint: Path | None,
     say: Say,
     progress_bar: bool,
+    energy: bool,
     *,
     new: bool = False,
 ) -> Summary:
@@ -125,12 +135,25 @@ def _run(
             every=config.trainer.checkpoint_interval,
             val_every=config.trainer.validation_interval,
         )
+        running = Joules()
+        pace = Pace(clock, compression, every=config.trainer.log_interval, joules=running.so_far)
+        recorder = spectra_recorder(config, folder, splits)
         cutting: list[pl.Callback] = [compression] if compression else []
-        bar: list[pl.Callback] = [Bar()] if progress_bar else []
+        looking: list[pl.Callback] = [recorder] if recorder else []
+        told: list[pl.Callback] = [pace, SessionLog(folder.sessions)]
+        told += [Bar(clock)] if progress_bar else []
         trainer = make_trainer(
             config,
             # The clock first, so that it stops before a cut.
-            callbacks=[clock, *cutting, best, last, *bar, Progress(compression, say)],
+            callbacks=[
+                clock,
+                *cutting,
+                *looking,
+                best,
+                last,
+                *told,
+                Progress(compression, clock, say),
+            ],
             logger=make_loggers(config, folder),
             enable_progress_bar=progress_bar,
         )
@@ -139,9 +162,11 @@ def _run(
         if new:
             stack.enter_context(folder.held(config))
         stack.enter_context(_resumable(folder, say))
-        trainer.fit(module, stream, batches.val, ckpt_path=checkpoint, weights_only=True)
-        end = Size.of(module.model)
-        figures = _evaluate_both(config, module, batches, best, save, folder)
+        counts: dict[str, Any] = {}
+        with counted(counts, running) if energy else nullcontext():
+            trainer.fit(module, stream, batches.val, ckpt_path=checkpoint, weights_only=True)
+            end = Size.of(module.model)
+            figures = _evaluate_both(config, module, batches, best, save, folder)
         summary = Summary.collect(
             config,
             start=start,
@@ -150,6 +175,7 @@ def _run(
             last=figures["last"],
             events=EventLog.read(folder.events) if folder.events.is_file() else [],
             clock=clock,
+            energy=pace.whole_run(counts),
             device=trainer.strategy.root_device,
         )
         folder.write_summary(summary.to_dict())

@@ -53,6 +53,7 @@ class Summary:
         compression_seconds: all measurements and cuts.
         step_ms_start: median milliseconds of a training step before the first cut.
         step_ms_end: the same after the last cut.
+        energy: joules, of what, and how they were found; empty where they were not counted.
         threads: CPU threads.
         device: where it ran.
         versions: of compressm, torch, lightning and Python.
@@ -72,6 +73,7 @@ class Summary:
     compression_seconds: float
     step_ms_start: float | None
     step_ms_end: float | None
+    energy: dict[str, Any]
     threads: int
     device: str
     versions: dict[str, str]
@@ -87,6 +89,7 @@ class Summary:
         last: dict[str, float],
         events: Sequence[Event],
         clock: StepClock,
+        energy: dict[str, Any],
         device: torch.device,
     ) -> Summary:
         """Gather the figures at the end of a run."""
@@ -105,6 +108,7 @@ class Summary:
             compression_seconds=sum(event.seconds for event in events),
             step_ms_start=clock.first_ms,
             step_ms_end=clock.last_ms,
+            energy=energy,
             threads=torch.get_num_threads(),
             device=str(device),
             versions={

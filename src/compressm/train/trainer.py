@@ -12,7 +12,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from compressm.storage.state_trees import load_tree, save_tree
 from compressm.train.config import RunConfig
@@ -69,10 +69,12 @@ def make_trainer(config: RunConfig, **options: Any) -> pl.Trainer:
 
 
 def make_loggers(config: RunConfig, folder: RunFolder) -> list[Logger]:
-    """metrics.jsonl, and TensorBoard on request."""
+    """metrics.jsonl, and TensorBoard and CSV on request."""
     found: list[Logger] = [JsonlLogger(folder.metrics)]
     if config.trainer.tensorboard:
         found.append(TensorBoardLogger(folder.path, name="tensorboard", version=""))
+    if config.trainer.csv:  # a resumed run begins a further version_N
+        found.append(CSVLogger(folder.path, name="csv"))
     return found
 
 

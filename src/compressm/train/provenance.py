@@ -1,4 +1,4 @@
-"""Where and with what a result was made."""
+"""Where and with what a run or a result was made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("compressm", "torch", "numpy", "transformers")
+_PACKAGES = ("compressm", "torch", "lightning", "numpy", "transformers")
 
 
 def provenance() -> dict[str, Any]:
@@ -32,12 +32,18 @@ def provenance() -> dict[str, Any]:
 
 def _commit() -> str:
     """Of the code, with "-dirty" where files differ from it; "unknown" outside a clone."""
-    command = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
+    here = Path(__file__)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        # A package installed somewhere inside a clone of something else has no commit there.
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        return _git(here.parent, "describe", "--always", "--dirty")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ("git", "-C", str(folder), *arguments)
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ says which.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -15,6 +16,8 @@ from importlib.util import find_spec
 from typing import Any
 
 _JOULES = 3.6e6  # of a kilowatt-hour
+# Between two readings of a run that goes on.
+_INTERVAL = 5.0
 _COUNTERS = ("intel_rapl", "windows_emi", "intel_power_gadget")
 
 
@@ -23,12 +26,42 @@ def available() -> bool:
     return find_spec("codecarbon") is not None
 
 
+class Joules:
+    """Joules of a run that goes on; codecarbon tells it what it has read, every few seconds."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """From now on."""
+        self._began = self._read_at = time.perf_counter()
+        self._joules = 0.0
+
+    def so_far(self) -> float | None:
+        """The last reading, and the mean power since; None before the first one."""
+        if not self._joules:
+            return None
+        watts = self._joules / (self._read_at - self._began)
+        return self._joules + watts * (time.perf_counter() - self._read_at)
+
+    def live_out(self, total: Any, delta: Any) -> None:
+        """A reading."""
+        self._joules, self._read_at = total.energy_consumed * _JOULES, time.perf_counter()
+
+    def out(self, total: Any, delta: Any) -> None:
+        """The last reading, which `counted` takes."""
+
+    def exit(self) -> None:
+        """There is nothing to close."""
+
+
 @contextmanager
-def counted(energy: dict[str, Any]) -> Iterator[None]:
+def counted(energy: dict[str, Any], running: Joules | None = None) -> Iterator[None]:
     """Fill `energy` with the joules of what is done inside; leave it empty without codecarbon.
 
     joules is the sum of processor_joules, memory_joules and accelerator_joules; method says how
-    those of the processor were found, and seconds how long it took.
+    those of the processor were found, and seconds how long it took. `running` knows the joules so
+    far while it is inside.
     """
     if not available():
         yield
@@ -40,11 +73,16 @@ def counted(energy: dict[str, Any]) -> Iterator[None]:
             # Asked for by the offline mode; the emissions that it decides are not used.
             country_iso_code="USA",
             output_methods=[],
+            output_handlers=[running] if running else [],
             allow_multiple_runs=True,
             tracking_mode="process",
+            measure_power_secs=_INTERVAL,
+            api_call_interval=1,
             log_level="critical",
         )
         tracker.start()
+    if running:
+        running.begin()
     try:
         yield
     finally:

@@ -4,15 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from compressm.experiments import energy
+from compressm.train import energy
 
 # In a process of its own: what codecarbon sets up (a thread, its log) stays there.
 CODE = """
 import json, socket, time
-from compressm.experiments import energy
+from compressm.train import energy
 
 def refused(*address):
     raise AssertionError(f"a network call: {address}")
@@ -27,11 +28,26 @@ print(json.dumps(found))
 """
 
 
-def test_without_codecarbon_there_is_nothing():
+def test_without_codecarbon_there_is_nothing(monkeypatch):
+    monkeypatch.setattr(energy, "available", lambda: False)
     found = {}
     with energy.counted(found):
         pass
     assert found == {}
+
+
+def test_joules_so_far_go_on_at_the_mean_power(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    running = energy.Joules()
+    now[0] = 110.0
+    running.begin()
+    assert running.so_far() is None
+    now[0] = 115.0
+    running.live_out(SimpleNamespace(energy_consumed=1e-6), None)  # 3.6 J in 5 s
+    assert running.so_far() == pytest.approx(3.6)
+    now[0] = 120.0
+    assert running.so_far() == pytest.approx(7.2)
 
 
 def test_joules_are_a_sum_with_a_method_and_neither_network_nor_files_nor_words(tmp_path):
