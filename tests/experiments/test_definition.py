@@ -28,6 +28,13 @@ def test_lists_are_axes_unless_the_kind_wants_a_list():
     assert runs[2].name == "cut-kept-6-method-published-seed-0"
 
 
+def test_policies_are_an_axis_that_file_names_can_say():
+    levels = [{"name": "energy", "tolerance": 0.1}, {"name": "rank", "rank": 3}]
+    runs = definition(arms={"cut": {"kind": "cut", "policy": levels}}, seeds=[0]).runs()
+    assert [run.kind.policy for run in runs] == levels
+    assert runs[0].name == "cut-policy-energy-0.1-seed-0"
+
+
 def test_a_seed_is_that_of_model_and_data():
     for run in definition().runs():
         assert run.config.seed == run.config.data.seed == run.seed

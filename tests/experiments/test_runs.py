@@ -38,6 +38,7 @@ ARMS = {
     "guard": {**CUT, "go_on": False, "guard": "val_loss_nats", "max_drop": 9.0},
     "twice": {**CUT, "cuts": 2},
     "at-the-end": {**CUT, "at": 1.0},
+    "settled": {"kind": "settled", "kept": 3, "every": 0.2, "latest": 0.5, "batches": 1},
     "scratch": {"kind": "scratch", "kept": 3},
     "published": {"kind": "published", "kept": 3, "cuts": 2, "at": 0.5},
     "hankel-norm": {"kind": "hankel-nuclear-norm", "kept": 3, "weight": 1e-3, "every": 2},

@@ -172,14 +172,22 @@ def match(before: HankelMatrix, after: HankelMatrix) -> Tensor:
 
 
 def compare(
-    before: HankelMatrix, after: HankelMatrix, *, step: int, site: str, tolerance: float
+    before: HankelMatrix,
+    after: HankelMatrix,
+    *,
+    step: int,
+    site: str,
+    tolerance: float,
+    place: Tensor | None = None,
 ) -> Drift:
-    """The drift of one layer from one measurement to the next.
+    """The drift of one layer from one measurement to a later one.
+
+    `place` says where the directions of `before` are in `after`; None: matched here.
 
     Of a layer with groups: energies are those of all groups together, a cut would take the same
     number of each, and the correlation is the mean over groups, weighted by their energy.
     """
-    place = match(before, after)
+    place = match(before, after) if place is None else place
     total_before, total = float(before.values.sum()), float(after.values.sum())
     together = before.values if before.values.ndim == 1 else before.values.sum(0)
     tail = together.flip(0).cumsum(0).flip(0)

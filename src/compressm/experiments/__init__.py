@@ -7,6 +7,7 @@ configuration, so a result is taken for done only where that is the same to the 
 from compressm.experiments.bench import Bench, Live
 from compressm.experiments.definition import Definition, Run, load_definition
 from compressm.experiments.kinds import Kind, register_kind
+from compressm.experiments.reach import spent_until
 from compressm.experiments.store import Results
 from compressm.experiments.summary import Spread, grouped, spread
 
@@ -21,5 +22,6 @@ __all__ = [
     "grouped",
     "load_definition",
     "register_kind",
+    "spent_until",
     "spread",
 ]

@@ -101,7 +101,7 @@ class Run:
     @property
     def name(self) -> str:
         """For people and for file names: arm, axes, seed."""
-        axes = [f"{key}-{value}" for key, value in self.axes.items()]
+        axes = [f"{key}-{_in_a_name(value)}" for key, value in self.axes.items()]
         return "-".join([self.arm, *axes, f"seed-{self.seed}"]).replace("/", "-").replace(" ", "-")
 
 
@@ -243,6 +243,11 @@ def _points(
 
 def _takes_list(hint: Any) -> bool:
     return any(list in (part, typing.get_origin(part)) for part in (hint, *typing.get_args(hint)))
+
+
+def _in_a_name(value: Any) -> str:
+    """Of settings that have settings, such as policies, the values."""
+    return "-".join(map(str, value.values())) if isinstance(value, Mapping) else str(value)
 
 
 def _digest(plain: Any) -> str:

@@ -201,3 +201,18 @@ def test_data_refit_is_the_least_squares_readout():
     scale = loss().item()
     assert lru.C_re.grad.abs().max() < 1e-3 * scale
     assert lru.C_im.grad.abs().max() < 1e-3 * scale
+
+
+def test_finite_white_noise_counts_for_as_long_as_the_longest_sequence():
+    lru, data = layer(), [torch.randn(2, length, 3, dtype=torch.float64) for length in (5, 9)]
+    system = ADAPTER.read(lru).realified()
+    A, B, C = system.dense_A(), system.B, system.C
+    powers = [torch.linalg.matrix_power(A, k) for k in range(9)]
+    P = sum(power @ B @ B.mT @ power.mT for power in powers)
+    Q = sum(power.mT @ C.mT @ C @ power for power in powers)
+    expected = torch.linalg.eigvals(P @ Q).real.sort(descending=True).values.clamp_min(0).sqrt()
+    spectrum = measure(lru, method="real-pairs-finite", data=data)[""]
+    torch.testing.assert_close(spectrum.values, expected, rtol=1e-6, atol=1e-8)
+    assert not spectrum.guaranteed
+    endless = measure(lru, method="real-pairs")[""]
+    assert spectrum.total < endless.total

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 from unittest import mock
 
+from compressm.baselines.truncation import gradual, require_fewer
 from compressm.data.options import check_at_least
 from compressm.engine.guard import Guard
 from compressm.errors import ConfigError
@@ -28,7 +29,7 @@ class Cut(Kind):
     """The model that is never cut up to a share of its steps, then cut.
 
     Attributes:
-        kept: states that every layer keeps; or
+        kept: states that every layer keeps, each of several cuts about the same share; or
         policy: a policy and its keywords, as in recipes.
         at: share of the steps at which the (last) cut is made.
         cuts: how many, equally spaced up to there.
@@ -122,8 +123,12 @@ class Cut(Kind):
 
     def _several(self, place: Workplace) -> Figures:
         bench = place.bench
+        policy = self.policy or {}
+        if self.kept is not None:
+            require_fewer(bench.config, self.kept)
+            policy = gradual(bench.config.model.state_dim, self.kept, self.cuts)
         compress = CompressConfig(
-            policy=self.policy or {"name": "rank", "rank": self.kept},
+            policy=policy,
             cuts=self.cuts,
             window=self.at,
             uniform=True,

@@ -42,6 +42,7 @@ class DrivenStates:
             samples = min(samples, _SAMPLES_PER_STATE * system.order)
         self.states = StateMoments(system, max_samples=samples)
         self.adjoint: StateMoments | None = None
+        self.length = 0  # of the longest sequence seen, in steps
         if needs_gradient:
             dual = numerics.adjoint(system)
             self.adjoint = StateMoments(dual, max_samples=samples)
@@ -56,6 +57,7 @@ class DrivenStates:
             gradient = output_gradient(gradient)
         self.evidence.add(u.detach(), mask, gradient)
         self.states.update(u.detach(), mask)
+        self.length = max(self.length, u.shape[1])
         if self.adjoint is not None and gradient is not None:
             self.adjoint.update(gradient.flip(1), None if mask is None else mask.flip(1))
 

@@ -59,13 +59,13 @@ class Measured:
     @cached_property
     def P(self) -> Tensor:
         """The controllability Gramian, from its source."""
-        return self.controllability.gramian(lambda: self._white, self.seen)
+        return self.controllability.gramian(self._white_noise, self.seen)
 
     @cached_property
     def gramians(self) -> Gramians:
         """P and Q, from the sources of the method."""
         dual = numerics.adjoint(self.system)
-        Q = self.observability.gramian(lambda: self._white_of(dual), self.seen)
+        Q = self.observability.gramian(lambda steps: self._white_of(dual, steps), self.seen)
         return Gramians(P=self.P, Q=Q, real=self.real, kind=self.kind)
 
     @cached_property
@@ -85,7 +85,11 @@ class Measured:
         if self._closed:
             S = self.balancing.S
             return S @ S.mT
-        return self._white_of(self.system)
+        return self._white_of(self.system, None)
 
-    def _white_of(self, system: StateSpace) -> Tensor:
-        return numerics.cross_gramian(system, system, horizon=self.horizon, real=self.real)
+    def _white_noise(self, steps: int | None) -> Tensor:
+        return self._white if steps is None else self._white_of(self.system, steps)
+
+    def _white_of(self, system: StateSpace, steps: int | None) -> Tensor:
+        steps = self.horizon if steps is None else steps
+        return numerics.cross_gramian(system, system, horizon=steps, real=self.real)

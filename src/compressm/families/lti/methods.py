@@ -22,9 +22,10 @@ class LinearMethod:
     """How an LTI layer is measured and reduced.
 
     Attributes:
-        controllability: P from white noise in closed form ("infinite") or from the states that
+        controllability: P from white noise in closed form, for all time ("infinite") or over
+            as many steps as the data have ("finite"), or from the states that
             real inputs drive ("empirical").
-        observability: Q from white noise ("infinite") or from dLoss/dx on real data ("gradient").
+        observability: Q from white noise, as P, or from dLoss/dx on real data ("gradient").
         basis: reduce in balanced coordinates ("balanced"), or keep existing modes: greedy in the
             H2 sense ("modes"), or by a score of each ("last", "aire", "magnitude").
         real_pairs: balance the real map behind y = Re(C x), not the complex system as it stands.
@@ -104,6 +105,7 @@ class LinearMethod:
 METHODS: dict[str, LinearMethod] = {
     "published": LinearMethod(real_pairs=False),  # arXiv 2510.02823 as its code has it
     "real-pairs": LinearMethod(),
+    "real-pairs-finite": LinearMethod(controllability="finite", observability="finite"),
     "real-pairs-h2": LinearMethod(refit="h2"),
     "real-pairs-data": LinearMethod(refit="data"),
     "empirical": LinearMethod(controllability="empirical"),

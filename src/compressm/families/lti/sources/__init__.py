@@ -2,10 +2,19 @@
 
 from compressm.families.lti.sources.base import Source
 from compressm.families.lti.sources.empirical import Empirical
+from compressm.families.lti.sources.finite import Finite
 from compressm.families.lti.sources.gradient import Gradient
 from compressm.families.lti.sources.white import White
 
-CONTROLLABILITY: dict[str, Source] = {"infinite": White(), "empirical": Empirical()}
-OBSERVABILITY: dict[str, Source] = {"infinite": White(), "gradient": Gradient()}
+CONTROLLABILITY: dict[str, Source] = {
+    "infinite": White(),
+    "finite": Finite(),
+    "empirical": Empirical(),
+}
+OBSERVABILITY: dict[str, Source] = {
+    "infinite": White(),
+    "finite": Finite(),
+    "gradient": Gradient(),
+}
 
 __all__ = ["CONTROLLABILITY", "OBSERVABILITY", "Source"]

@@ -12,6 +12,9 @@ from compressm.calibration import Given
 from compressm.families.lti.driven_states import DrivenStates
 from compressm.numerics.lti.gramians import Kind
 
+# The Gramian of white noise over so many steps; None: over as many as the family counts, or all.
+WhiteNoise = Callable[[int | None], Tensor]
+
 
 class Source(ABC):
     """One way to a Gramian, P or Q.
@@ -27,10 +30,10 @@ class Source(ABC):
     needs: ClassVar[Given]
 
     @abstractmethod
-    def gramian(self, white: Callable[[], Tensor], driven: DrivenStates | None) -> Tensor:
+    def gramian(self, white: WhiteNoise, driven: DrivenStates | None) -> Tensor:
         """The Gramian.
 
         Args:
-            white: that of white noise.
+            white: that of white noise, over so many steps.
             driven: the states on real data, where any source of the method needs them.
         """

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import final
 
 import torch
 from torch import Tensor
 
 from compressm.families.lti.driven_states import DrivenStates
-from compressm.families.lti.sources.base import Source
+from compressm.families.lti.sources.base import Source, WhiteNoise
 
 
 @final
@@ -20,7 +19,7 @@ class Gradient(Source):
     kind = "gradient"
     needs = "loss"
 
-    def gramian(self, white: Callable[[], Tensor], driven: DrivenStates | None) -> Tensor:
+    def gramian(self, white: WhiteNoise, driven: DrivenStates | None) -> Tensor:
         assert driven is not None
         assert driven.adjoint is not None
-        return torch.zeros_like(white()) if driven.missing else driven.adjoint.moment
+        return torch.zeros_like(white(None)) if driven.missing else driven.adjoint.moment

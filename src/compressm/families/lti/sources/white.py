@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import final
 
 from torch import Tensor
 
 from compressm.families.lti.driven_states import DrivenStates
-from compressm.families.lti.sources.base import Source
+from compressm.families.lti.sources.base import Source, WhiteNoise
 
 
 @final
@@ -19,5 +18,5 @@ class White(Source):
     kind = "infinite"
     needs = "nothing"
 
-    def gramian(self, white: Callable[[], Tensor], driven: DrivenStates | None) -> Tensor:
-        return white()
+    def gramian(self, white: WhiteNoise, driven: DrivenStates | None) -> Tensor:
+        return white(None)
