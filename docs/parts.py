@@ -115,6 +115,7 @@ PARTS: dict[str, set[str]] = {
         "ops",
         "once",
         "policies",
+        "runtime",
         "storage",
         "train",
     },
