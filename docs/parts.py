@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 # What every part may import.
-ALL = ("errors", "arguments", "registry")
+ALL = ("errors", "arguments", "registry", "version")
 # What each part may import of ours; everything imports what is in `ALL`.
 PARTS: dict[str, set[str]] = {
     "errors": set(),
     "arguments": set(),
     "registry": set(),
+    "version": set(),
     "headline": set(),
     "runtime": set(),
     "numerics": set(),

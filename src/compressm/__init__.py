@@ -29,8 +29,7 @@ from compressm.policies import (
     StepTimeBudget,
 )
 from compressm.spectrum import Spectrum
-
-__version__ = "0.1.0"
+from compressm.version import __version__ as __version__
 
 __all__ = [
     "Calibration",

@@ -27,6 +27,7 @@ from compressm.events import Event, EventLog
 from compressm.families.base import Which
 from compressm.policies.base import Policy
 from compressm.runtime.steady import steady
+from compressm.version import stamp, unstamped
 from compressm.writeback import Averages
 
 _NEVER = float("inf")
@@ -213,6 +214,7 @@ class Compressor:
             InputError: a cut of a model under `fully_shard` is pending; save when it is judged.
         """
         return {
+            **stamp(),
             "step": self._step,
             "acted": self._last_due,
             "events": [event.to_json() for event in self.events],
@@ -225,9 +227,11 @@ class Compressor:
         """Continue where `state_dict` was taken; model and optimizers are loaded before.
 
         Raises:
-            CheckpointError: the state is none of a compressor, or is damaged; nothing has been
-                changed.
+            CheckpointError: the state is none of a compressor, or is damaged, or a newer version
+                of compressm made it; nothing has been changed.
         """
+        if isinstance(state, Mapping):
+            unstamped(state, "state")
         step, last_due = entry(state, "step", int), entry(state, "acted", int)
         events = entry(state, "events", lambda lines: [Event.from_json(line) for line in lines])
         logged = entry(state, "told", int, len(events))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compressm.errors import InputError
+from compressm.version import stamp, unstamped
 
 # Layers that the line of an attempt names one by one.
 _NAMED = 4
@@ -126,13 +127,17 @@ class Event:
     tried: tuple[Attempt, ...] = ()
 
     def to_json(self) -> str:
-        """One JSON object on one line."""
-        return json.dumps(asdict(self), allow_nan=False)
+        """One JSON object on one line, with the version of this format."""
+        return json.dumps({**stamp(), **asdict(self)}, allow_nan=False)
 
     @classmethod
-    def from_json(cls, line: str) -> Event:
-        """The event of a line that `to_json` wrote."""
-        raw: dict[str, Any] = json.loads(line)
+    def from_json(cls, line: str, source: str = "an event") -> Event:
+        """The event of a line that `to_json` wrote; `source` is how the error calls it.
+
+        Raises:
+            CheckpointError: a newer version of compressm wrote it.
+        """
+        raw: dict[str, Any] = unstamped(json.loads(line), source)
         sites = tuple(SiteChange.from_dict(site) for site in raw.pop("sites"))
         tried = tuple(Attempt(**attempt) for attempt in raw.pop("tried", ()))
         return cls(sites=sites, tried=tried, **{**raw, "notes": tuple(raw.get("notes", ()))})
@@ -200,4 +205,4 @@ class EventLog:
     def read(path: str | Path) -> list[Event]:
         """All events of a file."""
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-        return [Event.from_json(line) for line in lines if line.strip()]
+        return [Event.from_json(line, f"an event of {path}") for line in lines if line.strip()]

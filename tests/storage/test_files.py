@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from compressm.errors import CheckpointError, InputError, OutputError
 from compressm.storage.files import (
     PARTIAL,
-    append_line,
+    append_record,
     read_tensors,
     write_folder,
     write_tensors,
@@ -213,12 +213,12 @@ def test_a_folder_is_new_or_keeps_what_is_not_replaced(tmp_path):
 _FULL = """
 import resource, sys, torch
 from compressm.errors import OutputError
-from compressm.storage.files import append_line, write_tensors, write_text
+from compressm.storage.files import append_record, write_tensors, write_text
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 for write in (
     lambda: write_text("text", "x" * 5000),
     lambda: write_tensors("tensors", {"a": torch.ones(5000)}, {}),
-    lambda: append_line("log", "x" * 5000),
+    lambda: append_record("log", {"text": "x" * 5000}),
 ):
     try:
         write()
@@ -243,8 +243,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_lines_are_appended(tmp_path):
-    append_line(tmp_path / "log", "a")
-    append_line(tmp_path / "log", "b")
-    assert (tmp_path / "log").read_text() == "a\nb\n"
+    for number in (1, 2):
+        append_record(tmp_path / "log", {"number": number})
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [json.loads(line)["number"] for line in lines] == [1, 2]
     with pytest.raises(OutputError, match="no/log cannot be written"):
-        append_line(tmp_path / "no" / "log", "a")
+        append_record(tmp_path / "no" / "log", {})

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from compressm import __version__
 from compressm.errors import CompressmError, MissingExtraError
 from compressm.registry import require_plugins
 from compressm.storage.files import reason
+from compressm.version import __version__
 
 if TYPE_CHECKING:
     from typer import Typer

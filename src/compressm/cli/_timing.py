@@ -13,6 +13,7 @@ from rich.console import Console
 from compressm.experiments.speed.clock import load, products_gflops
 from compressm.storage.files import write_text
 from compressm.train.provenance import provenance
+from compressm.version import stamp
 
 
 def warn_if_busy(console: Console) -> None:
@@ -43,4 +44,4 @@ def machine_facts() -> dict[str, Any]:
 def save(result: dict[str, Any], path: Path | None) -> None:
     """Write the numbers as JSON, if anybody asked for them."""
     if path is not None:
-        write_text(path, json.dumps(result, indent=1) + "\n")
+        write_text(path, json.dumps({**stamp(), **result}, indent=1) + "\n")

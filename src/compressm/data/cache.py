@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from compressm.data.extras import require
+from compressm.version import FORMAT
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ def cached(
     `key` is any JSON-able description of all that the result depends on. A cache that cannot be
     written costs time, not the run: it is logged and the tensors are returned all the same.
     """
-    text = json.dumps(key, sort_keys=True)
+    # A cache of another format is another file.
+    text = json.dumps({"format": FORMAT, **key}, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:20]
     path = cache_folder() / f"{name}-{digest}.safetensors"
     tensors = _read(path)

@@ -10,6 +10,7 @@ from typing import Any
 from compressm.errors import DataError
 from compressm.experiments.definition import Run
 from compressm.storage.files import write_text
+from compressm.version import stamp, unstamped
 
 Result = dict[str, Any]
 
@@ -48,6 +49,7 @@ class Results:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {
+            **stamp(),
             "experiment": run.experiment,
             "arm": run.arm,
             "seed": run.seed,
@@ -77,4 +79,4 @@ def _read(path: Path) -> Result:
         raise DataError(f"{path} is no result that can be read: {error}") from error
     if not isinstance(found, dict):
         raise DataError(f"{path} is no result: expected a JSON object")
-    return found
+    return unstamped(found, path, DataError)

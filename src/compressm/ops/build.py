@@ -15,7 +15,9 @@ import os
 import platform
 import shlex
 import subprocess
+import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -23,7 +25,7 @@ _SOURCES = Path(__file__).parent / "csrc"
 _FLAGS = "-O3 -std=c++17 -shared -fPIC -fno-math-errno -fno-trapping-math -ffp-contract=fast -w"
 # Tried in this order: threads need an OpenMP that the compiler knows, `native` a recent compiler.
 _OPTIONS = ("-march=native -fopenmp", "-march=native", "-fopenmp", "")
-DISABLE = "COMPRESSM_NO_KERNELS"
+DISABLE = "COMPRESSM_NO_EXTENSION"
 
 
 def _cpu() -> str:
@@ -55,7 +57,12 @@ def library_path() -> Path:
 
 
 def _build(path: Path) -> None:
-    """Compile to a file of our own beside `path` and rename it."""
+    """Compile to a file of our own beside `path` and rename it; who waits is told what for."""
+    sys.stderr.write(
+        f"compressm: building its C++ kernels with {_compiler()[0]}, once for this machine "
+        f"(into {path.parent}; {DISABLE}=1 does without) …\n"
+    )
+    began = time.perf_counter()
     path.parent.mkdir(parents=True, exist_ok=True)
     messages = ""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as folder:
@@ -71,6 +78,7 @@ def _build(path: Path) -> None:
             run = subprocess.run(command, capture_output=True, text=True, timeout=300)
             if run.returncode == 0:
                 made.replace(path)
+                sys.stderr.write(f"compressm: built in {time.perf_counter() - began:.0f} s\n")
                 return
             messages = run.stderr or run.stdout
     raise OSError(messages.strip().splitlines()[0] if messages.strip() else "the compiler failed")

@@ -11,6 +11,7 @@ from typing import TypeVar
 from compressm.errors import CheckpointError
 from compressm.events import Event
 from compressm.storage.files import read_text
+from compressm.version import unstamped
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ class Outcome:
     @classmethod
     def from_json(cls, text: str) -> Outcome:
         """The outcome that summary.json describes."""
-        raw = json.loads(text)
+        raw = unstamped(json.loads(text), "it")
         start, end = raw["start"], raw["end"]
         return cls(
             steps=int(raw["steps"]),
@@ -164,6 +165,8 @@ def _parse(file: Path, texts: Iterable[str], parse: Callable[[str], T]) -> list[
     for number, text in enumerate(texts, start=1):
         try:
             values.append(parse(text))
+        except CheckpointError as error:
+            raise CheckpointError(f"{file}, record {number}: {error}") from error
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{file} is damaged (record {number}): {error!r:.100}") from error
     return values
@@ -179,9 +182,8 @@ def _event(line: str) -> Event:
 
 
 def _metrics(line: str) -> dict[str, float]:
-    values = _numbers(json.loads(line), float)
-    if "step" not in values:
-        raise KeyError("step")
+    values = _numbers(unstamped(json.loads(line), "it"), float)
+    int(values["step"])  # it is there, and finite
     return values
 
 

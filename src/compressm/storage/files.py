@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -23,8 +24,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from compressm.errors import CheckpointError, OutputError
+from compressm.version import stamp, unstamped
 
 _DIGEST = "sha256"
+_STAMP = "compressm.stamp"
 # What a kill in the middle of a write leaves behind; the next write of the file takes it over.
 PARTIAL = ".partial"
 
@@ -47,13 +50,14 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     _replace(Path(path), lambda partial: partial.write_bytes(content))
 
 
-def append_line(path: str | Path, line: str) -> None:
-    """Add a line to a log, which is made if it is not there; whole, where the system lets us.
+def append_record(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Add a line of JSON to a log, which is made if it is not there; whole, if the system lets us.
 
     Raises:
         OutputError: it cannot be written.
     """
     path = Path(path)
+    line = json.dumps({**stamp(), **values})
     before = path.stat().st_size if path.is_file() else None
     try:
         with path.open("a", encoding="utf-8") as file:
@@ -96,7 +100,9 @@ def read_text(path: str | Path) -> str:
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write a .safetensors file, whole or not at all, with a checksum in its metadata.
+    """Write a .safetensors file, whole or not at all.
+
+    Its metadata have a checksum, and the versions of this format and of compressm.
 
     Args:
         path: of the file, which is replaced if it is there.
@@ -115,7 +121,8 @@ def write_tensors(
         alone = storage.nbytes() == t.nbytes and storage.data_ptr() not in places
         places.add(storage.data_ptr())
         stored[name] = t if alone else t.clone()
-    sealed = {**metadata, _DIGEST: digest(stored, metadata)}
+    stamped = {**metadata, _STAMP: json.dumps(stamp())}
+    sealed = {**stamped, _DIGEST: digest(stored, stamped)}
     _replace(Path(path), lambda partial: save_file(stored, partial, metadata=sealed))
 
 
@@ -173,10 +180,11 @@ def read_tensors(
         sealed: refuse a file without a checksum.
 
     Raises:
-        CheckpointError: the file is missing, truncated, of another kind, or was changed.
+        CheckpointError: the file is missing, truncated, of another kind, or was changed, or a newer
+            version of compressm wrote it.
     """
     with _opened(path) as archive:
-        metadata: dict[str, str] = archive.metadata() or {}
+        metadata = _metadata(archive, path)
         names = archive.keys() if weights else ()
         tensors: dict[str, Tensor] = {name: archive.get_tensor(name) for name in names}
     expected = metadata.pop(_DIGEST, None)
@@ -187,6 +195,7 @@ def read_tensors(
             f"{path} is damaged: its content does not match its checksum, so it was changed after "
             "it was written; take another copy, or an earlier checkpoint"
         )
+    metadata.pop(_STAMP, None)
     return tensors, metadata
 
 
@@ -194,9 +203,11 @@ def read_shapes(path: str | Path) -> dict[str, torch.Size]:
     """The shapes of all tensors of a .safetensors file, whose values are not read.
 
     Raises:
-        CheckpointError: the file is missing, truncated, or of another kind.
+        CheckpointError: the file is missing, truncated, or of another kind, or a newer version of
+            compressm wrote it.
     """
     with _opened(path) as archive:
+        _metadata(archive, path)
         names: list[str] = archive.keys()
         return {name: torch.Size(archive.get_slice(name).get_shape()) for name in names}
 
@@ -212,6 +223,17 @@ def _opened(path: str | Path) -> Iterator[Any]:
         raise CheckpointError(
             f"{path} is not a readable .safetensors file (truncated, or of another kind): {error}"
         ) from error
+
+
+def _metadata(archive: Any, path: str | Path) -> dict[str, str]:
+    """What stands beside the tensors, in a file that this version can read."""
+    metadata: dict[str, str] = archive.metadata() or {}
+    try:
+        said = dict(json.loads(metadata.get(_STAMP, "{}")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: it does not say its versions") from error
+    unstamped(said, path)
+    return metadata
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ import yaml
 
 from compressm.errors import ConfigError
 from compressm.storage.files import reason
+from compressm.version import unstamped
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,10 +43,11 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """The mapping in a YAML file, without the versions that a file of ours says.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or holds something else.
+        ConfigError: the file is missing, is not YAML, or holds something else, or a newer version
+            of compressm wrote it.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -60,7 +62,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected settings as `key: value` lines, got {values!r:.60}")
-    return values
+    return unstamped(values, path, ConfigError)
 
 
 def parse_yaml(text: str, what: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from compressm.integrations.lightning import CompressionCallback
-from compressm.storage.files import append_line
+from compressm.storage.files import append_record
 from compressm.train.clock import count_cuts
 from compressm.train.provenance import provenance
 
@@ -81,7 +80,7 @@ class SessionLog(pl.Callback):
             "device": str(trainer.strategy.root_device),
             "threads": torch.get_num_threads(),
         }
-        append_line(self.path, json.dumps(facts))
+        append_record(self.path, facts)
 
 
 class RunCheckpoint(Checkpoint):

@@ -19,6 +19,7 @@ from compressm.storage.yaml_text import read_yaml, write_yaml
 from compressm.train.config import RunConfig
 from compressm.train.lock import locked
 from compressm.train.parse import build_config
+from compressm.version import stamp
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class RunFolder:
         """
         make_folder(self.path)
         # First of all: from here on the run can be resumed.
-        write_text(self.config, write_yaml(config.to_dict()))
+        write_text(self.config, write_yaml({**stamp(), **config.to_dict()}))
         make_folder(self.checkpoint.parent)
 
     @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from compressm.integrations.scalars import PREFIX
-from compressm.storage.files import append_line
+from compressm.storage.files import append_record
 
 
 class JsonlLogger(Logger):
-    """Appends {"step": …, name: value, …} to a file; each line is on disk when it is logged.
+    """Appends {"format": …, "step": …, name: value, …} to a file, on disk when it is logged.
 
     Step is the number of optimizer steps made when the values were measured.
     """
@@ -42,7 +41,7 @@ class JsonlLogger(Logger):
             if name != "epoch" and not name.startswith(PREFIX)
         }
         if values:
-            append_line(self.path, json.dumps({"step": (step or 0) + 1, **values}))
+            append_record(self.path, {"step": (step or 0) + 1, **values})
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
         """The run folder's config.yaml has them."""

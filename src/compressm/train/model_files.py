@@ -17,8 +17,8 @@ from compressm.train.build import build_model
 from compressm.train.config import RunConfig
 from compressm.train.parse import build_config
 from compressm.train.sizes import states_of
+from compressm.version import unstamped
 
-FORMAT = 1
 _KEY = "compressm"
 
 
@@ -41,15 +41,14 @@ class ModelCard:
     metrics: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """One JSON object, with the version of this format."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)})
+        """One JSON object; the file around it says its version."""
+        return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
         """The card of a text that `to_json` wrote."""
-        values = json.loads(text)
-        if values.pop("format") != FORMAT:
-            raise ValueError(f"this version of compressm reads format {FORMAT}")
+        # The format stood here before the file around it said its own.
+        values = unstamped(json.loads(text), "it")
         config, task = build_config(values.pop("config")), Task(**values.pop("task"))
         return cls(config=config, task=task, **values)
 
@@ -126,5 +125,5 @@ def _read(file: Path, *, weights: bool) -> tuple[ModelCard, dict[str, Tensor]]:
         )
     try:
         return ModelCard.from_json(metadata[_KEY]), tensors
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, CheckpointError) as error:
         raise CheckpointError(f"{file}: unusable compressm metadata: {error}") from error

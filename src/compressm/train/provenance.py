@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("compressm", "torch", "lightning", "numpy", "transformers")
+from compressm.version import __version__
+
+_PACKAGES = ("torch", "lightning", "numpy", "transformers")
 
 
 def provenance() -> dict[str, Any]:
@@ -47,7 +49,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"compressm": __version__}
     for name in _PACKAGES:
         try:
             found[name] = version(name)

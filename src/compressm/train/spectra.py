@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import lightning.pytorch as pl
 
 from compressm.calibration import Calibration
 from compressm.once import measure
-from compressm.storage.files import append_line
+from compressm.storage.files import append_record
 from compressm.train.module import SequenceModule
 
 
@@ -51,4 +50,4 @@ class SpectraRecorder(pl.Callback):
             name: {"states": spectrum.state_dim, "values": spectrum.values.tolist()}
             for name, spectrum in found.items()
         }
-        append_line(self.path, json.dumps({"step": step, "method": self.method, "sites": sites}))
+        append_record(self.path, {"step": step, "method": self.method, "sites": sites})

@@ -16,6 +16,7 @@ from compressm.events import Event
 from compressm.train.clock import StepClock
 from compressm.train.config import RunConfig
 from compressm.train.sizes import states_of
+from compressm.version import __version__, stamp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +114,11 @@ class Summary:
             device=str(device),
             versions={
                 "python": platform.python_version(),
-                **{name: version(name) for name in ("compressm", "torch", "lightning")},
+                "compressm": __version__,
+                **{name: version(name) for name in ("torch", "lightning")},
             },
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dicts."""
-        return dataclasses.asdict(self)
+        """Plain nested dicts, with the version of this format."""
+        return {**stamp(), **dataclasses.asdict(self)}
