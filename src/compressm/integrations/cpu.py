@@ -27,7 +27,8 @@ from compressm.families.matrix_state.key_sized import (
     head_sizes,
     key_sized,
 )
-from compressm.families.reclassed import Reclassed, original_class, reclassed
+from compressm.families.reclassed import original_class, reclassed
+from compressm.integrations.cpu_parts import fast_part, parts_of, unwatched
 from compressm.integrations.delta_calls import DELTA_CALLS, WHOLE
 from compressm.integrations.mamba_calls import CALLS, FUSED_CALLS, alone
 
@@ -35,7 +36,6 @@ _Model = TypeVar("_Model", bound=nn.Module)
 _SCANS = ("mamba_selective_scan", "mamba2_chunk_scan", *WHOLE)
 _CALLS = CALLS | {name: alone(call) for name, call in DELTA_CALLS.items()}
 _PARTS = {"conv1d": nn.Conv1d, "x_proj": nn.Linear, "dt_proj": nn.Linear, "out_proj": nn.Linear}
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def _can_fuse(
@@ -55,8 +55,8 @@ def _can_fuse(
     if getattr(mixer, "activation", None) not in ("silu", "swish"):
         return False
     for name, kind in _PARTS.items():
-        part = getattr(mixer, name, None)
-        if type(part) is not kind or any(getattr(part, hooks) for hooks in _HOOKS):
+        part: Any = getattr(mixer, name, None)
+        if original_class(part) is not kind or not unwatched(part):
             return False
     return attention_mask is None or bool((attention_mask != 0).all())
 
@@ -115,7 +115,8 @@ def accelerate_cpu(model: _Model, *, enable: bool = True) -> _Model:
 
     For Mamba-1 (Mamba, FalconMamba, Jamba, Zamba), Mamba-2 (Mamba-2, Bamba, Zamba2, FalconH1,
     NemotronH, GraniteMoeHybrid), Gated DeltaNet (Qwen3-Next, Qwen3.5, Qwen4, OlmoHybrid), Kimi
-    delta attention (Kimi-Linear) and lightning attention (MiniMax). Outputs and gradients are those
+    delta attention (Kimi-Linear) and lightning attention (MiniMax). Norms, gated units and linear
+    maps of these models run through our operators too, in float32. Outputs and gradients are those
     of transformers' own code up to rounding (float32: 1e-4 of the largest value), in training and
     in `generate()`; weights, configuration and `save_pretrained` are not touched. Copies and
     averaged models stay fast, and a cut of the states may come before or after; where only our code
@@ -133,7 +134,7 @@ def accelerate_cpu(model: _Model, *, enable: bool = True) -> _Model:
         InputError: the model has no such layer.
     """
     modules = list(model.modules())
-    known = (isinstance(m, Reclassed) or _is_mixer(type(m)) or has_forward(m) for m in modules)
+    known = (_is_mixer(original_class(m)) or has_forward(m) for m in modules)
     mixers = list(itertools.compress(modules, known))
     if not mixers:
         seen = sorted({type(m).__name__ for m in modules})
@@ -143,6 +144,9 @@ def accelerate_cpu(model: _Model, *, enable: bool = True) -> _Model:
         )
     for mixer in mixers:
         mixer.__class__ = _class_for(mixer, enable=enable)
+    for part in parts_of(model):
+        original: Any = original_class(part)
+        part.__class__ = fast_part(original) if enable else original
     return model
 
 

@@ -13,9 +13,11 @@ from compressm.ops.matrix_state import (
     matrix_state_step,
 )
 from compressm.ops.mix import narrow_mix, suits_narrow_mix
+from compressm.ops.norm import rms_norm
 from compressm.ops.selective import selective_scan
 from compressm.ops.ssd import ssd
 from compressm.ops.streaming import selective_state_update
+from compressm.ops.swiglu import swiglu
 
 __all__ = [
     "BACKENDS",
@@ -31,9 +33,11 @@ __all__ = [
     "narrow_mix",
     "normalised",
     "plans",
+    "rms_norm",
     "scan_states",
     "selective_scan",
     "selective_state_update",
     "ssd",
     "suits_narrow_mix",
+    "swiglu",
 ]

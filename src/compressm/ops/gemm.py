@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Below this many multiply-adds the call overhead of oneDNN outweighs its faster kernel.
 _SMALL = 1 << 20
@@ -35,8 +35,10 @@ def _prefers_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         _ONEDNN
         and not torch.compiler.is_compiling()  # inductor takes this operator with constants only
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
+        and type(weight) in (Tensor, nn.Parameter)  # others (sharded, quantised) have products too
         and rows * inner * weight.shape[0] >= _SMALL
     )
 
@@ -93,5 +95,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.is_autocast_enabled(x.device.type):
         return torch.nn.functional.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    y: Tensor = _Linear.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
+    fast = _prefers_onednn(rows, weight)
+    y: Tensor = (_Linear.apply if fast else torch.nn.functional.linear)(rows, weight, bias)
     return y.reshape(*x.shape[:-1], weight.shape[0])

@@ -6,6 +6,7 @@
 #include "forward.h"
 #include "matrix_state.h"
 #include "mix.h"
+#include "rows.h"
 
 extern "C" {
 
@@ -31,6 +32,14 @@ void compressm_matrix_state(const compressm::MatrixArgs* a, int64_t is_double, i
 
 void compressm_mix(const compressm::MixArgs* a, int64_t is_double, int64_t back) {
     is_double ? compressm::mix<double>(*a, back) : compressm::mix<float>(*a, back);
+}
+
+void compressm_rms_norm(const compressm::RowArgs* a, int64_t is_double, int64_t back) {
+    is_double ? compressm::rms_norm<double>(*a, back) : compressm::rms_norm<float>(*a, back);
+}
+
+void compressm_swiglu(const compressm::RowArgs* a, int64_t is_double, int64_t back) {
+    is_double ? compressm::swiglu<double>(*a, back) : compressm::swiglu<float>(*a, back);
 }
 
 }
