@@ -173,7 +173,7 @@ def test_accelerated_before_or_after(family):
         for enable in (True, False):  # only ours runs it
             accelerate_cpu(model, enable=enable)
             assert all(isinstance(layer, KeySized) for layer in layers(model))
-            torch.testing.assert_close(model(x).logits, logits)
+            torch.testing.assert_close(model(x).logits, logits, rtol=1e-4, atol=1e-4)
 
 
 @each
