@@ -1,4 +1,4 @@
-"""Shrink state space models while they train.
+"""Shrink state space models while they train, and let them grow where they need to.
 
 spectra = compressm.measure(model)
 report = compressm.compress_(model, optimizer, policy=compressm.EnergyTolerance(0.1))
@@ -15,8 +15,9 @@ from compressm.errors import CompressmError
 from compressm.events import Event, EventLog, SiteChange
 from compressm.families import register_adapter
 from compressm.integrations.cpu import accelerate_cpu
-from compressm.once import compress_, measure
+from compressm.once import compress_, grow_, measure
 from compressm.policies import (
+    Elastic,
     EnergyTolerance,
     FixedFraction,
     FixedRank,
@@ -35,6 +36,7 @@ __all__ = [
     "Calibration",
     "CompressmError",
     "Compressor",
+    "Elastic",
     "EnergyTolerance",
     "Event",
     "EventLog",
@@ -55,6 +57,7 @@ __all__ = [
     "WhenSettled",
     "accelerate_cpu",
     "compress_",
+    "grow_",
     "load_compressed",
     "measure",
     "register_adapter",

@@ -17,6 +17,7 @@ from compressm.checkpoints import watch_loads
 from compressm.engine.guard import Guard
 from compressm.engine.guarded_cut import cuts_of
 from compressm.engine.monitor import Monitor
+from compressm.engine.new_sizes import require_growable
 from compressm.engine.saved_state import entry, optional
 from compressm.engine.schedule import Schedule, WhenSettled
 from compressm.engine.settings import RENAMED, CutSettings, require_plan
@@ -111,7 +112,9 @@ class Compressor:
         self._next_due: float = self._due_after(self._last_due)
         # A method that cannot work should say so now, not at the first cut.
         run.distributed.require_unwrapped()
-        observe(run.model, method, given=given_by(settings.calibration), ranks=run.ranks)
+        sites, _ = observe(run.model, method, given=given_by(settings.calibration), ranks=run.ranks)
+        if policy.grows:
+            require_growable(sites, {name: site.state_dim + 1 for name, site in sites.items()})
         for module in (run.model, *Averages(run.model, settings.ema).modules):
             watch_loads(module)
         run.model.register_load_state_dict_post_hook(_AfterLoad(self))  # type: ignore[no-untyped-call]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,9 +92,10 @@ class Event:
 
     Attributes:
         step: optimizer step at which it happened (None outside a training loop).
-        kind: "cut", or "kept" when the policy found nothing worth cutting. With a guard also
-            "trial" (cut, to be judged after recovery steps), then "accepted"; or "rejected" (no
-            attempt passed, everything is as it was before). "measured": nothing but that.
+        kind: "cut"; "grow" when a layer got new states (others may have been cut); or "kept" when
+            the policy found nothing worth changing. With a guard also "trial" (cut, to be judged
+            after recovery steps), then "accepted"; or "rejected" (no attempt passed, everything is
+            as it was before). "measured": nothing but that.
         method: the method that ran, or the several, as the layers have them: never "auto".
         sites: every compressible layer.
         parameters_before: parameters of the whole model before.
@@ -153,6 +154,13 @@ class Event:
         if len(self.tried) > 1 or (self.tried and self.kind == "rejected"):
             line += f"; tried {', '.join(map(str, self.tried))}"
         return "; ".join([line, *self.notes])
+
+
+def kind_of(changes: Sequence[SiteChange]) -> str:
+    """What an event of changes that stay is called: "grow", "cut" or "kept"."""
+    if any(change.after > change.before for change in changes):
+        return "grow"
+    return "cut" if any(change.after < change.before for change in changes) else "kept"
 
 
 def _ranks_text(ranks: Mapping[str, int]) -> str:

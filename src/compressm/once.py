@@ -1,8 +1,8 @@
-"""Measure a model, or cut it, once: `measure` and `compress_`."""
+"""Measure a model, cut it, or let it grow, once: `measure`, `compress_` and `grow_`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from compressm.arguments import refusing_old_names
 from compressm.calibration import Calibration, Forward, Loss, calibration_of
 from compressm.distributed.model import DistributedModel
+from compressm.engine.growth import grow
 from compressm.engine.guard import Guard
 from compressm.engine.guarded_cut import cuts_of
 from compressm.engine.settings import RENAMED, CutSettings, require_policy
@@ -120,3 +121,52 @@ def compress_(
     run = TrainingRun.of(model, optimizer, settings, wrapper=wrapper, process_group=process_group)
     cuts = cuts_of(run, policy)
     return cuts.all_or_nothing(lambda: cuts.cut(step=None))
+
+
+@steady()
+def grow_(
+    model: nn.Module,
+    optimizer: Optimizer | Iterable[Optimizer] | None = None,
+    sizes: int | Mapping[str, int] | None = None,
+    *,
+    ema: Sequence[nn.Module] = (),
+    transport: str = "project",
+    seed: int = 0,
+    process_group: Any = None,
+    wrapper: nn.Module | None = None,
+) -> Event:
+    """Give layers new states that change nothing at first, in place, once.
+
+    A new state is silent on one side. What it is written by is drawn as the layer would draw it,
+    what reads it is zero (where a delta rule counts what is written, the other way round), so the
+    map of the layer is the same to rounding, and the zero side has the gradient that the state
+    earns. New poles of linear layers lie where those that are there are thin.
+
+    Old entries keep their optimizer state and its step count. New ones begin with first moments of
+    zero and with the second moments that entries like them have on average,
+
+        v'_new = mean_{old states of the same role and group} v,
+
+    so that their first steps are neither several times the learning rate nor next to none; see
+    `compressm.edits.growth`.
+
+    Args:
+        model: changed in place: its layers get new, larger parameters.
+        optimizer, ema, process_group, wrapper: see `compress_`.
+        sizes: states that layers are to have: by layer name, or one number for all.
+        transport: "project", or "reset" where optimizer states of changed parameters start anew.
+        seed: of all that is drawn.
+
+    Returns:
+        An event of kind "grow": which layers, from how many states to how many, and how long it
+        took; "kept" where all have that many.
+
+    Raises:
+        InputError: a layer cannot grow without a change, cannot have this number, or has more
+            states already; nothing has been changed.
+        OptimizerError: a parameter of a layer is trainable and in no given optimizer; nothing has
+            been changed.
+    """
+    settings = CutSettings(transport=transport, seed=seed, ema=ema)
+    run = TrainingRun.of(model, optimizer, settings, wrapper=wrapper, process_group=process_group)
+    return grow(run, sizes)

@@ -1,6 +1,7 @@
 """What a reduction changes in a model, and how optimizer state follows; nothing is changed here."""
 
 from compressm.edits.edit import Edit, holder_of
+from compressm.edits.growth import Growth
 from compressm.edits.transport import Project, Reset, Selection, Transport
 
-__all__ = ["Edit", "Project", "Reset", "Selection", "Transport", "holder_of"]
+__all__ = ["Edit", "Growth", "Project", "Reset", "Selection", "Transport", "holder_of"]

@@ -18,6 +18,7 @@ from functools import cache, partial
 from typing import Any, Protocol, TypeVar, final
 
 from compressm.distributed.fsdp import adds_up
+from compressm.engine.new_sizes import require_growable
 from compressm.engine.proposal import Proposal, propose
 from compressm.engine.rollback import Rollback
 from compressm.engine.saved_state import checked_generator, entry
@@ -25,7 +26,7 @@ from compressm.engine.stopwatch import Stopwatch
 from compressm.engine.survey import Survey
 from compressm.engine.training_run import TrainingRun
 from compressm.errors import CheckpointError, DistributedError
-from compressm.events import Event
+from compressm.events import Event, kind_of
 from compressm.policies.base import LiveModel, Policy
 from compressm.runtime.accelerators import devices_of, synchronize
 from compressm.writeback import (
@@ -47,10 +48,10 @@ class Plan:
     states: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
-    def cuts(self, survey: Survey) -> bool:
-        """Whether any layer would be smaller than it was measured."""
+    def changes(self, survey: Survey) -> bool:
+        """Whether any layer would have another size than it was measured with."""
         sizes = survey.spectra.items()
-        return any(self.states[name] < spectrum.state_dim for name, spectrum in sizes)
+        return any(self.states[name] != spectrum.state_dim for name, spectrum in sizes)
 
 
 def plan_cut(run: TrainingRun, policy: Policy, survey: Survey, rollback: Rollback) -> Plan:
@@ -73,16 +74,24 @@ def plan_cut(run: TrainingRun, policy: Policy, survey: Survey, rollback: Rollbac
 
 
 def as_carried_out(run: TrainingRun, survey: Survey, states: Mapping[str, int]) -> dict[str, int]:
-    """The states that layers will keep: as many as each can have, not fewer than planned.
+    """The states that layers will have: as many as each can, not fewer than planned.
 
     With `uniform`, one number for those that must agree.
+
+    Raises:
+        InputError: a layer was to grow and cannot.
     """
-    possible = {name: survey.spectra[name].at_least(rank) for name, rank in states.items()}
+    larger = {n: rank for n, rank in states.items() if rank > survey.spectra[n].state_dim}
+    with run.ranks.agreement("looking at the layers that grow"):
+        possible = require_growable(survey.sites, larger)
+    smaller = states.keys() - larger.keys()
+    possible |= {name: survey.spectra[name].at_least(states[name]) for name in smaller}
+    possible = {name: possible[name] for name in states}
     return survey.with_uniform_sizes(possible) if run.settings.uniform else possible
 
 
 def propose_cut(run: TrainingRun, survey: Survey, states: Mapping[str, int]) -> Proposal:
-    """Reduce the layers that are to be smaller, by the settings of the run."""
+    """Reduce the layers that are to be smaller, and grow others, by the settings of the run."""
     return propose(survey, states, select=run.settings.select, generator=run.generator)
 
 
@@ -103,7 +112,7 @@ def commit(run: TrainingRun, proposal: Proposal, elsewhere: Elsewhere | None = N
     transport = run.settings.transport
     with run.ranks.agreement("looking into the optimizers"):
         # Apart, because what follows gathers the states of sharded optimizers on all ranks.
-        if proposal.cuts:
+        if proposal.changes_anything:
             others = look_elsewhere(run) if elsewhere is None else elsewhere
             require_owned(run.model, proposal.edits, run.optimizers, others)
         require_finite(run.model, proposal.edits, run.optimizers, transport)
@@ -260,7 +269,7 @@ def cut_at_once(
     proposal = propose_cut(run, survey, plan.states)
     commit(run, proposal)
     return watch.event(
-        "cut" if proposal.cuts else "kept",
+        kind_of(proposal.changes),
         proposal.changes,
         parameters_before=parameters_before,
         notes=plan.notes,

@@ -127,5 +127,8 @@ def _require_companions(companions: Any) -> None:
 
 
 def gentler(plan: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:
-    """The plan that takes half as many states from every layer (rounded towards taking fewer)."""
-    return {site: sizes[site] - (sizes[site] - rank) // 2 for site, rank in plan.items()}
+    """The plan that takes half as many states from every layer, or gives it half as many.
+
+    Rounded towards changing less.
+    """
+    return {site: sizes[site] - int((sizes[site] - rank) / 2) for site, rank in plan.items()}

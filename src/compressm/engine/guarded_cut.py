@@ -32,7 +32,7 @@ from compressm.engine.stopwatch import Stopwatch
 from compressm.engine.survey import Survey
 from compressm.engine.training_run import TrainingRun
 from compressm.errors import InputError
-from compressm.events import Attempt, Event, SiteChange
+from compressm.events import Attempt, Event, SiteChange, kind_of
 from compressm.policies.base import Policy
 from compressm.runtime.interrupts import held
 from compressm.writeback import Snapshot
@@ -84,7 +84,7 @@ class Trial:
             return self._event("trial", watch)
         metric = watch.evaluate(guard)
         if self._accepted(metric):
-            return self._close("cut", watch, metric)
+            return self._close(kind_of(self.changes), watch, metric)
         with run.ranks.agreement("undoing the cut"):
             put_back = self.cuts.rollback.undoing(self.snapshot)
             with held():
@@ -120,7 +120,7 @@ class Trial:
         sizes = {name: spectrum.state_dim for name, spectrum in survey.spectra.items()}
         self.states = as_carried_out(self.cuts.run, survey, gentler(self.states, sizes))
         left = self.attempts < self.cuts.guard.max_attempts
-        if left and Plan(states=self.states).cuts(survey):
+        if left and Plan(states=self.states).changes(survey):
             return self.attempt(survey, watch)
         self.cuts.stopped = self.cuts.guard.on_failure == "stop"
         self.changes = survey.unchanged()
@@ -200,7 +200,7 @@ class GuardedCuts(Cuts):
         survey = survey or self.run.survey()
         before = self.run.parameters
         plan = plan_cut(self.run, self.policy, survey, self.rollback)
-        if not plan.cuts(survey):
+        if not plan.changes(survey):
             return cut_at_once(self.run, survey, plan, watch, before)
         snapshot, metric = self.rollback.snapshot(), watch.evaluate(self.guard)
         self.guard.drop(metric, metric)  # a metric that is no number is an error before the cut

@@ -1,5 +1,7 @@
 """From measured layers to the edits of a cut: reduce, refit, write down; nothing is changed here.
 
+A plan can make layers larger as well; new states then change nothing that the layer does.
+
 The first rank reduces with the statistics of all, and the others are told what came of it.
 """
 
@@ -14,11 +16,11 @@ from compressm.distributed.fsdp import gathered
 from compressm.edits import Edit
 from compressm.engine.data_pass import pass_data
 from compressm.engine.layer_threads import map_layers
+from compressm.engine.new_sizes import edits_of_growth, edits_of_sizes
 from compressm.engine.survey import Survey
 from compressm.errors import InputError
 from compressm.events import SiteChange
 from compressm.families.base import Draft, Which
-from compressm.families.host_config import config_entries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +31,8 @@ class Proposal:
     changes: tuple[SiteChange, ...]
 
     @property
-    def cuts(self) -> bool:
-        """Whether anything would change."""
+    def changes_anything(self) -> bool:
+        """Whether it does."""
         return bool(self.edits)
 
 
@@ -39,14 +41,17 @@ def propose(
 ) -> Proposal:
     """Reduce the layers that a plan makes smaller; those that refit share one pass over the data.
 
+    Layers that it makes larger get new states.
+
     Args:
         survey: of the model, which must be as it was measured.
         plan: states to keep by layer; a layer's own number leaves it alone.
         select: which states stay.
-        generator: of random selections; on all ranks it ends where the first rank's does.
+        generator: of random selections and of new states; on all ranks it ends where the first
+            rank's does.
 
     Raises:
-        InputError: nothing was measured in a layer that is to be cut.
+        InputError: nothing was measured in a layer that is to be cut, or one cannot grow.
     """
     smaller = [name for name, states in plan.items() if states < survey.spectra[name].state_dim]
     for name in smaller:
@@ -67,11 +72,14 @@ def propose(
         with survey.ranks.agreement("writing"), gathered(survey.sites[name].module):
             if survey.ranks.first:
                 edits += drafts[name].edits()
-    edits += _edits_of_sizes(survey, drafts)
+    larger = {name: n for name, n in plan.items() if n > survey.spectra[name].state_dim}
+    edits += edits_of_growth(survey.sites, larger, generator, survey.ranks)
+    sizes = {**{name: draft.rank for name, draft in drafts.items()}, **larger}
+    edits += edits_of_sizes(survey.model, survey.sites, sizes)
     changes = tuple(
         _change(change, drafts[change.site], survey, leading=select == "largest")
         if change.site in drafts
-        else change
+        else replace(change, after=sizes.get(change.site, change.after))
         for change in survey.unchanged()
     )
     edits, changes, drawn = survey.ranks.broadcast(
@@ -97,21 +105,6 @@ def _reduced(
         # Random selections draw from one generator, so in the order of the layers.
         drafts = [*map(reduce, names)] if select == "random" else map_layers(reduce, names)
         return dict(zip(names, drafts, strict=True))
-
-
-def _edits_of_sizes(survey: Survey, drafts: Mapping[str, Draft]) -> list[Edit]:
-    """Edits of what the cut layers, and configurations around them, say about sizes."""
-    edits = []
-    for name, draft in drafts.items():
-        site = survey.sites[name]
-        if attributes := site.adapter.attributes(site.module, draft.rank):
-            edits.append(Edit(module=site.module, attributes=attributes))
-    dims = {name: s.state_dim for name, s in survey.spectra.items()}
-    dims |= {name: draft.rank for name, draft in drafts.items()}
-    for entry in config_entries(survey.model, survey.sites) if drafts else ():
-        if edit := entry.edit(dims):
-            edits.append(edit)
-    return edits
 
 
 def _change(as_it_is: SiteChange, draft: Draft, survey: Survey, *, leading: bool) -> SiteChange:

@@ -89,11 +89,15 @@ class Survey:
         )
 
     def with_uniform_sizes(self, plan: Mapping[str, int]) -> dict[str, int]:
-        """The plan with one rank, its largest, for all layers that one configuration speaks for."""
-        level = dict(plan)
+        """The plan with one rank, its largest, for all layers that one configuration speaks for.
+
+        Where none of them grows, none that has fewer states does.
+        """
+        level, now = dict(plan), {name: s.state_dim for name, s in self.spectra.items()}
         for group in uniform_groups(self.model, self.sites):
             rank = max(level[name] for name in group)
-            level |= {name: min(rank, self.spectra[name].state_dim) for name in group}
+            grows = any(level[name] > now[name] for name in group)
+            level |= {name: rank if grows else min(rank, now[name]) for name in group}
         return level
 
     def unchanged(self) -> tuple[SiteChange, ...]:

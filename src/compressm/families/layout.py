@@ -17,7 +17,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
-from compressm.edits import holder_of
+from compressm.edits import Growth, holder_of
 from compressm.errors import InputError
 
 # What a run of entries does: it makes keys (rows of B), queries (rows of C), decays; or all of it.
@@ -136,9 +136,23 @@ class StateAxis:
 
     def padded(self, value: Tensor, states: int, wanted: int) -> Tensor:
         """The value with `wanted` states, the new entries of which are zero."""
+        return self.growth(states, wanted).kept((value,))[0]
+
+    def growth(
+        self,
+        states: int,
+        wanted: int,
+        *,
+        loudness: float = 1.0,
+        factors: Tensor | None = None,
+    ) -> Growth:
+        """How what lies beside the parameter follows when it gets more states, behind the old."""
         old = torch.arange(states, device="cpu").expand(self.groups, -1)
-        new = value.new_zeros(self.shape(value.shape, states, wanted))
-        return new.index_copy(self.dim, self.kept(wanted, old).to(value.device), value)
+        entries = self.entries(wanted)
+        runs = torch.full((self._others + entries.numel(),), -1, device="cpu")
+        number = torch.arange(self.blocks, device="cpu").view(*entries.shape[:2], 1)
+        runs[entries] = number.expand_as(entries)
+        return Growth(self.kept(wanted, old), runs, self.dim, loudness, factors)
 
 
 @final

@@ -24,6 +24,7 @@ from compressm.numerics.lti.nuclear_norm import hankel_nuclear_norm
 from compressm.numerics.lti.output_fit import OutputFit, fit_to_outputs
 from compressm.numerics.lti.padding import padded, with_driven_parts, with_idle_parts_driven
 from compressm.numerics.lti.perturbation import HankelMatrix, hankel_matrix, weyl_bound
+from compressm.numerics.lti.placing import decay_and_phase, farthest
 from compressm.numerics.lti.reduction import Reduction, with_system
 from compressm.numerics.lti.refit import (
     DATA_RIDGE,
@@ -59,10 +60,12 @@ __all__ = [
     "balanced_truncation",
     "cross_gramian",
     "data_refit",
+    "decay_and_phase",
     "diagonalise",
     "difference",
     "disc_defect",
     "discretise",
+    "farthest",
     "fit_to_outputs",
     "gramians",
     "greedy_modes",

@@ -2,6 +2,7 @@
 
 from compressm.policies.base import POLICIES, LiveModel, LivePolicy, Policy, register_policy
 from compressm.policies.budgets import ParameterBudget, StateBytesBudget
+from compressm.policies.elastic import Elastic
 from compressm.policies.energy import EnergyTolerance, GlobalEnergy
 from compressm.policies.fixed import FixedFraction, FixedRank
 from compressm.policies.metric import MetricBudget
@@ -12,6 +13,7 @@ from compressm.policies.threshold import GlobalThreshold
 __all__ = [
     "POLICIES",
     "RULES",
+    "Elastic",
     "EnergyTolerance",
     "FixedFraction",
     "FixedRank",

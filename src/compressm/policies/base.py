@@ -1,4 +1,4 @@
-"""How many states to keep: policies turn the spectra of all layers into a rank for each.
+"""How many states to have: policies turn the spectra of all layers into a rank for each.
 
 A policy says what it would like to keep (`targets`); the constraints that every policy shares
 (`min_rank`, `multiple_of`, `gate`) are applied here, once. A new policy is one file with a class
@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass, field
-from typing import final
+from typing import ClassVar, final
 
 from compressm.arguments import real, whole
 from compressm.errors import InputError
@@ -53,7 +53,10 @@ class Policy(ABC):
         multiple_of: round the kept states up to a multiple of this, for kernels that pad.
         gate: cut only when the new rank is below gate * N; a cut of a few states costs a
             measurement and a recompilation and buys nothing (arXiv 2510.02823, section 3: 0.95).
+        grows: whether a target above N asks for new states; else such a layer is left alone.
     """
+
+    grows: ClassVar[bool] = False
 
     _: KW_ONLY
     min_rank: int = 1
@@ -98,6 +101,8 @@ class Policy(ABC):
         """`target` under `min_rank`, `multiple_of` and `gate`."""
         rank = max(target, self.min_rank)
         rank = self.multiple_of * math.ceil(rank / self.multiple_of)
+        if self.grows and target > state_dim:
+            return rank
         return rank if rank < self.gate * state_dim else state_dim
 
 

@@ -95,8 +95,8 @@ class RunRecord:
 
     @property
     def cuts(self) -> tuple[Event, ...]:
-        """The events at which states were cut (a guard may have undone a "trial" later)."""
-        return tuple(event for event in self.events if event.kind in ("cut", "trial"))
+        """The events at which sizes changed (a guard may have undone a "trial" later)."""
+        return tuple(event for event in self.events if event.kind in ("cut", "grow", "trial"))
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of a metric, such as "val/accuracy"."""

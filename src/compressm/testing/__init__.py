@@ -13,7 +13,7 @@ except ImportError as error:
     raise MissingExtraError("pytest", "testing") from error
 
 # Before the files with the tests are imported, so that a failure shows what was compared.
-_WITH_TESTS = ("finding", "exactness", "training", "running", "keeping")
+_WITH_TESTS = ("finding", "exactness", "training", "growing", "running", "keeping")
 pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in _WITH_TESTS))
 
 from compressm.testing.case import Case  # noqa: E402

@@ -15,6 +15,7 @@ from compressm.calibration import Calibration
 from compressm.errors import InputError
 from compressm.events import Event
 from compressm.families import Adapter, Site, find_sites
+from compressm.families.growing import growing
 from compressm.once import compress_
 from compressm.policies import FixedRank
 from compressm.testing.padding import pad_by_layout
@@ -103,6 +104,22 @@ class Case:
         return tuple(
             name for name in self.every_method if getattr(known.get(name), "guaranteed", False)
         )
+
+    @cached_property
+    def grows(self) -> bool:
+        """Whether the adapter says how its layers grow."""
+        with torch.random.fork_rng(devices=[]):
+            site = self.site(self.build(self.kept))
+        try:
+            growing(site).grows_to(site.module, self.full)
+        except InputError:
+            return False
+        return True
+
+    def larger(self, model: nn.Module) -> int:
+        """More states than the layer has, a number that it can have."""
+        site = self.site(model)
+        return growing(site).grows_to(site.module, site.state_dim + 3)
 
     @property
     def between(self) -> int:

@@ -14,6 +14,7 @@ from compressm.numerics.matrix_state.fitting import fit_rows
 from compressm.testing.case import Case
 from compressm.testing.exactness import Exactness
 from compressm.testing.finding import Finding
+from compressm.testing.growing import Growing
 from compressm.testing.keeping import Keeping
 from compressm.testing.running import Running
 from compressm.testing.training import Training
@@ -42,7 +43,7 @@ def conformance(cases: Case | Mapping[str, Case]) -> type:
         cases: one, or several by the names that their tests get.
     """
     named = {"": cases} if isinstance(cases, Case) else dict(cases)
-    bases = (Finding, Exactness, Training, Running, Keeping, _Suite)
+    bases = (Finding, Exactness, Training, Growing, Running, Keeping, _Suite)
     return type("Conformance", bases, {"cases": named})
 
 
@@ -100,6 +101,8 @@ def _selections(case: Case) -> Iterator[Row]:
 _ROWS: dict[tuple[str, ...], Callable[[Case], Iterator[Row]]] = {
     ("case",): _where(lambda case: True),
     ("compiled",): _where(lambda case: case.compiled),
+    ("growing",): _where(lambda case: case.grows),
+    ("fixed",): _where(lambda case: not case.grows),
     ("streamed",): _where(lambda case: case.stream is not None),
     ("case", "method"): _with(lambda case: case.every_method),
     ("case", "seeing"): _with(lambda case: case.seeing),

@@ -17,8 +17,8 @@ WINDOW = 1000
 
 
 def count_cuts(compression: CompressionCallback | None) -> int:
-    """Cuts made so far in a run, which may be one without compression."""
-    return 0 if compression is None else sum(e.kind == "cut" for e in compression.events)
+    """Cuts and growths so far in a run, which may be one without compression."""
+    return 0 if compression is None else sum(e.kind in ("cut", "grow") for e in compression.events)
 
 
 class StepClock(pl.Callback):

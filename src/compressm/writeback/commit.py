@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from compressm.distributed.fsdp import ShardStorage, is_shard, reshard_, sharded_like, unsharded
-from compressm.edits import Edit, Reset, Selection, Transport
+from compressm.edits import Edit, Growth, Reset, Selection, Transport
 from compressm.errors import InputError
 from compressm.runtime.interrupts import held
 from compressm.writeback.averages import Averages
@@ -178,7 +178,7 @@ def _prepare(
     follows: Transport | None = rule
     if transport == "reset":
         follows = None
-    elif transport == "slice" and not isinstance(rule, Selection):
+    elif transport == "slice" and not isinstance(rule, (Selection, Growth)):
         follows = Leading([change.new.shape for change in changes])
     driven = [change for change in changes if change.old.grad is not None]
     if driven and (rule.separate or len(driven) == len(changes)):

@@ -66,7 +66,7 @@ def warn_of_hooks(olds: Iterable[tuple[str, nn.Parameter]]) -> None:
     named = sorted(name for name, old in olds if _has_hooks(old))
     if named:
         warnings.warn(
-            f"hooks registered on {', '.join(named)} were moved to the new, smaller parameters; "
+            f"hooks registered on {', '.join(named)} were moved to the new parameters; "
             "register them again if they hold the old parameter or anything of its shape",
             stacklevel=4,
         )

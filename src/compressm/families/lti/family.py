@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from compressm.edits import Edit
 from compressm.families.base import Adapter
+from compressm.families.growing import Growing
 from compressm.families.layout import Layout
+from compressm.families.lti.growing import grown_edits, require_growable
 from compressm.families.stored import with_values
 from compressm.numerics import Reduction, StateSpace
 
 
-class LinearFamily(Adapter):
+class LinearFamily(Adapter, Growing):
     """Layers that can be read as diagonal systems, and written.
 
     Attributes:
@@ -62,6 +64,15 @@ class LinearFamily(Adapter):
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         """(u, mask) of one call of the layer: u (B, L, H), mask (B, L) or None."""
+
+    @final
+    def grows_to(self, module: nn.Module, states: int) -> int:
+        require_growable(self.family, module, self.layout(module))
+        return states
+
+    @final
+    def grown(self, module: nn.Module, states: int, generator: torch.Generator) -> Sequence[Edit]:
+        return grown_edits(module, self.layout(module), self.read, states, generator)
 
     @final
     def stored(self, module: nn.Module, edits: Sequence[Edit]) -> StateSpace:

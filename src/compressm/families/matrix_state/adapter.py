@@ -6,12 +6,16 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
 
+import torch
 from torch import Tensor, nn
 
 from compressm.calibration import Given
+from compressm.edits import Edit
 from compressm.errors import InputError
 from compressm.families.base import Adapter, Observer
+from compressm.families.growing import Growing
 from compressm.families.layout import Layout
+from compressm.families.matrix_state.growing import grown_edits
 from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.families.matrix_state.method import METHODS, MatrixStateMethod
 from compressm.families.matrix_state.stages import MatrixStateObserver
@@ -21,7 +25,7 @@ from compressm.spectrum import StateCost
 NO_STEPS = {"hankel": "it averages step sizes, and these layers have none"}
 
 
-class MatrixStateAdapter(Adapter):
+class MatrixStateAdapter(Adapter, Growing):
     """Base of the families with a matrix-valued state.
 
     Attributes:
@@ -78,6 +82,17 @@ class MatrixStateAdapter(Adapter):
         # A mask of more dimensions belongs to attention layers beside this one.
         fits = isinstance(mask, Tensor) and mask.shape == hidden.shape[:2]
         return hidden, mask if fits else None
+
+    @final
+    def grows_to(self, module: nn.Module, states: int) -> int:
+        layer = self.read(module)
+        if layer.no_growth is not None:
+            raise InputError(f"{self.family} layers cannot grow: {layer.no_growth}")
+        return -(-states // layer.step) * layer.step
+
+    @final
+    def grown(self, module: nn.Module, states: int, generator: torch.Generator) -> Sequence[Edit]:
+        return grown_edits(module, self.read(module), states, generator)
 
     @property
     def methods(self) -> dict[str, MatrixStateMethod]:

@@ -41,6 +41,10 @@ class ConvolvedDeltaLayer(MatrixStateLayer):
     """
 
     recurrence: ClassVar = DeltaRule()
+    no_growth: str | None = (
+        "behind their L2 norm queries are divided by the root of the number of states; no "
+        "parameter makes up for that, and the norm of the output does so but for its epsilon"
+    )
     norm: ClassVar[str]
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:

@@ -21,6 +21,12 @@ from compressm.families.matrix_state.choice import Choice, NewValue, Part
 from compressm.families.matrix_state.recurrences import Recurrence
 from compressm.numerics.matrix_state.signals import Signals
 
+# Why some layers cannot grow.
+NORM_OVER_STATES = (
+    "keys and queries are normalised over all states, so that a new one changes what the others "
+    "write or read"
+)
+
 
 class MatrixStateLayer(ABC):
     """A layer as it was when it was read: its tensors, and what they do.
@@ -51,6 +57,14 @@ class MatrixStateLayer(ABC):
         spaced: whether every m-th state has to stay, because the layer computes something of each
             (a frequency of rotation) from its place among all.
         possible: numbers of states that it can have, N among them; None: all, or as `spaced` says.
+        no_growth: why a new state would change what the others do, so that the layer cannot grow;
+            None: with the query of a new state zero (with a delta rule its key), and what stands
+            behind both as it is, nothing changes.
+        step: numbers of states that it can grow to are multiples of this.
+        unit: whether queries get length one.
+        query_rows: where the layer divides queries by N^(1/2), parameters with rows that make them,
+            linearly, so that these make up for another N; empty: it does not.
+        decay_entries: parameters whose entries are decays themselves, one for each state.
     """
 
     recurrence: ClassVar[Recurrence]
@@ -64,6 +78,11 @@ class MatrixStateLayer(ABC):
     blocks: int = 1
     spaced: bool = False
     possible: tuple[int, ...] | None = None
+    no_growth: str | None = "their adapter does not say that new states leave others as they are"
+    step: int = 1
+    unit: bool = False
+    query_rows: ClassVar[tuple[str, ...]] = ()
+    decay_entries: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         self.module, self.layout = module, layout

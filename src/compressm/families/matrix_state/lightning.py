@@ -53,6 +53,7 @@ class LightningLayer(MatrixStateLayer):
 
     recurrence: ClassVar = HeadDecay()
     made_by = ("qkv_proj.weight",)
+    no_growth: str | None = None
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         super().__init__(module, layout)

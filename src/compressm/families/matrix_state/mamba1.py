@@ -22,7 +22,7 @@ from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.matrix_state.adapter import MatrixStateAdapter
 from compressm.families.matrix_state.choice import Choice, NewValue, scaled, shrunk
-from compressm.families.matrix_state.layer import MatrixStateLayer
+from compressm.families.matrix_state.layer import NORM_OVER_STATES, MatrixStateLayer
 from compressm.families.matrix_state.recurrences import ChannelDecay
 from compressm.families.structure import Tensors
 from compressm.numerics.matrix_state.signals import Signals
@@ -40,6 +40,7 @@ class Mamba1Layer(MatrixStateLayer):
 
     recurrence: ClassVar = ChannelDecay()
     made_by = ("x_proj.weight",)
+    decay_entries: ClassVar = ("A_log",)
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         super().__init__(module, layout)
@@ -48,6 +49,7 @@ class Mamba1Layer(MatrixStateLayer):
         self.rank = self.p["dt_proj.weight"].shape[1]
         self.normed = hasattr(module, "b_layernorm")
         self.mixable = not self.normed
+        self.no_growth = NORM_OVER_STATES if self.normed else None
         learned = "c_layernorm.weight"
         # A norm without weights keeps only proportions of its inputs, but these it keeps.
         self.weighed = learned if learned in self.p else "x_proj.weight"

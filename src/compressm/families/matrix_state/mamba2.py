@@ -47,6 +47,7 @@ class Mamba2Layer(MatrixStateLayer):
 
     recurrence: ClassVar = HeadDecay()
     made_by = ("in_proj.weight",)
+    no_growth: str | None = None
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         super().__init__(module, layout)

@@ -32,7 +32,7 @@ from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.matrix_state.adapter import MatrixStateAdapter
 from compressm.families.matrix_state.choice import Choice, NewValue, shrunk
-from compressm.families.matrix_state.layer import MatrixStateLayer
+from compressm.families.matrix_state.layer import NORM_OVER_STATES, MatrixStateLayer
 from compressm.families.matrix_state.recurrences import HeadDecay
 from compressm.families.structure import Tensors
 from compressm.numerics.matrix_state.signals import Signals
@@ -69,6 +69,7 @@ class Mamba3Layer(MatrixStateLayer):
 
     recurrence: ClassVar = HeadDecay()
     made_by = ("in_proj.weight",)
+    no_growth: str | None = NORM_OVER_STATES
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         super().__init__(module, layout)

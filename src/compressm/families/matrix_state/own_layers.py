@@ -56,6 +56,8 @@ class OwnLayer(MatrixStateLayer):
     """One layer, read once; a subclass says which recurrence it drives."""
 
     made_by = ("k_proj.weight", "q_proj.weight")
+    no_growth: str | None = None
+    decay_entries: ClassVar = ("a_up.bias", "dt_bias")
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         assert isinstance(module, own.MatrixStateLayer)

@@ -46,6 +46,10 @@ class XLSTMLayer(MatrixStateLayer):
     """One layer, read once; every head is a group with keys and queries of its own."""
 
     recurrence: ClassVar = HeadDecay()
+    no_growth: str | None = None
+    query_rows: ClassVar = tuple(
+        f"{name}.{what}" for name in ("q", _FUSED) for what in ("weight", "bias")
+    )
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         super().__init__(module, layout)
@@ -55,6 +59,7 @@ class XLSTMLayer(MatrixStateLayer):
         self.weighed = self.made_by[-1]
         self.groups = self.blocks = int(own.config.num_heads)
         self.possible = _fitting(self.groups, self.state_dim)
+        self.step = 1 if self.possible is None else self.possible[0]
         self._cap, self._eps = own.config.gate_soft_cap, float(own.multihead_norm.eps)
 
     def _linear(self, name: str, u: Tensor) -> Tensor:

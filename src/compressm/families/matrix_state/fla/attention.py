@@ -33,6 +33,8 @@ class FlaGatedLinearAttentionLayer(FlaLayer):
 
     recurrence: ClassVar = KeyDecay()
     plain = "qkv"
+    query_rows: ClassVar = ("q_proj.weight",)
+    decay_entries: ClassVar = ("gk_proj.1.bias",)
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         super().__init__(module, layout)
@@ -40,6 +42,7 @@ class FlaGatedLinearAttentionLayer(FlaLayer):
         self._feature_map = own.feature_map_fn
         linear = self._feature_map is None and "q_conv1d.weight" not in self.p
         self.weighed = "q_proj.weight" if linear else None
+        self.no_growth = None if linear else self.no_growth
 
     def formed(self, x: Tensor) -> Tensor:
         made: Tensor = x if self._feature_map is None else self._feature_map(x)

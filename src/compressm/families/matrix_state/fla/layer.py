@@ -46,6 +46,10 @@ class FlaLayer(MatrixStateLayer):
 
     out_map: ClassVar = "o_proj"
     made_by = ("k_proj.weight", "q_proj.weight")
+    no_growth: str | None = (
+        "queries are divided by the root of the number of states, behind what is not linear in a "
+        "parameter, and the norm of the output makes up for that but for its epsilon"
+    )
     plain: str = ""
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:

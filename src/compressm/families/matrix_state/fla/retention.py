@@ -45,6 +45,7 @@ class FlaRetentionLayer(FlaLayer):
     plain = "qkv"
     entries = 2
     spaced = True
+    no_growth: str | None = "the number of planes says how fast each of them turns"
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         super().__init__(module, layout)
