@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from compressm.edits import Edit, Project, Reset, Selection
+from compressm.edits import Edit, Growth, Project, Reset, Selection
 from compressm.errors import InputError
+from compressm.families import StateAxis
 
 
 @pytest.mark.parametrize("dim", [0, 1])
@@ -148,3 +149,59 @@ def test_complex_parameters_follow_as_their_real_and_imaginary_parts_do(pairs):
         expected = getattr(plain, name)(as_pair(numbers))
         found = as_pair(torch.view_as_complex(moved) if pairs else moved)
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_growth_places_zeros_and_fills_squares_with_the_mean_of_their_run():
+    """Entry by entry: two runs of three old states between entries of no state."""
+    axis = StateAxis(1, ("write", "read"), lead=1, tail=2)
+    rule = axis.growth(3, 5, loudness=0.5)
+    t = torch.rand(2, 9, 3, dtype=torch.float64)
+    (first,), (second,), (kept,) = rule.first((t,)), rule.second((t,)), rule.kept((t,))
+    places = {0: 0, 1: 1, 2: 2, 3: 3, 4: 6, 5: 7, 6: 8, 7: 11, 8: 12}
+    runs = {4: (1, 2, 3), 5: (1, 2, 3), 9: (4, 5, 6), 10: (4, 5, 6)}
+    assert first.shape == second.shape == (2, 13, 3)
+    assert torch.equal(first, kept)
+    for old, new in places.items():
+        assert torch.equal(first[:, new], t[:, old])
+        assert torch.equal(second[:, new], t[:, old])
+    for new, run in runs.items():
+        assert not first[:, new].any()
+        torch.testing.assert_close(second[:, new], 0.25 * sum(t[:, i] for i in run) / 3)
+
+
+def test_a_new_entry_of_adam_takes_a_first_step_below_the_usual_one():
+    """Whatever the count: as the module says, and three times the rate from squares of zero."""
+    for steps in (1, 1000):
+        p = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+        optimizer = torch.optim.Adam([p], lr=1.0)
+        for _ in range(steps):
+            p.grad = torch.tensor([1.0, -1.0, 1.0, -1.0]).double()
+            optimizer.step()
+        state, rule = optimizer.state[p], StateAxis(0).growth(4, 5)
+        q = nn.Parameter(torch.zeros(5, dtype=torch.float64))
+        other = torch.optim.Adam([q], lr=1.0)
+        other.state[q] = {
+            "step": state["step"].clone(),
+            "exp_avg": rule.first((state["exp_avg"],))[0],
+            "exp_avg_sq": rule.second((state["exp_avg_sq"],))[0],
+        }
+        q.grad = torch.ones(5, dtype=torch.float64)
+        other.step()
+        assert 0.09 < -q[4].item() <= 1.0
+
+
+def test_growth_scales_what_lies_beside_entries_that_got_another_weight():
+    factors = torch.tensor([2.0, 1.0, 1.0])
+    rule = StateAxis(0).growth(3, 4, factors=factors)
+    t = torch.ones(3, 2)
+    assert rule.first((t,))[0][:, 0].tolist() == [2, 1, 1, 0]
+    assert rule.second((t,))[0][:, 0].tolist() == [4, 1, 1, 2]
+    assert rule.kept((t,))[0][:, 0].tolist() == [1, 1, 1, 0]
+
+
+def test_growth_of_no_sense_is_refused():
+    runs = torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(InputError, match="places"):
+        Growth(torch.tensor([0, 4]), runs, 0)
+    with pytest.raises(InputError, match="factors"):
+        Growth(torch.tensor([0, 1]), runs, 0, factors=torch.ones(3))

@@ -37,8 +37,8 @@ def resize_(
     new parameters, without any state for them; wrappers (DDP, `fully_shard`) know them.
 
     Args:
-        model: at full size, or at any size down to the wanted one. Under `fully_shard` all ranks
-            call.
+        model: at full size, or at any size down to the wanted one; for the events of a run that
+            grew, also at a size that it had. Under `fully_shard` all ranks call.
         sizes: what the layers are to have:
 
             - states by layer name, for all or some layers;
@@ -52,8 +52,8 @@ def resize_(
 
     Raises:
         InputError, CheckpointError: names or sizes are not of this model, or a layer would grow.
-            It does so only for a checkpoint, because then its weights are at hand: load those next.
-            Nothing has been changed.
+            It does so for a checkpoint, and for a run in which it grew from this size: load those
+            weights next. `grow_` makes new states that change nothing. Nothing has been changed.
     """
     model = unwrapped(model)
     sites = find_sites(model)
@@ -87,7 +87,12 @@ def _wanted(model: nn.Module, sites: Mapping[str, Site], sizes: Any) -> dict[str
     )
 
 
-def _of_names(sites: Mapping[str, Site], sizes: Mapping[str, Any], what: str) -> dict[str, int]:
+def _of_names(
+    sites: Mapping[str, Site],
+    sizes: Mapping[str, Any],
+    what: str,
+    grew_from: Mapping[str, set[int]] | None = None,
+) -> dict[str, int]:
     unknown = sorted(sizes.keys() - sites.keys(), key=str)
     has = ", ".join(f"{name or '(model)'} ({site.state_dim})" for name, site in sites.items())
     if unknown:
@@ -97,7 +102,8 @@ def _of_names(sites: Mapping[str, Site], sizes: Mapping[str, Any], what: str) ->
     wanted = {name: whole(f"{what}layer {name!r}", states) for name, states in sizes.items()}
     for name, states in wanted.items():
         now = sites[name].state_dim
-        if not 1 <= states <= now:
+        grew = states > now and now in (grew_from or {}).get(name, ())
+        if not (1 <= states <= now or grew):
             raise InputError(
                 f"{what}layer {name!r} has {now} states and was to have {states}; expected 1 to "
                 f"{now}. Build the model at the size that it had before it was cut"
@@ -114,7 +120,10 @@ def _of_events(sites: Mapping[str, Site], events: Sequence[Event], what: str) ->
             f"{what}events of another model: the layers {', '.join(map(repr, missing))} of this "
             f"one are not in them; they speak of {', '.join(map(repr, sizes))}"
         )
-    return _of_names(sites, sizes, what)
+    grew_from: dict[str, set[int]] = {}
+    for change in (change for event in events for change in event.sites):
+        grew_from.setdefault(change.site, set()).add(change.before)
+    return _of_names(sites, sizes, what, grew_from)
 
 
 def _of_shapes(

@@ -17,7 +17,7 @@ from compressm.spectrum import Spectrum
 @register_policy("elastic")
 @dataclass(frozen=True)
 class Elastic(Policy):
-    """Two levels of how many states carry the energy, and nothing in between.
+    """Grow a layer that needs more than the share `full` of its states, cut one that needs few.
 
     A layer of N states needs r of them, the smallest number with Σ_{i>r} σ_i <= tolerance Σ σ_i.
     It has the right size where r is the share `full` of its states, n = r / full. It
@@ -57,7 +57,7 @@ class Elastic(Policy):
             raise InputError("full: expected 0 < full <= 1, got 0: every layer would always grow")
         if not 1 < real("factor", self.factor) <= 1 / self.gate:
             raise InputError(
-                f"factor: expected 1 < factor <= 1 / gate = {1 / self.gate:g}, so that no cut "
+                f"factor: expected 1 < factor <= 1 / gate = {1 / self.gate:.3g}, so that no cut "
                 f"takes back what has just grown, got {self.factor:g}; make it or the gate smaller"
             )
         if self.max_rank is not None:
