@@ -271,5 +271,9 @@ def said(events: Sequence[Event]) -> Figures:
     return {
         "outcome": [event.kind for event in events],
         "states": {site.site: site.after for site in events[-1].sites},
+        "sizes": [
+            {"step": event.step, **{site.site: site.after for site in event.sites}}
+            for event in events
+        ],
         "cut_seconds": sum(event.seconds for event in events),
     }
