@@ -58,8 +58,8 @@ class MatrixStateLayer(ABC):
             (a frequency of rotation) from its place among all.
         possible: numbers of states that it can have, N among them; None: all, or as `spaced` says.
         no_growth: why a new state would change what the others do, so that the layer cannot grow;
-            None: with the query of a new state zero (with a delta rule its key), and what stands
-            behind both as it is, nothing changes.
+            None: it changes nothing where what makes its query is zero (with a delta rule, what
+            makes its key).
         step: numbers of states that it can grow to are multiples of this.
         unit: whether queries get length one.
         query_rows: where the layer divides queries by N^(1/2), parameters with rows that make them,
