@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 OURS = "cut"
 # A gap that shows with one digit.
-_SEEN = 0.05
+SEEN = 0.05
 _ARMS = {
     "full": "never cut",
     "cut": "cut in training (ours)",
@@ -69,7 +69,7 @@ def rivals(results: Json, key: str) -> str:
     if not any(row[key] for row in results["rows"]):
         return "*Not measured in these runs.*"
     rows = [
-        [_name(row, results), *(_cell(row[key].get(size), digits) for size in results["sizes"])]
+        [name(row, results), *(_cell(row[key].get(size), digits) for size in results["sizes"])]
         for row in results["rows"]
     ]
     header = ["way", *(f"{size} states" for size in results["sizes"])]
@@ -80,7 +80,7 @@ def drawing(results: Json) -> str:
     """Test accuracy by size, as an SVG."""
     rows = [row for row in results["rows"] if row["arm"] != "full" and row["test"]]
     full = next((row["test"] for row in results["rows"] if row["arm"] == "full"), {})
-    names = [_name(row, results).replace("`", "") for row in rows]
+    names = [name(row, results).replace("`", "") for row in rows]
     mine = next((name for name, row in zip(names, rows, strict=True) if row["arm"] == OURS), "")
     return figures.lines(
         {name: row["test"] for name, row in zip(names, rows, strict=True)},
@@ -101,19 +101,20 @@ def _losses(results: Json) -> str:
         for size, cell in row["test"].items():
             mine = ours["test"].get(size)
             gap = cell["mean"] - mine["mean"] if mine else 0.0
-            if row["arm"] not in ("full", OURS) and gap >= _SEEN:
-                lines.append((gap, f"- {size} states: {_name(row, results)}, by {gap:.1f} points"))
+            if row["arm"] not in ("full", OURS) and gap >= SEEN:
+                lines.append((gap, f"- {size} states: {name(row, results)}, by {gap:.1f} points"))
     if not lines:
         return f"At no size does another way have the higher mean. {results['source']}"
     said = "\n".join(line for _, line in sorted(lines, key=lambda line: -line[0]))
     return f"Ways whose mean test accuracy is higher than ours:\n\n{said}\n\n{results['source']}"
 
 
-def _name(row: Mapping[str, Any], results: Json) -> str:
-    name = _ARMS.get(row["arm"], row["arm"])
+def name(row: Mapping[str, Any], results: Json) -> str:
+    """What a way is called, with its settings."""
+    said = _ARMS.get(row["arm"], row["arm"])
     if row["arm"] == "full":
-        return f"{name} ({results['full_size']} states)"
-    return ", ".join([name, *(_said(key, value) for key, value in row["axes"].items())])
+        return f"{said} ({results['full_size']} states)"
+    return ", ".join([said, *(_said(key, value) for key, value in row["axes"].items())])
 
 
 def _said(key: str, value: Any) -> str:

@@ -8,7 +8,10 @@ from typing import Any
 
 from summaries import Json, Result, over, results_of
 
+from compressm.experiments import spent_until
+
 _OURS = "cut"
+_ACCURACY = "val_accuracy_percent"
 
 
 def summary(folder: Path, experiment: str) -> Json:
@@ -35,7 +38,7 @@ def summary(folder: Path, experiment: str) -> Json:
         row["test"] = _means(whole, _accuracy)
         row["seconds"] = _means(whole, _seconds)
         row["step"] = _means(whole, lambda r: r["figures"].get("step_milliseconds"))
-        row["joules"] = _means(whole, _joules)
+        row["joules"] = _means(whole, joules)
         for key, beside in (
             ("equal_seconds", _by_then),
             ("seconds_to", _until),
@@ -78,7 +81,7 @@ def _seconds(result: Result) -> float:
     return float(result["figures"]["train_processor_seconds"])
 
 
-def _joules(result: Result) -> float | None:
+def joules(result: Result) -> float | None:
     """Of processor and accelerator: mean power of the run, over the seconds of its training.
 
     The run itself may have begun from a trunk, or with a teacher, that another run has trained.
@@ -91,30 +94,43 @@ def _joules(result: Result) -> float | None:
     return power * float(result["figures"]["train_seconds"])
 
 
-def _reached(result: Result) -> list[tuple[float, float]]:
-    """(seconds, validation accuracy) of the models that have the final size."""
-    figures = result["figures"]
+def lines(result: Result) -> list[Json]:
+    """Validation accuracy of the models that have the final size, and what was spent until then.
+
+    Seconds of processor time, and where they were counted joules: the run's own share of its
+    seconds.
+    """
+    figures, spent = result["figures"], joules(result)
     rows = zip(figures["curve"], figures["curve_processor_seconds"], strict=True)
-    last = figures["last_cut_step"]
-    return [(seconds, row["val_accuracy_percent"]) for row, seconds in rows if row["step"] >= last]
+    found: list[Json] = []
+    for row, seconds in rows:
+        if row["step"] >= figures["last_cut_step"]:
+            line = {"seconds": seconds, _ACCURACY: row[_ACCURACY]}
+            if spent is not None:
+                line["joules"] = spent * seconds / _seconds(result)
+            found.append(line)
+    return found
 
 
 def _by_then(result: Result, ours: Result) -> float | None:
     """The best validation accuracy by the second at which our run had ended."""
     budget = _seconds(ours)
-    return max((value for seconds, value in _reached(result) if seconds <= budget), default=None)
+    by_then = (line[_ACCURACY] for line in lines(result) if line["seconds"] <= budget)
+    return max(by_then, default=None)
 
 
 def _until(result: Result, ours: Result) -> float | None:
     """Seconds until a validation accuracy is at most a point below the best of our run."""
-    level = max(value for _, value in _reached(ours)) - 1.0
-    return next((seconds for seconds, value in _reached(result) if value >= level), None)
+    return spent_until(lines(result), _level(ours), spent="seconds")
 
 
 def _joules_until(result: Result, ours: Result) -> float | None:
-    """The same in joules: the run's own share of its seconds."""
-    seconds, joules = _until(result, ours), _joules(result)
-    return None if seconds is None or joules is None else joules * seconds / _seconds(result)
+    """The same in joules."""
+    return spent_until(lines(result), _level(ours))
+
+
+def _level(ours: Result) -> float:
+    return float(max(line[_ACCURACY] for line in lines(ours))) - 1.0
 
 
 def _mean(values: Iterable[float | None]) -> Json | None:

@@ -21,6 +21,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import choices
+import evidence
+import evidence_tables
 import family_tables
 import listings
 import loop_tables
@@ -29,6 +32,8 @@ import operator_tables
 import rival_tables
 import rivals
 import summaries
+
+from compressm.experiments import Results
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -64,20 +69,34 @@ def fill(text: str, results: Path = RESULTS) -> str:
 
 
 def _from_results(name: str, words: Sequence[str], results: Path) -> str:
-    experiments, _, render = EXPERIMENTS[name]
-    missing = _missing(name, results)
+    render, missing = EXPERIMENTS[name][2], _missing(name, results)
     if missing:
         return f"*Not measured yet; `compressm bench reproduce {missing[0]}` does it.*"
-    folders = " and ".join(f"`experiments/results/{one}`" for one in experiments)
-    return render({**_summary(name, results), "source": f"Source: {folders}."}, *words)
+    found = _summary(name, results)
+    return render({**found, "source": f"Source: {_folders(found['experiments'])}."}, *words)
+
+
+def _folders(experiments: Sequence[str]) -> str:
+    *most, last = (f"`experiments/results/{one}`" for one in experiments)
+    return " and ".join([", ".join(most), last] if most else [last])
 
 
 def _missing(name: str, results: Path) -> list[str]:
-    return [one for one in EXPERIMENTS[name][0] if not (results / one).is_dir()]
+    experiments = EXPERIMENTS[name][0]
+    there = set(_there(experiments, results))
+    if name in TOGETHER and there:
+        return []
+    return [one for one in experiments if one not in there]
+
+
+def _there(experiments: Sequence[str], results: Path) -> list[str]:
+    """Those of which a run is done."""
+    return [one for one in experiments if any(Results(results, one))]
 
 
 def _summary(name: str, results: Path) -> Json:
-    experiments, summarise, _ = EXPERIMENTS[name]
+    named, summarise, _ = EXPERIMENTS[name]
+    experiments = _there(named, results)
     return {**summarise(results, *experiments), "experiments": experiments}
 
 
@@ -140,6 +159,10 @@ def figure(cell: Mapping[str, float]) -> str:
 
 
 Render = Callable[..., str]
+# Experiments with the ways by which `rivals.summary` goes, and others that are full, cut and small.
+RIVALS = ("smnist-rivals", "scifar-rivals", "smnist-paper-sizes", "fsdd-sizes", "listops-sizes")
+OTHERS = ("ablation", "recall", "gdn-recall", "mamba-cifar", "mamba-lm", "mamba-lm-sizes")
+OTHERS += ("mamba2-lm", "gdn-lm", "gdn-lm-sizes", "gla-lm")
 # name: (experiments, their summary, what makes the table)
 EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "ablation": (("ablation",), summaries.ablation, ablation),
@@ -176,7 +199,23 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "mamba-step": (("mamba-operators",), summaries.operators, operator_tables.mamba_step),
     "mamba-profile": (("mamba-operators",), summaries.profiles, operator_tables.mamba_profile),
     "cutting": (("cutting",), summaries.cutting, loop_tables.cutting),
+    "fsdd-sizes": (("fsdd-sizes",), rivals.summary, rival_tables.rivals),
+    "listops-sizes": (("listops-sizes",), rivals.summary, rival_tables.rivals),
+    "smnist-paper-sizes": (("smnist-paper-sizes",), rivals.summary, rival_tables.rivals),
+    "mamba-sizes": (("mamba-lm-sizes",), summaries.compared, mamba_tables.language),
+    "gdn-sizes": (("gdn-lm-sizes",), summaries.compared, mamba_tables.language),
+    "lost": ((*RIVALS, *OTHERS), evidence.lost, evidence_tables.lost),
+    "quarter": ((*RIVALS, *OTHERS), evidence.quarter, evidence_tables.quarter),
+    "energy": ((*RIVALS, *OTHERS), evidence.energy, evidence_tables.energy),
+    "cut-seconds": ((*RIVALS, *OTHERS), evidence.cut_seconds, evidence_tables.cut_seconds),
+    "settling": (("claims-settling",), evidence.settling, evidence_tables.settling),
+    "bounds": (("claims-bounds",), evidence.bounds, evidence_tables.bounds),
+    "ways": (("claims-cost",), evidence.ways, evidence_tables.ways),
+    "choices": (("ablation-choices",), choices.summary, choices.table),
 }
+
+# Tables of several experiments that are made of those which are there.
+TOGETHER = {"lost", "quarter", "energy", "cut-seconds"}
 
 
 # name of a table whose experiment also has a figure: what draws it
