@@ -19,12 +19,15 @@ if not HAVE_TRANSFORMERS:
     pytest.skip("transformers is not installed", allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformers")
-FAMILIES = [*mambas.FAMILIES, *deltas.FAMILIES]
+XLSTM = {"xLSTM": {}, "xLSTM fused": {"weight_mode": "fused"}}
+FAMILIES = [*mambas.FAMILIES, *deltas.FAMILIES, *XLSTM]
 
 
 def language_model(family):
     if family in deltas.FAMILIES:
         return deltas.language_model(family)
+    if family in XLSTM:
+        return deltas.xlstm(**XLSTM[family])
     return mambas.language_model(family, 6, layers=2)
 
 

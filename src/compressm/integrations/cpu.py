@@ -31,6 +31,7 @@ from compressm.families.reclassed import original_class, reclassed
 from compressm.integrations.cpu_parts import fast_part, parts_of, unwatched
 from compressm.integrations.delta_calls import DELTA_CALLS, WHOLE
 from compressm.integrations.mamba_calls import CALLS, FUSED_CALLS, alone
+from compressm.integrations.xlstm_calls import BACKEND, memory
 
 _Model = TypeVar("_Model", bound=nn.Module)
 _SCANS = ("mamba_selective_scan", "mamba2_chunk_scan", *WHOLE)
@@ -69,9 +70,15 @@ def _forward_of(kind: type[nn.Module]) -> Any:
     return function
 
 
+def _is_memory(kind: type[nn.Module]) -> bool:
+    return f"{kind.__module__}.{kind.__qualname__}" == BACKEND
+
+
 def _is_mixer(kind: type[nn.Module]) -> bool:
     if not kind.__module__.startswith("transformers."):
         return False
+    if _is_memory(kind):
+        return True
     function = _forward_of(kind)
     names = getattr(getattr(function, "__code__", None), "co_names", ())
     return any(name in names for name in _SCANS)
@@ -84,6 +91,8 @@ class _Accelerated:
 @functools.cache
 def _fast_class(kind: Any) -> Any:
     """A subclass of a mixer class with our operators under the names that its forward uses."""
+    if _is_memory(kind):
+        return reclassed(kind, memory(kind.forward), _fast_class, _Accelerated)
     plain = _forward_of(kind)
 
     def bound(names: dict[str, Callable[..., Any]]) -> Any:
@@ -115,8 +124,9 @@ def accelerate_cpu(model: _Model, *, enable: bool = True) -> _Model:
 
     For Mamba-1 (Mamba, FalconMamba, Jamba, Zamba), Mamba-2 (Mamba-2, Bamba, Zamba2, FalconH1,
     NemotronH, GraniteMoeHybrid), Gated DeltaNet (Qwen3-Next, Qwen3.5, Qwen4, OlmoHybrid), Kimi
-    delta attention (Kimi-Linear) and lightning attention (MiniMax). Norms, gated units and linear
-    maps of these models run through our operators too, in float32. Outputs and gradients are those
+    delta attention (Kimi-Linear), lightning attention (MiniMax) and the mLSTM of xLSTM. Norms,
+    gated units and linear maps of these models run through our operators too, in float32. Outputs
+    and gradients are those
     of transformers' own code up to rounding (float32: 1e-4 of the largest value), in training and
     in `generate()`; weights, configuration and `save_pretrained` are not touched. Copies and
     averaged models stay fast, and a cut of the states may come before or after; where only our code
@@ -139,8 +149,8 @@ def accelerate_cpu(model: _Model, *, enable: bool = True) -> _Model:
     if not mixers:
         seen = sorted({type(m).__name__ for m in modules})
         raise InputError(
-            f"accelerate_cpu: {type(model).__name__} has no Mamba, delta-rule or lightning layer "
-            f"of transformers 5.20 or later; its layers are {', '.join(seen)}"
+            f"accelerate_cpu: {type(model).__name__} has no Mamba, delta-rule, lightning or "
+            f"xLSTM layer of transformers 5.20 or later; its layers are {', '.join(seen)}"
         )
     for mixer in mixers:
         mixer.__class__ = _class_for(mixer, enable=enable)

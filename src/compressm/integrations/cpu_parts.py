@@ -34,6 +34,7 @@ _NORMS = {
     "minimax": "MiniMaxRMSNorm",
     "nemotron_h": "NemotronHRMSNorm",
     "olmo_hybrid": "OlmoHybridRMSNorm",
+    "xlstm": "xLSTMRMSNorm",
     "zamba": "ZambaRMSNorm",
     "zamba2": "Zamba2RMSNorm",
 }
@@ -105,7 +106,8 @@ def _suits(*tensors: Any) -> bool:
 
 def _norm(theirs: Forward, offset: float) -> Forward:
     def forward(self: Any, *args: Any, **options: Any) -> Any:
-        if len(args) == 1 and not options and _suits(args[0], self.weight):
+        whole = getattr(self, "bias", None) is None and len(args) == 1 and not options
+        if whole and _suits(args[0], self.weight):
             return rms_norm(args[0], self.weight, eps=_epsilon(self), offset=offset)
         return theirs(self, *args, **options)
 
@@ -150,6 +152,21 @@ def _gated_unit(theirs: Forward) -> Forward:
     return forward
 
 
+def _unit_of_xlstm(theirs: Forward) -> Forward:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if not (_suits(x) and _is_silu(self.act_fn)):
+            return theirs(self, x)  # type: ignore[no-any-return]
+        if self.config.weight_mode == "single":
+            gate, value = self.proj_up_gate(x), self.proj_up(x)
+        else:
+            gate, value = self.proj_up_gate_z(x).tensor_split((self.up_proj_dim,), -1)
+        if _suits(gate, value):
+            return self.proj_down(swiglu(gate, value))  # type: ignore[no-any-return]
+        return self.proj_down(self.act_fn(gate) * value)  # type: ignore[no-any-return]
+
+    return forward
+
+
 def _is_silu(function: Any) -> bool:
     from transformers.activations import ACT2FN
 
@@ -174,6 +191,7 @@ _FORWARDS: dict[str, Callable[[Forward], Forward]] = {
     **dict.fromkeys(_named(_GATED_NORMS), _gated_norm),
     **dict.fromkeys(_named(_GROUP_NORMS), _group_norm),
     **dict.fromkeys(_named(_GATED_UNITS), _gated_unit),
+    **dict.fromkeys(_named({"xlstm": "xLSTMFeedForward"}), _unit_of_xlstm),
     "torch.nn.modules.linear.Linear": _linear,
 }
 

@@ -13,6 +13,7 @@ from compressm.ops.matrix_state import (
     matrix_state_step,
 )
 from compressm.ops.mix import narrow_mix, suits_narrow_mix
+from compressm.ops.mlstm import mlstm
 from compressm.ops.norm import rms_norm
 from compressm.ops.selective import selective_scan
 from compressm.ops.ssd import ssd
@@ -30,6 +31,7 @@ __all__ = [
     "linear",
     "mamba_inner",
     "matrix_state_step",
+    "mlstm",
     "narrow_mix",
     "normalised",
     "plans",
