@@ -149,8 +149,12 @@ def recall(folder: Path, experiment: str) -> Json:
 
 
 def ablation(folder: Path, experiment: str) -> Json:
-    """Accuracies by method and size; arms that not all seeds have run are left out."""
-    groups = _by_arm(results_of(folder, experiment))
+    """Accuracies by method and size; arms that not all seeds have run are left out.
+
+    Runs that end with their cut are of other tables (`cuts`).
+    """
+    results = results_of(folder, experiment)
+    groups = _by_arm(r for r in results if r["settings"].get("go_on", True))
     most = max(len({r["seed"] for r in group}) for group in groups.values())
     whole = {
         key: list({r["seed"]: r for r in group}.values())

@@ -175,6 +175,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "mamba-damping": (("mamba-lm", "mamba-cifar"), summaries.damping, mamba_tables.damping),
     "mamba-cut": (("mamba-cut",), summaries.cuts, mamba_tables.cuts),
     "ablation-fit": (("ablation-fit",), summaries.cuts, mamba_tables.cuts),
+    "ablation-fit-end": (("ablation-fit",), summaries.ablation, ablation),
     "mamba2-cut": (("mamba2-cut",), summaries.cuts, mamba_tables.cuts),
     "recall": (("recall",), summaries.recall, mamba_tables.recall),
     "recall-guard": (("recall",), summaries.recall, mamba_tables.guards),
