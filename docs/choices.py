@@ -11,7 +11,6 @@ import listings
 from evidence_tables import plain, signed
 from summaries import Json, Result, over, results_of
 
-# question: (what is compared, as (what it is called, what runs of it say); the default first)
 _METHOD = "gradient-data"
 Test = Callable[[Result], bool]
 
@@ -36,6 +35,7 @@ def _energy(tolerance: float) -> Test:
     return lambda r: r["arm"] == "own-level" and r["settings"]["policy"]["tolerance"] == tolerance
 
 
+# question: the ways that are compared, each with what tells its runs; the default first
 QUESTIONS: dict[str, list[tuple[str, Test]]] = {
     "map": [
         ("real map, `real-pairs`", _method("real-pairs")),

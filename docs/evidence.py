@@ -87,9 +87,7 @@ def energy(folder: Path, *experiments: str) -> Json:
             if _is_ours(result) and result["seed"] in full:
                 sizes.setdefault(_kept(result), []).append((full[result["seed"]], result))
         for size, pairs in sorted(sizes.items(), reverse=True):
-            spent = [both for both in map(_until_equal, pairs) if both is not None]
-            if len(spent) < len(pairs):
-                continue
+            spent = [_until_equal(*pair) for pair in pairs]
             methods |= {r["energy"]["method"] for pair in pairs for r in pair}
             row: Json = {"experiment": experiment, "states": size}
             row["full"] = over(both[0] for both in spent)
@@ -106,11 +104,11 @@ def _has_lines(result: Result) -> bool:
     return told and rivals.joules(result) is not None and "val_accuracy_percent" in figures["last"]
 
 
-def _until_equal(pair: tuple[Result, Result]) -> tuple[float, float] | None:
+def _until_equal(*pair: Result) -> list[float]:
+    """Joules of each; both come to the level, which is below the best of both."""
     lines = [rivals.lines(result) for result in pair]
     level = min(max(line["val_accuracy_percent"] for line in one) for one in lines) - MARGIN
-    full, cut = (spent_until(one, level) for one in lines)
-    return None if full is None or cut is None else (full, cut)
+    return [spent for one in lines if (spent := spent_until(one, level)) is not None]
 
 
 def cut_seconds(folder: Path, *experiments: str) -> Json:

@@ -10,6 +10,8 @@ import rival_tables
 
 Json = dict[str, Any]
 
+_LOST = ("experiment", "states", "way", "points over ours", "seeds")
+
 
 def lost(results: Json) -> str:
     """Where another way has the higher mean, over all experiments, largest gap first."""
@@ -27,10 +29,11 @@ def lost(results: Json) -> str:
             loss["states"],
             _other(loss),
             signed(loss["gap"], 1),
+            loss["gap"]["n"],
         ]
         for loss in shown
     ]
-    return f"{listings.table(['experiment', 'states', 'way', 'points over ours'], rows)}\n\n{said}"
+    return f"{listings.table(_LOST, rows)}\n\n{said}"
 
 
 def quarter(results: Json) -> str:

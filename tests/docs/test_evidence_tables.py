@@ -2,9 +2,12 @@
 
 import json
 
+import choices
 import pytest
 import tables
 
+from compressm.experiments import load_definition
+from tests.docs.pages import ROOT
 from tests.docs.test_tables import marked, rows_of
 
 STEPS = 40
@@ -61,7 +64,7 @@ def test_a_quarter_of_the_states_against_scratch_seed_by_seed(results):
 def test_what_is_lost_is_said_of_all_experiments_and_what_is_won_is_counted(results):
     text = tables.fill(marked("lost"), results)
     _, _, *rows = rows_of(text)
-    assert rows == [["`listops-sizes`", "16", "small from scratch", "+0.5 ± 0.9"]]
+    assert rows == [["`listops-sizes`", "16", "small from scratch", "+0.5 ± 0.9", "3"]]
     assert "In 1 of 2 comparisons" in text
     assert "`experiments/results/fsdd-sizes` and `experiments/results/listops-sizes`" in text
 
@@ -78,7 +81,7 @@ def test_another_cut_of_ours_is_another_way(results):
         late = {"axes": {"kept": 16, "at": 0.8}, "settings": {"method": "gradient-data"}}
         store(results, "fsdd-sizes", "cut", seed, 85.0, **late)
     _, _, first, _ = rows_of(tables.fill(marked("lost"), results))
-    assert first == ["`fsdd-sizes`", "16", "cut at 80 %", "+3.0 ± 1.0"]
+    assert first == ["`fsdd-sizes`", "16", "cut at 80 %", "+3.0 ± 1.0", "3"]
 
 
 def test_joules_until_both_have_come_as_far(results):
@@ -178,3 +181,18 @@ def test_a_default_that_nothing_beats_and_questions_without_runs(tmp_path):
     assert "No way gains more than the deviation" in text
     assert "Settled at steps 300, 300" in text
     assert "not there yet" in tables.fill(marked("choices map"), tmp_path)
+
+
+def test_every_run_of_the_choices_answers_a_question_and_every_way_has_runs():
+    definition = load_definition(ROOT / "experiments" / "ablation-choices.yaml")
+    runs = [{"arm": run.arm, **run.describe()} for run in definition.runs([30])]
+    tests = {way: test for ways in choices.QUESTIONS.values() for way, test in ways}
+    assert [way for way, test in tests.items() if not any(map(test, runs))] == []
+    unseen = {run["arm"] for run in runs if not any(test(run) for test in tests.values())}
+    assert unseen == {"full", "deep"}
+
+
+def test_every_table_has_the_definitions_that_it_is_made_of():
+    named = {one for experiments, _, _ in tables.EXPERIMENTS.values() for one in experiments}
+    there = {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
+    assert named - there == set()
