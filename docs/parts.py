@@ -101,6 +101,7 @@ PARTS: dict[str, set[str]] = {
         "runtime",
         "storage",
     },
+    "export": {"families", "integrations", "storage"},
     "baselines": {"data", "families", "numerics", "train"},
     "experiments": {
         "baselines",
@@ -128,6 +129,7 @@ PARTS: dict[str, set[str]] = {
         "engine",
         "events",
         "experiments",
+        "export",
         "families",
         "headline",
         "nn",

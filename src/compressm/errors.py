@@ -35,6 +35,10 @@ class CheckpointError(CompressmError, RuntimeError):
     """A checkpoint is missing, truncated, or of another kind; the message names it."""
 
 
+class ParityError(CompressmError, ArithmeticError):
+    """An exported model does not compute what the model computes; the message says how far off."""
+
+
 class OutputError(CompressmError, OSError):
     """A file or folder cannot be written; the message names it and the reason."""
 

@@ -11,6 +11,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from compressm.nn.cells import ChannelCell
 from compressm.nn.inputs import masked
 from compressm.ops.channelwise import channel_ssm
 
@@ -79,3 +80,9 @@ class ChannelLayer(nn.Module, ABC):
         new_im = re * x_im + im * x_re
         y = (weight.real * new_re - weight.imag * new_im).sum(-1) + self.D * u
         return y, torch.stack((new_re, new_im), 1)
+
+    @final
+    def cell(self) -> ChannelCell:
+        """The layer with its weights fixed, for export."""
+        decay, phase, weight = self.discrete()
+        return ChannelCell(decay, phase, weight.real, weight.imag, self.D)

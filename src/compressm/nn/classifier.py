@@ -12,15 +12,14 @@ from torch import Tensor, nn
 
 from compressm.errors import InputError
 from compressm.nn.encoder import SequenceEncoder
-from compressm.nn.pooling import Pooling, check_pooling, pool
+from compressm.nn.pooling import Pooled, Pooling, check_pooling, pool, pool_step, start_pooling
 
 
 class StreamState(NamedTuple):
     """What a streaming classifier carries from step to step."""
 
     layers: tuple[Any, ...]
-    total: Tensor  # (B, H), sum of the features of all steps so far
-    steps: int
+    pooled: Pooled | tuple[()]  # with pooling "mean"
 
 
 class SequenceClassifier(nn.Module):
@@ -59,8 +58,8 @@ class SequenceClassifier(nn.Module):
 
     def initial_state(self, batch: int) -> StreamState:
         """The state before the first step."""
-        total = self.head.weight.new_zeros(batch, self.head.in_features)
-        return StreamState(self.encoder.initial_state(batch), total, 0)
+        pooled = start_pooling(self.head.weight, batch, self.pooling)
+        return StreamState(self.encoder.initial_state(batch), pooled)
 
     def step(self, inputs: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
         """One time step: inputs (B, C) or (B,) -> logits (B, K) for the sequence so far.
@@ -72,8 +71,8 @@ class SequenceClassifier(nn.Module):
             InputError: in training mode with batch norm, which needs whole batches.
         """
         x, layers = self.encoder.step(inputs, state.layers)
-        new = StreamState(layers, state.total + x, state.steps + 1)
-        return self.head(new.total / new.steps if self.pooling == "mean" else x), new
+        features, pooled = pool_step(x, state.pooled)
+        return self.head(features), StreamState(layers, pooled)
 
 
 class PairClassifier(nn.Module):

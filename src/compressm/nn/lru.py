@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm.errors import InputError
+from compressm.nn.cells import DiagonalCell
 from compressm.nn.loading import watch
 from compressm.ops import BACKENDS, diagonal_ssm, scan_states
 
@@ -176,6 +177,10 @@ class LRU(nn.Module):
         before = torch.complex(*state.chunk(2, dim=-1))
         y, after = scan_states(u, decay, phase, B, C, self.D, before)
         return y, torch.cat((after.real, after.imag), dim=-1)
+
+    def cell(self) -> DiagonalCell:
+        """The layer with its weights fixed, for export."""
+        return DiagonalCell(*self.discrete(), self.C_re, self.C_im, self.D)
 
     def _check_sequence(self, u: Tensor) -> None:
         if u.dim() != 3 or u.shape[-1] != self.width or u.shape[1] == 0:

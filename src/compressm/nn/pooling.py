@@ -5,7 +5,7 @@ B batch, L length, H width.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,3 +49,31 @@ def pool(x: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
     steps = torch.arange(x.shape[1], device=x.device)
     last = torch.where(mask.bool(), steps, 0).amax(dim=1)
     return x[torch.arange(x.shape[0], device=x.device), last]
+
+
+class Pooled(NamedTuple):
+    """What pooling carries from step to step.
+
+    A mean and a count, and not a sum: of a stream of millions of steps a sum in float32 would stop
+    growing.
+    """
+
+    mean: Tensor  # (B, H), of the features of all steps so far
+    steps: Tensor  # (B, 1), int64
+
+
+def start_pooling(like: Tensor, batch: int, pooling: Pooling) -> Pooled | tuple[()]:
+    """Before the first step; nothing where nothing is carried. `like` ends in H."""
+    if pooling != "mean":
+        return ()
+    steps = torch.zeros(batch, 1, dtype=torch.int64, device=like.device)
+    return Pooled(like.new_zeros(batch, like.shape[-1]), steps)
+
+
+def pool_step(x: Tensor, before: Pooled | tuple[()]) -> tuple[Tensor, Pooled | tuple[()]]:
+    """Features of one step (B, H) -> those of the sequence so far, and what is carried on."""
+    if not isinstance(before, Pooled):
+        return x, ()
+    steps = before.steps + 1
+    mean = before.mean + (x - before.mean) / steps
+    return mean, Pooled(mean, steps)

@@ -3,7 +3,9 @@
 A layer has `forward(u (B, L, H), mask=None) -> (B, L, H)`, `step(u (B, H), state)`,
 `initial_state(batch)` and the properties `width` and `state_dim`. A new one is one line:
 `register_layer("mine", Mine)`. A class attribute `ssm_parameters` names the parameters of its
-dynamics, which train at a rate of their own and without weight decay.
+dynamics, which train at a rate of their own and without weight decay. A method `cell()` gives the
+layer with its weights fixed, for export, where its own `step` would compute numbers of them at
+every step, or with complex tensors; see `compressm.nn.cells`.
 """
 
 from __future__ import annotations

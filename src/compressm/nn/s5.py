@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm.errors import InputError
+from compressm.nn.cells import DiagonalCell
 from compressm.nn.continuous import Rule, check_rule, discretised, stable
 from compressm.nn.inputs import masked
 from compressm.nn.loading import watch
@@ -166,8 +167,7 @@ class S5(nn.Module):
         Raises:
             InputError: the layer reads both ways, so its output waits for the end.
         """
-        if self.bidirectional:
-            raise InputError("S5: a bidirectional layer cannot stream: its output needs the future")
+        self._require_one_way()
         decay, phase, B_re, B_im = self.discrete()
         modulus = torch.exp(-decay)
         re, im = modulus * torch.cos(phase), modulus * torch.sin(phase)
@@ -176,6 +176,19 @@ class S5(nn.Module):
         new_im = re * x_im + im * x_re + u @ B_im.T
         y = 2 * (new_re @ self.C_re.T - new_im @ self.C_im.T) + self.D * u
         return y, torch.cat((new_re, new_im), dim=-1)
+
+    def cell(self) -> DiagonalCell:
+        """The layer with its weights fixed, for export.
+
+        Raises:
+            InputError: the layer reads both ways.
+        """
+        self._require_one_way()
+        return DiagonalCell(*self.discrete(), 2 * self.C_re, 2 * self.C_im, self.D)
+
+    def _require_one_way(self) -> None:
+        if self.bidirectional:
+            raise InputError("S5: a bidirectional layer cannot stream: its output needs the future")
 
     def extra_repr(self) -> str:
         ways = ", bidirectional" if self.bidirectional else ""

@@ -11,24 +11,8 @@ from torch import Tensor, nn
 
 from compressm.data import Task
 from compressm.errors import ConfigError, InputError
-from compressm.nn.pooling import Pooling, check_pooling, pool
-
-
-class CausalLM(nn.Module):
-    """A language model of transformers; `model` is that model, as it came.
-
-    Args:
-        model: such as `MambaForCausalLM`.
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Tokens (B, L) -> logits (B, L, K); mask (B, L) true at real steps."""
-        logits: Tensor = self.model(input_ids=inputs, attention_mask=mask, use_cache=False).logits
-        return logits
+from compressm.integrations.stock_steps import States, stock_initial_state, stock_step
+from compressm.nn.pooling import Pooled, Pooling, check_pooling, pool, pool_step, start_pooling
 
 
 class BackboneClassifier(nn.Module):
@@ -77,6 +61,24 @@ class BackboneClassifier(nn.Module):
         features = self.backbone(**given, attention_mask=mask, use_cache=False).last_hidden_state
         logits: Tensor = self.head(pool(features, mask, self.pooling))
         return logits
+
+    def initial_state(self, batch: int) -> tuple[States, Pooled | tuple[()]]:
+        """The states of all layers before the first step, and what pooling carries."""
+        pooled = start_pooling(self.head.weight, batch, self.pooling)
+        return stock_initial_state(self.backbone, batch), pooled
+
+    def step(
+        self, inputs: Tensor, state: tuple[States, Pooled | tuple[()]]
+    ) -> tuple[Tensor, tuple[States, Pooled | tuple[()]]]:
+        """One step, (B, C) or (B,) -> logits (B, K) of the sequence so far, and the new state."""
+        given = (
+            {"input_ids": inputs[:, None]}
+            if self.embed is None
+            else {"inputs_embeds": self.embed(inputs)[:, None]}
+        )
+        output, layers = stock_step(self.backbone, given, state[0])
+        features, pooled = pool_step(output.last_hidden_state[:, 0], state[1])
+        return self.head(features), (layers, pooled)
 
 
 def around(backbone: Any, task: Task, pooling: Pooling) -> BackboneClassifier:

@@ -13,8 +13,9 @@ from compressm.data import Task
 from compressm.data.options import check_at_least
 from compressm.errors import MissingExtraError
 from compressm.integrations.cpu import accelerate_cpu
+from compressm.integrations.stock_steps import CausalLM
 from compressm.train.checks import check_above
-from compressm.train.models.backbone import CausalLM, around
+from compressm.train.models.backbone import around
 from compressm.train.models.base import ModelConfig, register_model
 
 

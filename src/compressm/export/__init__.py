@@ -1,0 +1,22 @@
+"""Models as files for devices: one step with its states, or whole sequences, in real arithmetic."""
+
+from compressm.export.exporting import TOLERANCE, Exported, export, exported_of
+from compressm.export.formats import FORMATS, Format, Run, register_format
+from compressm.export.graphs import FORMS, Form, Graph
+from compressm.export.parity import Parity, outputs_of
+
+__all__ = [
+    "FORMATS",
+    "FORMS",
+    "TOLERANCE",
+    "Exported",
+    "Form",
+    "Format",
+    "Graph",
+    "Parity",
+    "Run",
+    "export",
+    "exported_of",
+    "outputs_of",
+    "register_format",
+]

@@ -1,0 +1,237 @@
+"""Models as graphs without hidden state, in real arithmetic, traced by torch.export.
+
+B batch, L length, C input channels, K outputs. A graph takes one step, (B, C) or tokens (B,), and
+the states, and gives the outputs (B, K) and the new states; or it runs a whole stretch, (B, L, C)
+or (B, L), by a scan of that step.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from compressm.errors import InputError
+from compressm.families.reclassed import Reclassed
+from compressm.integrations.cpu import accelerate_cpu
+from compressm.integrations.stock_steps import CausalLM, is_stock_model
+
+Form = Literal["step", "block", "sequence"]
+FORMS: tuple[Form, ...] = get_args(Form)
+# Sizes to trace with: neither one, which torch.export would take for a constant, nor alike.
+_BATCH, _LENGTH = 2, 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A traced model and what is to be known to run it.
+
+    Attributes:
+        program: what torch.export made.
+        form: "step", "block" (many steps, states in and out) or "sequence" (from zero states).
+        per_step: whether there is an output for every step of a stretch, not only for the last.
+        states: shapes of the states without the batch, and their types; all are zero at the start.
+    """
+
+    program: ExportedProgram
+    form: Form
+    per_step: bool
+    states: tuple[tuple[tuple[int, ...], torch.dtype], ...]
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names in the order of the arguments."""
+        return ["inputs", *(f"state_{i}" for i in range(self._carried))]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names in the order of the results."""
+        return ["outputs", *(f"new_state_{i}" for i in range(self._carried))]
+
+    @property
+    def _carried(self) -> int:
+        return 0 if self.form == "sequence" else len(self.states)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all states of one stream."""
+        return sum(torch.empty(shape, dtype=dtype).nbytes for shape, dtype in self.states)
+
+    def zeros(self, batch: int) -> list[Tensor]:
+        """The states before the first step."""
+        if self.form == "sequence":
+            return []
+        return [torch.zeros(batch, *shape, dtype=dtype) for shape, dtype in self.states]
+
+    def card(self) -> str:
+        """What a file says of itself, as JSON."""
+        states = [
+            {"name": f"state_{i}", "shape": ["batch", *shape], "dtype": str(dtype).split(".")[1]}
+            for i, (shape, dtype) in enumerate(self.states[: self._carried])
+        ]
+        outputs = "each step" if self.per_step else "last step"
+        return json.dumps({"form": self.form, "outputs": outputs, "states": states})
+
+
+def streaming(model: nn.Module) -> nn.Module:
+    """The model in float32 on the CPU, in evaluation mode, as a copy that can be streamed.
+
+    Raises:
+        InputError: it has no `initial_state` and `step`.
+    """
+    copied = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
+    if is_stock_model(copied):
+        copied = CausalLM(copied)
+    missing = [name for name in ("initial_state", "step") if not hasattr(copied, name)]
+    if missing:
+        raise InputError(
+            f"model: {type(model).__name__} has no {' and no '.join(missing)}; expected a "
+            "SequenceClassifier, a recurrent language model of transformers, or a module with both"
+        )
+    return copied
+
+
+def trace(model: nn.Module, inputs: Tensor, form: Form, *, largest_batch: int | None) -> Graph:
+    """The graph of a model that `streaming` made, of any batch and, of a stretch, any length.
+
+    Args:
+        model: is not changed.
+        inputs: an example, (B, L, C) or (B, L).
+        form: what the graph computes.
+        largest_batch: of a format that has to know it.
+
+    Raises:
+        InputError: a layer computes with complex tensors, or its state does not start at zero.
+    """
+    fixed = _with_cells(model)
+    step = _Step(fixed)
+    _require_zero(step.zeros)
+    one = inputs[:1, :1].repeat(_BATCH, _LENGTH, *(1 for _ in inputs.shape[2:]))
+    zeros = tuple(step.zeros)
+    batch = Dim("batch", min=1, max=largest_batch)
+    each = tuple({0: batch} for _ in zeros)
+    per_step = getattr(fixed, "pooling", "none") == "none"
+    with quiet():
+        program = torch.export.export(
+            step, (one[:, 0], *zeros), dynamic_shapes=({0: batch}, each), strict=False
+        )
+        _require_real(program)
+        if form != "step":
+            block = _Block(program.module(check_guards=False), per_step)
+            stretch = {0: batch, 1: Dim("length", min=1)}
+            traced, args = (
+                (block, (one, *zeros)) if form == "block" else (_Sequence(block, zeros), (one,))
+            )
+            axes: Any = (stretch, each) if form == "block" else (stretch,)
+            program = torch.export.export(traced, args, dynamic_shapes=axes, strict=False)
+    states = tuple((tuple(z.shape[1:]), z.dtype) for z in zeros)
+    return Graph(program=program, form=form, per_step=per_step, states=states)
+
+
+class _Step(nn.Module):
+    """inputs and states -> outputs and states, with the states as a flat list."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.zeros, self.spec = pytree.tree_flatten(model.initial_state(_BATCH))
+
+    def forward(self, inputs: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """One step."""
+        tree = pytree.tree_unflatten(list(states), self.spec)
+        outputs, new = self.model.step(inputs, tree)
+        return outputs, *pytree.tree_leaves(new)
+
+
+class _Block(nn.Module):
+    """Many steps, as a scan of one; states go in and come out."""
+
+    def __init__(self, step: nn.Module, per_step: bool) -> None:
+        super().__init__()
+        self.step, self.per_step = step, per_step
+
+    def forward(self, inputs: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """(B, L, …) and states -> (B, L, K), or (B, K) of the last step, and states."""
+        from torch._higher_order_ops import scan
+
+        def one(carried: tuple[Tensor, ...], entering: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+            outputs, *new = self.step(entering, *carried)
+            return tuple(new), outputs
+
+        last, outputs = scan(one, states, inputs, dim=1)
+        return (outputs if self.per_step else outputs[:, -1]), *last
+
+
+class _Sequence(nn.Module):
+    """Many steps from zero states, which the graph makes itself."""
+
+    def __init__(self, block: nn.Module, zeros: tuple[Tensor, ...]) -> None:
+        super().__init__()
+        self.block = block
+        self.count = len(zeros)
+        for i, zero in enumerate(zeros):
+            self.register_buffer(f"zero_{i}", zero[:1].clone())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, L, …) -> (B, L, K), or (B, K) of the last step."""
+        zeros = (getattr(self, f"zero_{i}") for i in range(self.count))
+        states = [z.repeat(inputs.shape[0], *(1 for _ in z.shape[1:])) for z in zeros]
+        outputs: Tensor = self.block(inputs, *states)[0]
+        return outputs
+
+
+def _with_cells(model: nn.Module) -> nn.Module:
+    """A copy whose layers are cells, and whose stock layers run transformers' own code."""
+    copied = copy.deepcopy(model)
+    if any(isinstance(module, Reclassed) for module in copied.modules()):
+        accelerate_cpu(copied, enable=False)
+    for module in list(copied.modules()):
+        for name, child in module.named_children():
+            if hasattr(child, "cell"):
+                cell: Any = child.cell
+                setattr(module, name, cell())
+    return copied
+
+
+def _require_zero(states: list[Tensor]) -> None:
+    for i, state in enumerate(states):
+        if state.ndim < 1 or state.shape[0] != _BATCH or state.any():
+            raise InputError(
+                f"model: state {i} of its initial_state is not zero, or has no batch axis in "
+                f"front (shape {tuple(state.shape)} for a batch of {_BATCH}); a file says only the "
+                "shapes of states, and a device starts from zeros"
+            )
+
+
+def _require_real(program: ExportedProgram) -> None:
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and value.dtype.is_complex:
+            where = next(iter(reversed(node.meta.get("nn_module_stack", {}).values())), ("",))
+            raise InputError(
+                f"model: the step of {str(where[0]) or 'the model'} computes with complex tensors; "
+                "give its layer a method cell() in real arithmetic, see compressm.nn.cells"
+            )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what torch and its exporters say to their own developers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
