@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from compressm.arguments import amount, instance
 from compressm.errors import ConfigError, InputError
 from compressm.export.formats import FORMATS, INT8, Format, Run
 from compressm.export.graphs import FORMS, Form, Graph, streaming, trace
-from compressm.export.parity import Parity, compare, expected_of
+from compressm.export.parity import Parity, compare, expected_of, outputs_of
 from compressm.storage.files import write_bytes
 from compressm.storage.outputs import require_file
 
@@ -23,18 +24,18 @@ class Exported:
     """An exported model, read again and ready to run.
 
     Attributes:
+        format: name of the format.
         content: of the file.
         graph: what it computes: `graph.zeros(batch)` are the states before the first step.
         run: computes it on one core: [inputs, *states] -> [outputs, *new states].
-        parity: how far it is from the model, in float32.
-        int8: how far it is with weights of 8 bits, which the content then has; else None.
+        parity: how far it is from the model; with weights of 8 bits, from the file in float32.
     """
 
+    format: str
     content: bytes
     graph: Graph
     run: Run
     parity: Parity
-    int8: Parity | None = None
 
 
 def export(
@@ -77,7 +78,10 @@ def export(
         OutputError: the file cannot be written.
     """
     require_file(path, "path")
-    exported = exported_of(model, inputs, format=format, form=form, int8=int8, tolerance=tolerance)
+    require_format(format, form, int8=int8)
+    exported = exported_of(model, inputs, format=format, form=form, tolerance=tolerance)
+    if int8:
+        exported = to_int8(exported, inputs)
     write_bytes(path, exported.content)
     return exported
 
@@ -88,45 +92,68 @@ def exported_of(
     *,
     format: str = "onnx",
     form: Form = "step",
-    int8: bool = False,
     tolerance: float = TOLERANCE,
 ) -> Exported:
-    """What `export` would write.
+    """What `export` would write, in float32.
 
     Raises:
         ParityError, InputError, ConfigError, MissingExtraError: as `export`.
     """
-    instance("inputs", inputs, Tensor)
     amount("tolerance", tolerance)
-    if inputs.ndim not in (2, 3) or 0 in inputs.shape:
-        raise InputError(
-            "inputs: expected sequences (batch, length, channels) or tokens (batch, length), got "
-            f"shape {tuple(inputs.shape)}"
-        )
-    writer = _format(format, form, int8)
+    writer = require_format(format, form)()
     streamed = streaming(model)
-    given = inputs.detach().cpu()[: writer.largest_batch]
-    given = given.float() if given.is_floating_point() else given.long()
+    given = _sequences(inputs)[: writer.largest_batch]
     expected = expected_of(streamed, given)
     graph = trace(streamed, given, form, largest_batch=writer.largest_batch)
     content = writer.encode(graph)
     run = writer.read(content)
     parity = compare(graph, run, expected, given)
     parity.require(tolerance)
-    if not int8:
-        return Exported(content=content, graph=graph, run=run, parity=parity)
-    content = INT8.find(format)(content)
-    run = writer.read(content)
-    return Exported(
-        content=content,
-        graph=graph,
-        run=run,
-        parity=parity,
-        int8=compare(graph, run, expected, given),
-    )
+    return Exported(format=format, content=content, graph=graph, run=run, parity=parity)
 
 
-def _format(name: str, form: str, int8: bool) -> Format:
+def to_int8(exported: Exported, inputs: Tensor) -> Exported:
+    """The same with the weights of matrix products in 8 bits; `exported` stays as it is.
+
+    Args:
+        exported: in float32.
+        inputs: sequences to compare the two on, (B, L, C) or (B, L).
+
+    Raises:
+        ConfigError: the format has no weights of 8 bits.
+    """
+    content = _require_int8(exported.format)(exported.content)
+    graph, given = exported.graph, _sequences(inputs)
+    run = FORMATS.find(exported.format)().read(content)
+    parity = compare(graph, run, outputs_of(graph, exported.run, given), given)
+    return replace(exported, content=content, run=run, parity=parity)
+
+
+def _sequences(inputs: Tensor) -> Tensor:
+    instance("inputs", inputs, Tensor)
+    if inputs.ndim not in (2, 3) or 0 in inputs.shape:
+        raise InputError(
+            "inputs: expected sequences (batch, length, channels) or tokens (batch, length), got "
+            f"shape {tuple(inputs.shape)}"
+        )
+    given = inputs.detach().cpu()
+    return given.float() if given.is_floating_point() else given.long()
+
+
+def _require_int8(format: str) -> Callable[[bytes], bytes]:
+    if format not in INT8:
+        raise ConfigError(
+            f"int8: {format} files have no weights of 8 bits here; use {', '.join(sorted(INT8))}"
+        )
+    return INT8[format]
+
+
+def require_format(name: str, form: str, *, int8: bool = False) -> type[Format]:
+    """The format of a name, if it can hold such a graph.
+
+    Raises:
+        ConfigError: there is no such format or form, or it cannot.
+    """
     kind = FORMATS.find(name, "format")
     if form not in FORMS:
         raise ConfigError(f"form: got {form!r}, expected one of {', '.join(FORMS)}")
@@ -135,8 +162,6 @@ def _format(name: str, form: str, int8: bool) -> Format:
             f"form: {name} files hold no {form!r}, only {', '.join(map(repr, kind.forms))}; for "
             f"{form!r} use the format onnx or torch-export"
         )
-    if int8 and name not in INT8:
-        raise ConfigError(
-            f"int8: {name} files have no weights of 8 bits here; use {', '.join(sorted(INT8))}"
-        )
-    return kind()
+    if int8:
+        _require_int8(name)
+    return kind

@@ -70,23 +70,43 @@ def expected_of(model: nn.Module, inputs: Tensor) -> Tensor:
     return outputs
 
 
-def outputs_of(graph: Graph, run: Run, inputs: Tensor) -> Tensor:
+def outputs_of(graph: Graph, run: Run, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
     """What a file gives for whole sequences: of a block or a step the states are handed on.
 
+    Args:
+        graph: that the file holds.
+        run: the file.
+        inputs: (B, L, C) or (B, L).
+        lengths: (B,), where what is behind them is padding.
+
     Returns:
-        (B, L, K), or (B, K) of the last step.
+        (B, L, K), or (B, K) of the last step that is no padding.
     """
+    if graph.form != "step":
+        return _stretches(graph, run, inputs, None if graph.per_step else lengths)
+    states, every = graph.zeros(inputs.shape[0]), []
+    last: Tensor | None = None
+    for t in range(inputs.shape[1]):
+        found, *states = run([inputs[:, t].contiguous(), *states])
+        if graph.per_step:
+            every.append(found)
+        elif last is None or lengths is None:
+            last = found
+        else:
+            last = torch.where((t < lengths)[:, None], found, last)
+    return torch.stack(every, 1) if last is None else last
+
+
+def _stretches(graph: Graph, run: Run, inputs: Tensor, lengths: Tensor | None) -> Tensor:
+    if lengths is not None:
+        rows = enumerate(lengths.tolist())
+        return torch.cat([_stretches(graph, run, inputs[i : i + 1, :n], None) for i, n in rows])
     if graph.form == "sequence":
-        return run([inputs])[0]
-    length = inputs.shape[1]
-    # Of a block two stretches that differ in length, so that the states count.
-    cuts = range(length) if graph.form == "step" else sorted({0, length // 3})
-    ends = [*list(cuts)[1:], length]
+        return run([inputs.contiguous()])[0]
+    # Two that differ in length, so that the states count.
+    first = inputs.shape[1] // 3
     states, outputs = graph.zeros(inputs.shape[0]), []
-    for start, end in zip(cuts, ends, strict=True):
-        piece = inputs[:, start] if graph.form == "step" else inputs[:, start:end]
+    for piece in inputs.tensor_split([first], 1) if first else [inputs]:
         found, *states = run([piece.contiguous(), *states])
         outputs.append(found)
-    if not graph.per_step:
-        return outputs[-1]
-    return torch.stack(outputs, 1) if graph.form == "step" else torch.cat(outputs, 1)
+    return torch.cat(outputs, 1) if graph.per_step else outputs[-1]
