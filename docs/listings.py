@@ -170,6 +170,8 @@ _EXTRAS = {
     "accelerate": "loops with Accelerate",
     "tensorboard": "`trainer.tensorboard` of a recipe, TensorBoard in Lightning's loggers",
     "bench": "other people's code in `compressm bench mamba`",
+    "export": "`compressm export` to ONNX files",
+    "executorch": "`compressm export` to ExecuTorch files",
     "testing": "the conformance suite for layer families of your own, `compressm.testing`",
     "energy": "joules of every run of an experiment",
     "docs": "building these pages",

@@ -12,6 +12,7 @@ from compressm.train import RunFolder
 # What each command writes to, behind arguments that are all right.
 WRITERS = {
     "compress": lambda run: ["compress", run, "--rank", "4", "-o"],
+    "export": lambda run: ["export", run, "-o"],
     "train": lambda run: ["train", "digits-lru", "-o"],
     "report": lambda run: ["report", run, "-o"],
     "demo": lambda run: ["demo", "-o"],

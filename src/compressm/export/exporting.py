@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from compressm.arguments import amount, instance
-from compressm.errors import ConfigError, InputError
+from compressm.errors import CompressmError, ConfigError, InputError
 from compressm.export.formats import FORMATS, INT8, Format, Run
 from compressm.export.graphs import FORMS, Form, Graph, streaming, trace
 from compressm.export.parity import Parity, compare, expected_of, outputs_of
@@ -105,7 +105,17 @@ def exported_of(
     given = _sequences(inputs)[: writer.largest_batch]
     expected = expected_of(streamed, given)
     graph = trace(streamed, given, form, largest_batch=writer.largest_batch)
-    content = writer.encode(graph)
+    try:
+        content = writer.encode(graph)
+    except CompressmError:
+        raise
+    # Whatever a converter makes of an operator that it does not know.
+    except Exception as error:
+        text = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"format: {format} cannot hold this {form}: {type(error).__name__}: {text}; take "
+            "another format"
+        ) from error
     run = writer.read(content)
     parity = compare(graph, run, expected, given)
     parity.require(tolerance)

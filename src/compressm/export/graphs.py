@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from compressm.errors import InputError
+from compressm.errors import CompressmError, InputError
 from compressm.families.reclassed import Reclassed
 from compressm.integrations.cpu import accelerate_cpu
 from compressm.integrations.stock_steps import CausalLM, is_stock_model
@@ -121,21 +121,32 @@ def trace(model: nn.Module, inputs: Tensor, form: Form, *, largest_batch: int | 
     batch = Dim("batch", min=1, max=largest_batch)
     each = tuple({0: batch} for _ in zeros)
     per_step = getattr(fixed, "pooling", "none") == "none"
-    with quiet():
-        program = torch.export.export(
-            step, (one[:, 0], *zeros), dynamic_shapes=({0: batch}, each), strict=False
-        )
-        _require_real(program)
-        if form != "step":
-            block = _Block(program.module(check_guards=False), per_step)
-            stretch = {0: batch, 1: Dim("length", min=1)}
-            traced, args = (
-                (block, (one, *zeros)) if form == "block" else (_Sequence(block, zeros), (one,))
-            )
-            axes: Any = (stretch, each) if form == "block" else (stretch,)
-            program = torch.export.export(traced, args, dynamic_shapes=axes, strict=False)
+    axes: Any = ({0: batch}, each)
+    program = _traced(step, (one[:, 0], *zeros), axes)
+    _require_real(program)
+    if form != "step":
+        block = _Block(program.module(check_guards=False), per_step)
+        stretch = {0: batch, 1: Dim("length", min=1)}
+        if form == "block":
+            program = _traced(block, (one, *zeros), (stretch, each))
+        else:
+            program = _traced(_Sequence(block, zeros), (one,), (stretch,))
     states = tuple((tuple(z.shape[1:]), z.dtype) for z in zeros)
     return Graph(program=program, form=form, per_step=per_step, states=states)
+
+
+def _traced(module: nn.Module, given: tuple[Tensor, ...], axes: Any) -> ExportedProgram:
+    try:
+        with quiet():
+            return torch.export.export(module, given, dynamic_shapes=axes, strict=False)
+    except CompressmError:
+        raise
+    # Whatever torch makes of a layer that somebody else wrote.
+    except Exception as error:
+        text = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"model: torch.export cannot trace its step: {type(error).__name__}: {text}"
+        ) from error
 
 
 class _Step(nn.Module):
@@ -166,7 +177,9 @@ class _Block(nn.Module):
 
         def one(carried: tuple[Tensor, ...], entering: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
             outputs, *new = self.step(entering, *carried)
-            return tuple(new), outputs
+            # A scan wants every state laid out as it came.
+            same = torch.contiguous_format
+            return tuple(x.clone(memory_format=same) for x in new), outputs
 
         last, outputs = scan(one, states, inputs, dim=1)
         return (outputs if self.per_step else outputs[:, -1]), *last

@@ -1,0 +1,161 @@
+"""What is traced: real arithmetic, states in and out, any batch and any length."""
+
+import pytest
+import torch
+from torch import nn
+
+from compressm.errors import ConfigError, InputError, ParityError
+from compressm.export import Parity, export, exported_of, outputs_of
+from compressm.export.graphs import streaming, trace
+from compressm.nn import SequenceClassifier
+
+
+def classifier(layer="lru", kind=SequenceClassifier, **changes):
+    torch.manual_seed(0)
+    options = {"input": "real", "features": 3, "width": 8, "state_dim": 4, "depth": 1, "classes": 5}
+    return kind(layer=layer, **(options | changes)).eval()
+
+
+@pytest.mark.parametrize("layer", ["s5", "s4d", "gla"])
+def test_every_family_steps_as_it_runs_whole(layer):
+    model, inputs = classifier(layer).train(), torch.randn(3, 20, 3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    exported = exported_of(model, inputs, format="torch-export")
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+    assert exported.parity.relative < 1e-5
+    states = exported.graph.zeros(7)
+    outputs, *new = exported.run([torch.randn(7, 3), *states])
+    assert outputs.shape == (7, 5)
+    assert [(x.shape, x.dtype) for x in new] == [(x.shape, x.dtype) for x in states]
+    assert all(not state.any() for state in states), "states are not changed in place"
+    assert not any(x.dtype.is_complex for x in exported.graph.program.state_dict.values())
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A model with an output at every step, and its graph of whole sequences."""
+    model = classifier("gated-deltanet", pooling="none", input="token")
+    return model, exported_of(
+        model, torch.randint(3, (2, 11)), format="torch-export", form="sequence"
+    )
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (4, 30)])
+@torch.no_grad()
+def test_a_sequence_is_of_any_batch_and_length(whole, batch, length):
+    model, exported = whole
+    inputs = torch.randint(3, (batch, length))
+    torch.testing.assert_close(exported.run([inputs])[0], model(inputs))
+    assert exported.graph.zeros(batch) == []
+
+
+@torch.no_grad()
+def test_a_block_hands_its_states_on():
+    model, inputs = classifier(), torch.randn(2, 12, 3)
+    graph = trace(streaming(model), inputs, "block", largest_batch=None)
+    run = graph.program.module()
+    states, expected = graph.zeros(2), model(inputs)
+    for piece in (inputs[:, :5], inputs[:, 5:6], inputs[:, 6:]):
+        outputs, *states = run(piece, *states)
+    torch.testing.assert_close(outputs, expected)
+    lengths = torch.tensor([12, 4])
+    found = outputs_of(graph, lambda given: list(run(*given)), inputs, lengths)
+    torch.testing.assert_close(found[1:], model(inputs[1:, :4]))
+
+
+class Off(SequenceClassifier):
+    """Its steps are one part in a thousand off."""
+
+    def step(self, inputs, state):
+        outputs, new = super().step(inputs, state)
+        return 1.001 * outputs, new
+
+
+def test_a_file_that_is_off_is_not_written(tmp_path):
+    model = classifier(kind=Off)
+    inputs, file = torch.randn(2, 6, 3), tmp_path / "model.pt2"
+    with pytest.raises(ParityError, match=r"relative 0\.001\) on 2 sequences of 6 steps"):
+        export(model, file, inputs, format="torch-export")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_number_is_over_every_tolerance():
+    nothing = Parity(absolute=float("nan"), relative=float("nan"), sequences=1, steps=1)
+    with pytest.raises(ParityError):
+        nothing.require(1.0)
+
+
+class Complex(nn.Module):
+    """A layer of somebody, in complex numbers and without a cell."""
+
+    def initial_state(self, batch):
+        return torch.zeros(batch, 2)
+
+    def step(self, inputs, state):
+        z = torch.view_as_complex(state) * 0.5 + inputs[:, 0]
+        return z.real[:, None], torch.view_as_real(z)
+
+    def forward(self, inputs):
+        return inputs[..., :1].cumsum(1)
+
+
+class Curious(Complex):
+    """Its step looks at a value, which no graph can hold."""
+
+    def step(self, inputs, state):
+        return (inputs if float(inputs.sum()) > 0 else -inputs), state
+
+
+class Started(nn.Module):
+    def initial_state(self, batch):
+        return torch.ones(batch, 2)
+
+    def step(self, inputs, state):
+        return state, state
+
+    def forward(self, inputs):
+        return inputs
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Linear(3, 3), "Linear has no initial_state and no step; expected a Sequence"),
+        (Complex(), r"computes with complex tensors; give its layer a method cell\(\)"),
+        (Curious(), "torch.export cannot trace its step: "),
+        (Started(), "state 0 of its initial_state is not zero"),
+    ],
+)
+def test_models_that_cannot_be_exported(model, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        export(model, tmp_path / "x.pt2", torch.randn(2, 3, 3), format="torch-export")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"format": "onxx"}, ConfigError, r"got 'onxx', .* \(did you mean 'onnx'\?\)"),
+        ({"form": "steps"}, ConfigError, "got 'steps', expected one of step, block, sequence"),
+        (
+            {"format": "executorch", "form": "block"},
+            ConfigError,
+            "executorch files hold no 'block'",
+        ),
+        (
+            {"format": "torch-export", "int8": True},
+            ConfigError,
+            "no weights of 8 bits here; use on",
+        ),
+        ({"tolerance": -1}, InputError, "tolerance: expected a number >= 0"),
+        ({"inputs": torch.zeros(2)}, InputError, r"expected sequences .*, got shape \(2,\)"),
+        ({"inputs": [1.0]}, InputError, "inputs: expected a Tensor, got a list"),
+    ],
+)
+def test_what_is_asked_is_checked_first(options, error, message, tmp_path):
+    given = {"inputs": torch.randn(2, 3, 3), "format": "torch-export", **options}
+    with pytest.raises(error, match=message):
+        export(classifier(), tmp_path / "x", given.pop("inputs"), **given)
+    assert not list(tmp_path.iterdir())

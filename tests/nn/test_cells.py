@@ -1,0 +1,61 @@
+"""Cells: what layers become for devices."""
+
+import pytest
+import torch
+
+from compressm.errors import InputError
+from compressm.nn import DSS, LRU, S4D, S5
+
+LAYERS = {
+    "lru": lambda: LRU(5, 4),
+    "s5 zoh": lambda: S5(5, 4),
+    "s5 bilinear": lambda: S5(5, 4, discretisation="bilinear"),
+    "s4d zoh": lambda: S4D(5, 4),
+    "s4d bilinear": lambda: S4D(5, 4, discretisation="bilinear"),
+    "dss": lambda: DSS(5, 4),
+}
+
+
+@pytest.fixture(params=LAYERS)
+def layer(request):
+    torch.manual_seed(0)
+    return LAYERS[request.param]().double()
+
+
+def test_a_cell_gives_what_the_layer_gives(layer):
+    u = torch.randn(3, 12, 5, dtype=torch.float64)
+    cell = layer.cell()
+    state, theirs, ys = cell.initial_state(3), layer.initial_state(3), []
+    for t in range(12):
+        y, state = cell.step(u[:, t], state)
+        _, theirs = layer.step(u[:, t], theirs)
+        ys.append(y)
+    torch.testing.assert_close(torch.stack(ys, 1), layer(u))
+    torch.testing.assert_close(state, theirs)
+    assert (cell.width, cell.state_dim) == (5, 4)
+
+
+def test_a_cell_is_real_and_apart_from_the_layer(layer):
+    cell = layer.float().cell()
+    before = {name: value.clone() for name, value in cell.named_buffers()}
+    assert {value.dtype for value in before.values()} == {torch.float32}
+    assert not list(cell.parameters())
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.5)
+    assert all(torch.equal(before[name], value) for name, value in cell.named_buffers())
+
+
+def test_eigenvalues_are_computed_in_float64():
+    """Near the circle float32 would lose digits that a stream of many steps needs."""
+    torch.manual_seed(0)
+    layer = LRU(3, 50, r_min=0.999, r_max=0.99999)
+    exact = torch.exp(-layer.nu_log.double().exp())
+    cell = layer.double().cell()
+    modulus = torch.hypot(cell.re[:50], cell.im[50:])
+    torch.testing.assert_close(modulus, exact, rtol=1e-14, atol=0)
+
+
+def test_a_layer_that_reads_both_ways_has_none():
+    with pytest.raises(InputError, match="cannot stream"):
+        S5(4, 3, bidirectional=True).cell()
