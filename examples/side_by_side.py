@@ -72,7 +72,7 @@ def compare(runs, inputs, *, starts, keep, seconds_a_step, score, held_out):
                 f"{own:>10.1f} MB  {value(outputs[run])}"
             )
     print(
-        "\nReal-time factor: seconds of computing for a second of signal, one core; median of "
-        f"{_TURNS} passes in turns, each in a fresh process. Memory: its peak, with the "
-        "interpreter, ONNX Runtime and the signal."
+        "\nReal-time factor: seconds of processor time on one core for a second of signal; median "
+        f"of {_TURNS} passes in turns, each in a fresh process. Memory: its peak, with the "
+        "interpreter, ONNX Runtime and the signal; of the model: what came with and after it."
     )
