@@ -1,8 +1,10 @@
 """`compressm export`."""
 
+import pytest
 import torch
 
 from compressm.nn import SequenceClassifier
+from tests.families import mambas
 
 
 def test_two_models_side_by_side(call, tiny_run, tmp_path):
@@ -57,3 +59,20 @@ def test_what_is_asked_is_checked_first(refuses, tiny_run, tmp_path):
 def test_what_is_no_model(refuses, bad_models, tmp_path):
     for path, message in bad_models.items():
         refuses(message, "export", path, "-o", tmp_path / "out.onnx")
+
+
+def test_a_folder_of_transformers(call, refuses, tmp_path):
+    pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    saved, out = tmp_path / "saved", tmp_path / "step.pt2"
+    mambas.language_model("Mamba", 6, layers=1).save_pretrained(saved)
+    refuses("give --texts", "export", saved, "-o", out, "--evaluate")
+    refuses("names no data set; give --texts", "export", saved, "-o", out, "--data-dir", tmp_path)
+    texts = tmp_path / "text.txt"
+    texts.write_bytes(bytes(3 + i % (mambas.VOCABULARY - 3) for i in range(600)))
+    options = ["--format", "torch-export", "--texts", texts, "--evaluate"]
+    result = call("export", saved, "-o", out, *options)
+    assert result.code == 0, result.err
+    assert "on 2 given sequences of 256 steps" in result.out
+    assert "nats" in result.out
+    assert out.is_file()
