@@ -25,6 +25,7 @@ import choices
 import evidence
 import evidence_tables
 import family_tables
+import growing_tables
 import listings
 import loop_tables
 import mamba_tables
@@ -195,6 +196,8 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "gdn-recall": (("gdn-recall",), summaries.recall, mamba_tables.recall),
     "gdn-recall-guard": (("gdn-recall",), summaries.recall, mamba_tables.guards),
     "every-family": (("families",), family_tables.summary, family_tables.families),
+    "growing": (("growing",), growing_tables.summary, growing_tables.growing),
+    "growing-ways": (("growing",), growing_tables.summary, growing_tables.ways),
     "ops": (("lru-operators",), summaries.operators, operator_tables.lru),
     "mamba-scan": (("mamba-operators",), summaries.operators, operator_tables.mamba_scan),
     "mamba-step": (("mamba-operators",), summaries.operators, operator_tables.mamba_step),

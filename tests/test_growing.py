@@ -270,6 +270,29 @@ def test_a_guard_undoes_growth_bit_for_bit(recovery):
     assert same(before, (model.state_dict(), optimizer.state_dict()))
 
 
+def test_a_run_that_stopped_with_growth_on_trial_undoes_it_when_it_goes_on():
+    def fresh():
+        model, optimizer = trained(depth=1)
+        guard = Guard(lambda: next(scores), max_drop=0.1, recovery_steps=2, max_attempts=1)
+        plan = {"policy": GREEDY, "schedule": Schedule.at(1), "guard": guard}
+        return model, optimizer, Compressor(model, optimizer, **plan)
+
+    scores = iter([1.0, 1.0])
+    model, optimizer, compressor = fresh()
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    assert compressor.step().kind == "trial"
+    train(model, optimizer)
+    saved = [copy.deepcopy(part.state_dict()) for part in (model, optimizer, compressor)]
+    scores = iter([0.0])
+    resumed = fresh()
+    for part, state in zip(resumed, saved, strict=True):
+        part.load_state_dict(state)
+    assert state_dims(resumed[0]) == {"encoder.blocks.0.layer": 12}
+    events = [resumed[2].step() for _ in range(3)]
+    assert [event.kind for event in events if event] == ["rejected"]
+    assert same(before, (resumed[0].state_dict(), resumed[1].state_dict()))
+
+
 def test_a_guard_keeps_growth_that_costs_nothing():
     model, optimizer = trained(depth=1)
     event = compress_(model, optimizer, policy=GREEDY, guard=Guard(lambda: 1.0, max_drop=0.0))
