@@ -162,6 +162,13 @@ def test_averages_grow_along():
     torch.testing.assert_close(average(INPUTS), expected)
 
 
+def test_a_layer_without_values_is_refused():
+    with torch.device("meta"):
+        layer = LRU(4, 8)
+    with pytest.raises(InputError, match="meta device"):
+        grow_(layer, sizes=12)
+
+
 @pytest.mark.parametrize(
     ("sizes", "says"),
     [
@@ -169,7 +176,7 @@ def test_averages_grow_along():
         ({"encoder.blocks.0.layer": 12, "encoder.blocks.1.layer": 6}, r"compress_.*FixedRank\(6\)"),
         (4, "has 8 states and was to have 4"),
         (2.5, "sizes"),
-        (None, "sizes"),
+        (None, r"got nothing; for example grow_\(model, optimizer, 32\)"),
         ({"encoder.blocks.0.layer": "many"}, "sizes: layer"),
     ],
 )

@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from compressm import FixedRank, compress_, load_compressed
+from compressm import FixedRank, compress_, grow_, load_compressed
+from compressm.errors import InputError
 from compressm.families import find_sites
 from compressm.numerics.matrix_state.signals import output_reference
 from tests.families import deltas
@@ -118,3 +119,21 @@ def test_every_size_survives_the_ratio_of_the_configuration(cut, tmp_path):
     assert {s.state_dim for s in find_sites(again).values()} == {cut}
     with torch.no_grad():
         torch.testing.assert_close(again(tokens()).logits, model(tokens()).logits)
+
+
+@kinds
+def test_old_queries_take_up_the_factor_of_more_states(kind):
+    model, x = model_of(kind), tokens()
+    *_, expected = read(model, x)
+    grow_(model, sizes=FULL + 4)
+    *_, output = read(model, x)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_that_fits_the_cache_grows_to_sizes_that_do():
+    model = deltas.xlstm(32)
+    with pytest.raises(InputError, match=r"cannot have 40 states; the next number .* is 64"):
+        grow_(model, sizes=40)
+    grow_(model, sizes=64)
+    ((_, site),) = find_sites(model).items()
+    assert site.state_dim == 64

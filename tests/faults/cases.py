@@ -4,11 +4,12 @@ from contextlib import contextmanager
 
 import torch
 
-from compressm import MetricBudget, StepTimeBudget, WhenSettled
+from compressm import Elastic, MetricBudget, StepTimeBudget, WhenSettled
 from tests.faults.scenes import (
     OnTokens,
     Scene,
     always,
+    few,
     halved,
     never,
 )
@@ -80,6 +81,13 @@ def once_guarded(folder):
     return Scene(folder, once=True, metric=halved, guard={"snapshot_folder": folder})
 
 
+def grows(folder):
+    """A policy that makes layers larger, and a metric that lets half of it pass."""
+    policy = Elastic(1e-9, full=0.1, factor=2.0, gate=0.5)
+    guard = {"snapshot_folder": folder}
+    return Scene(folder, metric=few, guard=guard, log=True, policy=policy)
+
+
 def settled(folder):
     """The second measurement, at which the first comparison is made, and the cut."""
     return Scene(
@@ -112,6 +120,7 @@ CASES = {
         autocast,
         once,
         once_guarded,
+        grows,
         settled,
         mamba,
         mamba2,

@@ -194,6 +194,11 @@ def halved(states):
     return 1.0 if min(states) > CUT else 0.0
 
 
+def few(states):
+    """Only a little growth passes."""
+    return 1.0 if max(states) <= 1.5 * FULL else 0.0
+
+
 def always(states):
     return 1.0
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from compressm.arguments import shown, whole
 from compressm.engine.cut import commit
-from compressm.engine.new_sizes import edits_of_growth, edits_of_sizes, require_growable
+from compressm.engine.new_sizes import edits_of_growth, edits_of_sizes
 from compressm.engine.proposal import Proposal
 from compressm.engine.rollback import Rollback
 from compressm.engine.stopwatch import Stopwatch
+from compressm.engine.survey import require_values
 from compressm.engine.training_run import TrainingRun
 from compressm.errors import InputError
 from compressm.events import Event, SiteChange, kind_of
@@ -25,7 +26,9 @@ def grow(run: TrainingRun, sizes: Any) -> Event:
     run.require_identical("before new states")
     with run.ranks.agreement("looking for layers"):
         sites = find_sites(run.model)
+        require_values(sites)
         wanted = sizes_wanted(sites, sizes)
+    wanted = run.ranks.broadcast(wanted)
     proposal = run.ranks.broadcast(_proposal(run, sites, wanted), run.model)
 
     def work() -> Event:
@@ -43,9 +46,13 @@ def sizes_wanted(sites: Mapping[str, Site], sizes: Any) -> dict[str, int]:
         sizes: one number for all layers, or one for some of them by name.
 
     Raises:
-        InputError: another kind of value, an unknown name, fewer states than a layer has, or a
-            number that it cannot have; nothing else has been looked at.
+        InputError: another kind of value, an unknown name, or fewer states than a layer has.
     """
+    if sizes is None:
+        raise InputError(
+            "sizes: expected states by layer name, or one number for all layers, got nothing; for "
+            "example grow_(model, optimizer, 32)"
+        )
     if not isinstance(sizes, Mapping):
         sizes = dict.fromkeys(sites, whole("sizes", sizes, 1))
     has = ", ".join(f"{name or '(model)'} ({site.state_dim})" for name, site in sites.items())
@@ -59,14 +66,7 @@ def sizes_wanted(sites: Mapping[str, Site], sizes: Any) -> dict[str, int]:
                 f"sizes: layer {name!r} has {now} states and was to have {states}; grow_ makes no "
                 f"layer smaller, compress_(model, optimizer, policy=FixedRank({states})) does"
             )
-    larger = {name: n for name, n in wanted.items() if n > sites[name].state_dim}
-    for name, states in require_growable(sites, larger).items():
-        if states != larger[name]:
-            raise InputError(
-                f"sizes: layer {name!r} cannot have {larger[name]} states; the next number that it "
-                f"can have is {states}"
-            )
-    return larger
+    return {name: n for name, n in wanted.items() if n > sites[name].state_dim}
 
 
 def _proposal(run: TrainingRun, sites: Mapping[str, Site], larger: Mapping[str, int]) -> Proposal:

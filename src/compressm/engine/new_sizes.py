@@ -57,7 +57,8 @@ def edits_of_growth(
         for name, states in larger.items():
             if possible[name] != states:
                 raise InputError(
-                    f"layer {name!r}: it cannot have {states} states, but {possible[name]}"
+                    f"layer {name!r} cannot have {states} states; the next number that it can have "
+                    f"is {possible[name]}"
                 )
     edits: list[Edit] = []
     for name, states in larger.items():

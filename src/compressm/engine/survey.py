@@ -135,18 +135,27 @@ def observe(
     reshard_(model)
     with ranks.agreement("looking for layers"):
         sites = find_sites(model)
-        for name, site in sites.items():
-            if any(p.is_meta for p in site.module.parameters()):
-                raise InputError(
-                    f"model: layer {name!r} is on the meta device, so it has no values; load its "
-                    "weights first (compressm.load_compressed fills such a model)"
-                )
+        require_values(sites)
     observers = {}
     for name, site in sites.items():
         with ranks.agreement(f"reading {name}"), gathered(site.module):
             require_finite_layer(name, site.module)
             observers[name] = site.adapter.observe(site.module, method, given=given)
     return sites, observers
+
+
+def require_values(sites: Mapping[str, Site]) -> None:
+    """Refuse layers on the meta device.
+
+    Raises:
+        InputError: it names the first.
+    """
+    for name, site in sites.items():
+        if any(p.is_meta for p in site.module.parameters()):
+            raise InputError(
+                f"model: layer {name!r} is on the meta device, so it has no values; load its "
+                "weights first (compressm.load_compressed fills such a model)"
+            )
 
 
 def _require_seen(spectra: Mapping[str, Spectrum]) -> None:
