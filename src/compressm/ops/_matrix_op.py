@@ -15,6 +15,7 @@ from torch.nn import functional
 from compressm.ops import _matrix_chunks, _matrix_kernel
 from compressm.ops._matrix_chunks import Chunks
 from compressm.ops._matrix_kernel import EPS
+from compressm.ops._operator import operator
 from compressm.ops.build import kernels
 
 
@@ -76,7 +77,7 @@ def _library(v: Tensor) -> ctypes.CDLL | None:
     return kernels() if v.device.type == "cpu" and v.numel() else None
 
 
-@torch.library.custom_op("compressm::matrix_state", mutates_args=())
+@operator("compressm::matrix_state")
 def scan(
     q: Tensor,
     k: Tensor,
@@ -122,7 +123,7 @@ def _(
     return _empty(v, k, beta, initial, size)
 
 
-@torch.library.custom_op("compressm::matrix_state_backward", mutates_args=())
+@operator("compressm::matrix_state_backward")
 def scan_backward(
     g_o: Tensor,
     g_last: Tensor,
@@ -183,10 +184,15 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     q, k, v, log_decay, beta, _, ctx.size, ctx.unit = inputs
     ctx.save_for_backward(q, k, v, log_decay, beta, *output[2:])
     ctx.mark_non_differentiable(*output[2:])
+    ctx.set_materialize_grads(False)  # the last two are as large as the outputs
 
 
-def _backward(ctx: Any, g_o: Tensor, g_last: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(
+    ctx: Any, g_o: Tensor | None, g_last: Tensor | None, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
     q, k, v, log_decay, beta, before, u = ctx.saved_tensors
+    g_o = v.new_zeros(v.shape) if g_o is None else g_o
+    g_last = before.new_zeros(before[:, :, 0].shape) if g_last is None else g_last
     g_q, g_k, g_v, g_decay, g_beta, g_initial = scan_backward(
         g_o, g_last, q, k, v, log_decay, beta, before, u, ctx.size, ctx.unit
     )

@@ -16,6 +16,7 @@ from torch.profiler import record_function
 
 from compressm.errors import InputError
 from compressm.ops import gpu
+from compressm.ops._operator import operator
 from compressm.ops._scan_op import like
 from compressm.ops.build import kernels
 
@@ -55,7 +56,7 @@ def _plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return functional.conv1d(padded, weight[:, None], bias, groups=x.shape[1])
 
 
-@torch.library.custom_op("compressm::causal_conv1d", mutates_args=())
+@operator("compressm::causal_conv1d")
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
     y = like(x)
     library = kernels() if x.device.type == "cpu" else None
@@ -90,7 +91,7 @@ def conv_gradients(
     return g_weight.sum(0), g_bias.sum(0)
 
 
-@torch.library.custom_op("compressm::causal_conv1d_backward", mutates_args=())
+@operator("compressm::causal_conv1d_backward")
 def _conv_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

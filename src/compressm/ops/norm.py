@@ -13,6 +13,7 @@ from torch.profiler import record_function
 
 from compressm.errors import InputError
 from compressm.ops import _row_kernel
+from compressm.ops._operator import operator
 
 Activation = Literal["silu", "sigmoid"]
 _NONE, _SILU, _SIGMOID, _SILU_FIRST = range(4)  # `Gate` of the C++ side
@@ -34,7 +35,7 @@ def _normed(u: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     return (lines * rate).flatten(-2), rate
 
 
-@torch.library.custom_op("compressm::rms_norm", mutates_args=())
+@operator("compressm::rms_norm")
 def _norm(
     x: Tensor,
     weight: Tensor,
@@ -70,7 +71,7 @@ def _(
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("compressm::rms_norm_backward", mutates_args=())
+@operator("compressm::rms_norm_backward")
 def _norm_backward(
     g_y: Tensor,
     x: Tensor,

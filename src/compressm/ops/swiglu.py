@@ -14,9 +14,10 @@ from torch.profiler import record_function
 
 from compressm.errors import InputError
 from compressm.ops import _row_kernel
+from compressm.ops._operator import operator
 
 
-@torch.library.custom_op("compressm::swiglu", mutates_args=())
+@operator("compressm::swiglu")
 def _swiglu(gate: Tensor, value: Tensor) -> Tensor:
     library = _row_kernel.library_for(gate)
     if library is None:
@@ -32,7 +33,7 @@ def _(gate: Tensor, value: Tensor) -> Tensor:
     return gate.new_empty(gate.shape)
 
 
-@torch.library.custom_op("compressm::swiglu_backward", mutates_args=())
+@operator("compressm::swiglu_backward")
 def _swiglu_backward(g_y: Tensor, gate: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of both."""
     library = _row_kernel.library_for(gate)
