@@ -59,6 +59,13 @@ PARTS: dict[str, set[str]] = {
         "runtime",
         "spectrum",
     },
+    "advice": {
+        "calibration",
+        "engine",
+        "events",
+        "policies",
+        "runtime",
+    },
     "integrations": {
         "calibration",
         "checkpoints",
@@ -122,6 +129,7 @@ PARTS: dict[str, set[str]] = {
         "train",
     },
     "cli": {
+        "advice",
         "baselines",
         "calibration",
         "checkpoints",

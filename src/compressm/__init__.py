@@ -5,6 +5,7 @@ report = compressm.compress_(model, optimizer, policy=compressm.EnergyTolerance(
 compressor = compressm.Compressor(model, optimizer, policy=…, schedule=…)
 """
 
+from compressm.advice import Advice, Budget, advise
 from compressm.calibration import Calibration
 from compressm.checkpoints import load_compressed, resize_
 from compressm.compressor import Compressor
@@ -33,6 +34,8 @@ from compressm.spectrum import Spectrum
 from compressm.version import __version__ as __version__
 
 __all__ = [
+    "Advice",
+    "Budget",
     "Calibration",
     "CompressmError",
     "Compressor",
@@ -56,6 +59,7 @@ __all__ = [
     "StepTimeBudget",
     "WhenSettled",
     "accelerate_cpu",
+    "advise",
     "compress_",
     "grow_",
     "load_compressed",

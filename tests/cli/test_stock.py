@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compressm import Policy, compress_
+from tests.cli.stock import save_mamba, write_text
 from tests.families import mambas
 
 transformers = pytest.importorskip("transformers")
@@ -17,10 +18,7 @@ transformers = pytest.importorskip("transformers")
 
 @pytest.fixture
 def saved(tmp_path):
-    torch.manual_seed(0)
-    folder = tmp_path / "mamba"
-    mambas.language_model("Mamba", 12, layers=2).save_pretrained(folder)
-    return folder
+    return save_mamba(tmp_path / "mamba")
 
 
 class Uneven(Policy):
@@ -45,11 +43,7 @@ def uneven(tmp_path):
 
 @pytest.fixture
 def texts(tmp_path):
-    """Bytes below the tiny vocabulary."""
-    file = tmp_path / "text.txt"
-    g = torch.Generator().manual_seed(1)
-    file.write_bytes(bytes(torch.randint(3, mambas.VOCABULARY, (600,), generator=g).tolist()))
-    return file
+    return write_text(tmp_path / "text.txt")
 
 
 def test_inspect_measures_on_texts(call, saved, texts):

@@ -121,7 +121,7 @@ class Calibration:
             _show(probes[module], args, kwargs, output)
 
         with _hooked(probes, hook), as_built():
-            self._call(model, to_device(batch, _device(model)))
+            self.call(model, batch)
         return calls
 
     def _differentiate(
@@ -155,7 +155,17 @@ class Calibration:
                     probe.record(call.args, call.kwargs, call.output, gradient)
         return len(calls)
 
-    def _call(self, model: nn.Module, batch: Any) -> None:
+    def on_device(self, model: nn.Module) -> Iterator[Any]:
+        """The batches, where the model is."""
+        return (to_device(batch, _device(model)) for batch in self.data)
+
+    def call(self, model: nn.Module, batch: Any) -> None:
+        """Pass one batch through the model as it is, with nobody watching.
+
+        Raises:
+            InputError: the model cannot take it.
+        """
+        batch = to_device(batch, _device(model))
         if self.forward is not None:
             self.forward(model, batch)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,9 @@ class RunData:
         )
         return Calibration(batches, loss=loss_of, max_batches=count)
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(
+        self, model: nn.Module, names: Sequence[str] = ("val", "test")
+    ) -> dict[str, float]:
         """Loss, accuracy, … on the validation and the test part, named as in a run."""
         trainer = self.config.trainer
         # The training part is not looked at, so a smaller batch must not be refused for its sake.
@@ -91,7 +94,7 @@ class RunData:
             drop_last=False,
         )
         figures: dict[str, float] = {}
-        for name, loader in (("val", parts.val), ("test", parts.test)):
-            found = evaluate(model, loader, self.splits.task)
+        for name in names:
+            found = evaluate(model, getattr(parts, name), self.splits.task)
             figures |= {f"{name}/{figure}": value for figure, value in found.items()}
         return figures

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from compressm.calibration import Calibration
 from compressm.errors import ConfigError, DataError
@@ -18,6 +19,8 @@ from compressm.storage.files import reason
 
 # As many tokens as a layer looks at.
 _BATCHES, _ROWS, _LENGTH = 8, 4, 256
+# As many pieces are evaluated at most.
+_PIECES = 32
 
 
 def read_passages(texts: Path) -> bytes:
@@ -76,6 +79,20 @@ def calibration_of(tokens: Tensor) -> Calibration:
     starts = torch.randint(len(tokens) - _LENGTH + 1, (_BATCHES, _ROWS), generator=g, device="cpu")
     batches = [torch.stack([tokens[i : i + _LENGTH] for i in row.tolist()]) for row in starts]
     return Calibration(batches, forward=lambda model, batch: model(batch, use_cache=False))
+
+
+def loss_over(model: Any, tokens: Tensor) -> float:
+    """Mean loss of a language model in nats per token, over pieces at even distances."""
+    count = min(len(tokens) // _LENGTH, _PIECES)
+    starts = [i * (len(tokens) - _LENGTH) // max(count - 1, 1) for i in range(count)]
+    total = 0.0
+    with torch.no_grad():
+        for first in range(0, count, _ROWS):
+            rows = starts[first : first + _ROWS]
+            piece = torch.stack([tokens[i : i + _LENGTH] for i in rows])
+            logits = model(piece, use_cache=False).logits[:, :-1].flatten(0, 1).float()
+            total += float(cross_entropy(logits, piece[:, 1:].flatten(), reduction="sum"))
+    return total / (count * (_LENGTH - 1))
 
 
 def _too_short(texts: Path, count: int, unit: str) -> DataError:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from compressm.calibration import Calibration, given_by
 from compressm.checkpoints import load_compressed
 from compressm.cli import _passages
@@ -68,7 +70,7 @@ class Stock:
             CheckpointError: see `load`.
             InputError: its layers do not know the method, or it needs texts.
         """
-        calibration = None if texts is None else self._calibration(texts)
+        calibration = None if texts is None else _passages.calibration_of(self.tokens(texts))
         model = self.load()
         require_method(model, method, given_by(calibration), "add --texts")
         return model, calibration
@@ -147,11 +149,15 @@ class Stock:
 
         write_folder(out, write, stale=_holds_weights, last=_CONFIG)
 
-    def _calibration(self, texts: Path) -> Calibration:
+    def tokens(self, texts: Path) -> Tensor:
+        """The tokens (T,) of a text file.
+
+        Raises:
+            DataError: the file is missing or too short, or is no text for this model.
+        """
         raw = _passages.read_passages(texts)
         vocabulary = self.config.get_text_config().vocab_size
-        tokens = _passages.tokens_of(texts, raw, self.tokenizer(), vocabulary)
-        return _passages.calibration_of(tokens)
+        return _passages.tokens_of(texts, raw, self.tokenizer(), vocabulary)
 
 
 def require_target(out: Path, force: bool) -> None:

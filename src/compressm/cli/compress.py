@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from compressm.cli import _text
-from compressm.errors import ConfigError, DataError, MissingExtraError
+from compressm.cli._numbers import ranks_in
+from compressm.errors import ConfigError
 from compressm.headline import headline_of
 from compressm.report.names import short_names
 from compressm.storage.outputs import require_file
@@ -17,10 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from compressm.calibration import Calibration
-    from compressm.cli._models import RunData
     from compressm.events import Event
     from compressm.policies import Policy
-    from compressm.train.config import RunConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,12 @@ def compress(
         float | None, typer.Option("--tolerance", "-t", help="Share of energy to drop, 0 … 1.")
     ] = None,
     rank: Annotated[
-        int | None, typer.Option("--rank", "-r", help="States to keep in every layer.")
+        str | None,
+        typer.Option(
+            "--rank",
+            "-r",
+            help="States to keep in every layer; several, as 64,32,16, write a folder of models.",
+        ),
     ] = None,
     method: Annotated[
         str, typer.Option("--method", "-m", help="How to rank and reduce; docs: Methods.")
@@ -56,9 +61,19 @@ def compress(
     use_data: Annotated[
         bool, typer.Option("--data/--no-data", help="Look at a few training batches of the run.")
     ] = True,
+    metric_budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=LIMIT",
+            help="Of several sizes choose the smallest that holds: loss=+0.02, metric=-0.5.",
+        ),
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with local data sets.")] = None,
     texts: Annotated[
         Path | None, typer.Option(help="Text file that a save_pretrained folder is cut on.")
+    ] = None,
+    eval_texts: Annotated[
+        Path | None, typer.Option(help="Text file that several sizes of it are evaluated on.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")] = False,
 ) -> None:
@@ -71,14 +86,44 @@ def compress(
         compressm compress model.safetensors -o small.safetensors --rank 8 --no-data
 
         compressm compress saved-mamba -o small-mamba --rank 16 --texts novel.txt
+
+        compressm compress runs/digits-lru -o sizes --rank 64,32,16,8 --metric-budget metric=-0.5
     """
-    policy = _policy(tolerance, rank, min_rank, multiple_of)
+    ranks = [] if rank is None else ranks_in(rank)
+    policy = _policy(tolerance, ranks, min_rank, multiple_of)
     from compressm.cli import _models, _stock
     from compressm.families import check_method
     from compressm.train.model_files import find_model_file
 
     check_method(method)
     _models.require_data_dir(data_dir)
+    if len(ranks) > 1:
+        from compressm.advice.candidates import Grid
+        from compressm.cli import _sizes, _subjects
+
+        budget = _sizes.metric_budget(metric_budget)
+        evaluates = evaluate or bool(budget.limits)
+        _sizes.require_target(out, force)
+        subject = _subjects.open_subject(
+            model,
+            [method],
+            use_data=use_data,
+            data_dir=data_dir,
+            texts=texts,
+            eval_texts=eval_texts,
+            evaluates=evaluates,
+            needed=evaluates,
+        )
+        if evaluates:
+            option = "--metric-budget" if budget.limits else "--evaluate"
+            subject.require_evaluation(budget.limits, option)
+        grid = Grid(ranks=ranks, min_rank=min_rank, multiple_of=multiple_of)
+        sizes = _sizes.write_sizes(subject, out, grid, method, budget=budget, evaluates=evaluates)
+        _sizes.show(subject, sizes, out, budget)
+        return
+    for name, given in (("--metric-budget", metric_budget), ("--eval-texts", eval_texts)):
+        if given is not None:
+            raise ConfigError(f"{name}: there is one size only; give several, as --rank 64,32,16")
     if _stock.is_stock(model):
         if evaluate or data_dir is not None:
             raise ConfigError(f"--evaluate, --data-dir: {model} names no data set; give --texts")
@@ -90,6 +135,7 @@ def compress(
     _require_target(out, force)
 
     from compressm import compress_
+    from compressm.cli._subjects import run_data
     from compressm.train.model_files import ModelCard, load_run_model, read_card, save_model
 
     network, config = load_run_model(model)
@@ -97,7 +143,7 @@ def compress(
     _models.require_method(network, method, "loss" if use_data else "nothing", reason)
     card = read_card(model)
     if use_data or evaluate:
-        data, missing = _data(config, data_dir, needed=evaluate)
+        data, missing = run_data(config, data_dir, needed=evaluate)
         reason = missing if use_data else reason
         _models.require_method(network, method, "nothing" if reason else "loss", reason)
     calibration: Calibration | None = None
@@ -159,14 +205,17 @@ _NOTE = (
 )
 
 
-def _policy(tolerance: float | None, rank: int | None, min_rank: int, multiple_of: int) -> Policy:
+def _policy(
+    tolerance: float | None, ranks: Sequence[int], min_rank: int, multiple_of: int
+) -> Policy:
+    """That of the one size, or of the first of several."""
     from compressm.policies import EnergyTolerance, FixedRank
 
-    if tolerance is not None and rank is None:
+    if tolerance is not None and not ranks:
         return EnergyTolerance(tolerance, min_rank=min_rank, multiple_of=multiple_of)
-    if rank is not None and tolerance is None:
-        return FixedRank(rank, min_rank=min_rank, multiple_of=multiple_of)
-    given = "both" if rank is not None else "neither"
+    if ranks and tolerance is None:
+        return FixedRank(ranks[0], min_rank=min_rank, multiple_of=multiple_of)
+    given = "both" if ranks else "neither"
     raise ConfigError(
         f"expected either --tolerance or --rank, got {given}; for example --tolerance 0.1"
     )
@@ -177,18 +226,6 @@ def _require_target(out: Path, force: bool) -> None:
     require_file(out, "--out")
     if out.exists() and not force:
         raise ConfigError(f"--out: {out} is there already; give --force to replace it")
-
-
-def _data(config: RunConfig, data_dir: Path | None, *, needed: bool) -> tuple[RunData | None, str]:
-    """The run's data and "", or None and why there are none."""
-    from compressm.cli._models import RunData
-
-    try:
-        return RunData.load(config, data_dir), ""
-    except (DataError, MissingExtraError) as error:
-        if needed or data_dir is not None:
-            raise
-        return None, f"the data set {config.data.name!r} could not be loaded: {error}"
 
 
 def _layers(event: Event) -> Table:

@@ -146,11 +146,18 @@ def tried_out(
     elsewhere: Elsewhere,
 ) -> Iterator[Proposal]:
     """The model as a plan would leave it, inside the `with` only; it is at the return point."""
-    snapshot = rollback.snapshot()
-    try:
+    with undone(run, rollback):
         proposal = propose_cut(run, survey, as_carried_out(run, survey, states))
         commit(run, proposal, elsewhere)
         yield proposal
+
+
+@contextmanager
+def undone(run: TrainingRun, rollback: Rollback) -> Iterator[None]:
+    """Whatever the body does to the model, it is at the return point again afterwards."""
+    snapshot = rollback.snapshot()
+    try:
+        yield
     except BaseException:  # the other ranks fail as well, or do not know of Ctrl-C
         rollback.undoing(snapshot)()
         raise

@@ -6,7 +6,7 @@ measures with the statistics of all, and the others are told what came of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -53,11 +53,25 @@ class Survey:
         ranks: Ranks = ALONE,
     ) -> Survey:
         """Measure every site; those that look at data share one pass over it."""
+        (survey,) = cls.by_methods(model, [method], calibration, ranks).values()
+        return survey
+
+    @classmethod
+    def by_methods(
+        cls,
+        model: nn.Module,
+        methods: Sequence[str],
+        calibration: Calibration | None,
+        ranks: Ranks = ALONE,
+    ) -> dict[str, Survey]:
+        """One survey for each method; all of them share one pass over the data."""
         calibration = as_many_on_all_ranks(calibration, ranks)
-        sites, observers = observe(model, method, given=given_by(calibration), ranks=ranks)
+        given = given_by(calibration)
+        observed = {m: observe(model, m, given=given, ranks=ranks) for m in methods}
         if calibration is not None:
-            probes = [o.probe for o in observers.values() if o.probe]
-            checks = [OutputCheck(sites[name], observer) for name, observer in observers.items()]
+            sites, read = next(iter(observed.values()))
+            checks = [OutputCheck(sites[name], observer) for name, observer in read.items()]
+            probes = [o.probe for _, found in observed.values() for o in found.values() if o.probe]
             if probes:
                 pass_data(calibration, model, [*checks, *probes], ranks)
             else:  # no more batches than say enough
@@ -65,6 +79,22 @@ class Survey:
                     pass_data(replace(calibration, data=[batch]), model, checks, ranks)
                     if ranks.broadcast(all(check.compared for check in checks)):
                         break
+        return {
+            method: cls._measured(model, method, sites, observers, calibration, ranks)
+            for method, (sites, observers) in observed.items()
+        }
+
+    @classmethod
+    def _measured(
+        cls,
+        model: nn.Module,
+        method: str,
+        sites: Mapping[str, Site],
+        observers: Mapping[str, Observer],
+        calibration: Calibration | None,
+        ranks: Ranks,
+    ) -> Survey:
+        """What observers say that have seen the data."""
         with ranks.agreement("measuring"):
             measuring = observers if ranks.first else {}
 

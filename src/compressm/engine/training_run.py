@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -139,9 +139,13 @@ class TrainingRun:
 
     def survey(self) -> Survey:
         """Measure all layers."""
+        return self.surveys([self.settings.method])[self.settings.method]
+
+    def surveys(self, methods: Sequence[str]) -> dict[str, Survey]:
+        """Measure all layers by each of several methods, in one pass over the data."""
         self.distributed.require_unwrapped()
         self.require_identical("before the cut")
-        return Survey.of(self.model, self.settings.method, self.settings.calibration, self.ranks)
+        return Survey.by_methods(self.model, methods, self.settings.calibration, self.ranks)
 
     def evaluate(self, metric: Callable[[], float], *, may_train: bool = False) -> float:
         """A metric of the live model, its mean over all ranks; it leaves no trace.

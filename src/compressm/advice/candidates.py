@@ -1,0 +1,103 @@
+"""Which cuts are looked at: halves of the states, shares of the energy, what a limit allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from torch import nn
+
+from compressm.advice.budget import Budget
+from compressm.arguments import share, whole
+from compressm.engine.survey import Survey
+from compressm.engine.trials import Trials
+from compressm.policies import EnergyTolerance, FixedRank, Policy
+
+# So many halvings of the states, and so much of the energy dropped, unless somebody says which.
+HALVINGS = 5
+TOLERANCES = (0.05, 0.2)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The sizes that are looked at for each method.
+
+    Attributes:
+        ranks: states to keep in every layer; None: halves of the largest layer.
+        tolerances: shares of the energy to drop, layer by layer; None: two of them, and with
+            `ranks` none.
+        min_rank, multiple_of: as of every policy.
+    """
+
+    ranks: Sequence[int] | None = None
+    tolerances: Sequence[float] | None = None
+    min_rank: int = 1
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what is no size."""
+        for name in ("min_rank", "multiple_of"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), 1))
+        if self.ranks is not None:
+            object.__setattr__(self, "ranks", [whole("ranks", rank, 1) for rank in self.ranks])
+        if self.tolerances is not None:
+            given = [share("tolerances", t, below_one=True) for t in self.tolerances]
+            object.__setattr__(self, "tolerances", given)
+
+    def rank(self, rank: int) -> FixedRank:
+        """So many states in every layer."""
+        return FixedRank(rank, min_rank=self.min_rank, multiple_of=self.multiple_of)
+
+    def policies(
+        self, trials: Trials, survey: Survey, budget: Budget, batch: int
+    ) -> Sequence[Policy]:
+        """Those of the grid, and the largest rank within each limit on size."""
+        most = max(spectrum.state_dim for spectrum in survey.spectra.values())
+        ranks, tolerances = self.ranks, self.tolerances
+        if tolerances is None:
+            tolerances = TOLERANCES if ranks is None else ()
+        if ranks is None:
+            ranks = [most >> depth for depth in range(1, HALVINGS + 1) if most >> depth]
+        limits = {name: x for name, x in budget.cost.items() if name != "milliseconds"}
+        # By size for each possible rank, the largest first: the model as it is.
+        left = {
+            rank: sizes(trials, survey, trials.plan(self.rank(rank), survey), batch)
+            for rank in (range(most, 0, -1) if limits else ())
+        }
+        within = [
+            next((rank for rank, size in left.items() if size[name] <= limit), most)
+            for name, limit in limits.items()
+        ]
+        energies = [
+            EnergyTolerance(t, min_rank=self.min_rank, multiple_of=self.multiple_of)
+            for t in tolerances
+        ]
+        return [*map(self.rank, [*ranks, *within]), *energies]
+
+
+def sizes(
+    trials: Trials, survey: Survey, states: Mapping[str, int], batch: int
+) -> dict[str, float]:
+    """What a plan leaves, from what each state costs; without a cut."""
+    spectra, model = survey.spectra, trials.run.model
+    gone = sum((s.state_dim - states[name]) * s.cost.parameters for name, s in spectra.items())
+    parameters = trials.run.parameters
+    weights = weight_bytes(model) * (1 - gone / max(parameters, 1))
+    held = state_bytes(survey, states)
+    return {
+        "parameters": parameters - gone,
+        "state_bytes": held,
+        "memory_mb": (weights + batch * held) / 1e6,
+    }
+
+
+def state_bytes(survey: Survey, states: Mapping[str, int]) -> int:
+    """Bytes of recurrent state for each sequence, all layers together."""
+    return sum(s.cost.state_bytes * states[name] for name, s in survey.spectra.items())
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of parameters and buffers."""
+    return sum(tensor.nbytes for part in (model.parameters, model.buffers) for tensor in part())

@@ -1,0 +1,42 @@
+"""The line that makes a cut: what a policy, a method and the settings are called."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from compressm.policies import EnergyTolerance, FixedRank, Policy
+
+
+def size_text(policy: Policy) -> str:
+    """What was asked for, in two words."""
+    if isinstance(policy, FixedRank):
+        return f"rank {policy.rank}"
+    assert isinstance(policy, EnergyTolerance)
+    return f"tolerance {policy.tolerance:g}"
+
+
+def python_line(policy: Policy, method: str, *, uniform: bool, given: Sequence[str]) -> str:
+    """The call of `compress_` on a live model.
+
+    Args:
+        policy: how far it is cut.
+        method: by which states are ranked.
+        uniform: as of `compress_`.
+        given: arguments that were given to `advise`, and are given again under their names.
+    """
+    entries = {entry.name: entry.default for entry in dataclasses.fields(policy)}
+    _, size = size_text(policy).split()
+    more = [
+        f"{name}={getattr(policy, name)}"
+        for name in ("min_rank", "multiple_of")
+        if getattr(policy, name) != entries[name]
+    ]
+    words = ["model", *(["optimizer"] if "optimizer" in given else [])]
+    words.append(f"policy=compressm.{type(policy).__name__}({', '.join([size, *more])})")
+    if method != "auto":
+        words.append(f"method={method!r}")
+    if uniform:
+        words.append("uniform=True")
+    words += [f"{name}={name}" for name in given if name != "optimizer"]
+    return f"compressm.compress_({', '.join(words)})"

@@ -1,0 +1,134 @@
+"""The tables of an advice: cells for the terminal, and plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from compressm.advice.rows import CutAdvice, LayerAdvice
+
+MISSING = "–"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """A table; the first column is a name, the others are numbers."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def without(self, *titles: str) -> Cells:
+        """The table without some of its columns."""
+        kept = [i for i, title in enumerate(self.columns) if title not in titles]
+        return Cells(
+            columns=tuple(self.columns[i] for i in kept),
+            rows=tuple(tuple(row[i] for i in kept) for row in self.rows),
+        )
+
+
+def layer_table(layers: Sequence[LayerAdvice], names: Mapping[str, str] | None = None) -> Cells:
+    """Layers with what their states cost, and how many stay; those that are alike share a line.
+
+    Args:
+        layers: of one model.
+        names: how they are called; None: by their paths.
+    """
+    methods = list(dict.fromkeys(m for layer in layers for m in layer.keeps))
+    shares = list(dict.fromkeys(s for layer in layers for k in layer.keeps.values() for s in k))
+    rows = []
+    for method in methods:
+        for cells, alike in groupby(layers, key=lambda one: _layer_cells(one, method, shares)):
+            called = [(names or {}).get(one.site) or one.site or "(model)" for one in alike]
+            first = called[0]
+            if len(called) > 1:
+                first = f"{first} … {called[-1]} ({len(called)})"
+            rows.append((first, *([method] if len(methods) > 1 else []), *cells))
+    return Cells(
+        columns=(
+            "layer",
+            *(["method"] if len(methods) > 1 else []),
+            *("family", "states", "fewest", "par./state", "bytes/state"),
+            *(f"−{share:.0%}" for share in shares),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _layer_cells(layer: LayerAdvice, method: str, shares: Sequence[float]) -> tuple[str, ...]:
+    kept = [MISSING if layer.reason else str(layer.keeps[method][share]) for share in shares]
+    costs = f"{layer.parameters:,}", f"{layer.state_bytes:,}"
+    return (layer.family, str(layer.states), str(layer.fewest), *costs, *kept)
+
+
+def cut_table(
+    present: CutAdvice,
+    cuts: Sequence[CutAdvice],
+    best: CutAdvice | None,
+    *,
+    judged: bool,
+    names: Sequence[str] | None = None,
+) -> Cells:
+    """The model as it is, and all cuts; columns that say nothing are left out.
+
+    Args:
+        present: the model as it is.
+        cuts: the others.
+        best: the one to make.
+        judged: whether there is a budget.
+        names: of the cuts; None: numbers from 1.
+    """
+    rows = [_cut_cells(present, present, "now", MISSING)]
+    for name, cut in zip(names or map(str, range(1, len(cuts) + 1)), cuts, strict=True):
+        held = "chosen" if cut is best else "yes" if cut.holds else f"no: {', '.join(cut.breaks)}"
+        rows.append(_cut_cells(cut, present, name, held if judged else MISSING))
+    used = [title for title in rows[0] if any(row[title] != MISSING for row in rows)]
+    return Cells(
+        columns=tuple(used), rows=tuple(tuple(row[title] for title in used) for row in rows)
+    )
+
+
+def _cut_cells(cut: CutAdvice, present: CutAdvice, name: str, held: str) -> dict[str, str]:
+    rise = None
+    if cut.loss is not None and present.loss is not None and cut is not present:
+        rise = cut.loss - present.loss
+    return {
+        "cut": name,
+        "method": cut.method if cut.method not in ("", "auto") else MISSING,
+        "states": states_text(cut.states),
+        "parameters": f"{cut.parameters:,}",
+        "bytes": f"{cut.state_bytes:,}",
+        "MB": f"{cut.memory_mb:.3g}" if cut.memory_mb < 100 else f"{cut.memory_mb:,.0f}",
+        "ms": _number(cut.milliseconds, ".3g"),
+        "× now": _number(cut.time_ratio, ".2f"),
+        "loss": _number(cut.loss, ".4f"),
+        "rise": _number(rise, "+.4f"),
+        present.figures.name: _number(cut.metric, ".2f"),
+        "error": MISSING if cut.error is None else f"{100 * cut.error:.3g} %",
+        "holds": held,
+    }
+
+
+def states_text(states: Mapping[str, int]) -> str:
+    """One number where all layers agree; of a few layers each, of many the range."""
+    found = list(states.values())
+    if len(set(found)) == 1:
+        return str(found[0])
+    return ", ".join(map(str, found)) if len(found) <= 3 else f"{min(found)} … {max(found)}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return MISSING if value is None else format(value, form)
+
+
+def plain(cells: Cells) -> str:
+    """The table as lines of text."""
+    lines = [cells.columns, *cells.rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(cells.columns))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
