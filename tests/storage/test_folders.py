@@ -30,9 +30,14 @@ def test_it_is_new_or_takes_the_place_of_the_former(tmp_path):
 def test_a_body_that_raises_leaves_what_was_there(tmp_path, there, error):
     if there:
         _fill(tmp_path / "out", "one")
-    with pytest.raises(error), whole_folder(tmp_path / "out") as folder:
-        (folder / "half").write_text("half")
-        raise error
+
+    def break_off():
+        with whole_folder(tmp_path / "out") as folder:
+            (folder / "half").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        break_off()
     assert _content(tmp_path) == ({"out/in/it": "one"} if there else {})
     assert len(list(tmp_path.iterdir())) == there
 
@@ -48,7 +53,7 @@ def test_a_name_that_cannot_be_taken(tmp_path, monkeypatch, error):
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises((OutputError, KeyboardInterrupt), match="not permitted|"):
+    with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
         _fill(tmp_path / "out", "two")
     assert _content(tmp_path) == {"out/in/it": "one"}
 
