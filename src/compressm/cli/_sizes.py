@@ -24,7 +24,6 @@ from compressm.engine.training_run import TrainingRun
 from compressm.engine.trials import Trials, trying
 from compressm.errors import CheckpointError, ConfigError
 from compressm.families import find_sites
-from compressm.runtime.steady import steady
 from compressm.storage.files import read_text, write_text
 from compressm.storage.folders import whole_folder
 from compressm.storage.outputs import require_folder
@@ -136,7 +135,7 @@ def write_sizes(
             rows[name] = _written_size(trials, survey, states, evaluate, folder / name, subject)
         return present, rows
 
-    with whole_folder(out) as folder, steady():
+    with whole_folder(out) as folder:
         present, rows = trying(run, work)
         costs = costs_to(present, higher_is_better=True)
         rows = {n: replace(row, breaks=broken(row, budget, costs)) for n, row in rows.items()}

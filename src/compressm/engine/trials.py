@@ -13,6 +13,7 @@ from compressm.engine.rollback import Rollback
 from compressm.engine.survey import Survey
 from compressm.engine.training_run import TrainingRun
 from compressm.policies.base import Policy
+from compressm.runtime.steady import steady
 from compressm.writeback import Elsewhere
 
 T = TypeVar("T")
@@ -68,6 +69,7 @@ def trying(run: TrainingRun, work: Callable[[Trials], T]) -> T:
     """What `work` returns, which may cut the model as often as it likes; all of it is undone."""
     rollback = Rollback(run)
     try:
-        return rollback.all_or_nothing(lambda: work(Trials(run, rollback)), books=[])
+        with steady():
+            return rollback.all_or_nothing(lambda: work(Trials(run, rollback)), books=[])
     finally:
         rollback.close_snapshots()
