@@ -137,7 +137,7 @@ def settling(folder: Path, experiment: str) -> Json:
         layers = [rows for r in group for rows in r["figures"]["layers"].values()]
         last = [layer[-1] for layer in layers]
         row: Json = {"family": variant, "method": method, "methods": group[0]["figures"]["methods"]}
-        row["seeds"], row["layers"] = len(group), len(layers)
+        row["seeds"] = [r["seed"] for r in group]
         row["correlation"] = over(line["rank_correlation"] for line in last)
         row["before"] = over(layer[0]["doomed_at_first_percent"] for layer in layers)
         row["after"] = over(line["doomed_now_percent"] for line in last)
@@ -160,7 +160,7 @@ def bounds(folder: Path, experiment: str) -> Json:
         row: Json = {"family": variant, "method": method, "cuts": len(ratios)}
         row |= {"median": median(ratios), "highest": max(ratios)}
         row["broken"] = sum(ratio > 1 for ratio in ratios)
-        row["seeds"] = len({r["seed"] for r in group})
+        row["seeds"] = sorted({r["seed"] for r in group})
         rows.append(row)
     return {"rows": rows}
 

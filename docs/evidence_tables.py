@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import listings
+import mamba_tables
 import rival_tables
 
 Json = dict[str, Any]
@@ -116,7 +117,7 @@ def settling(results: Json) -> str:
         ]
         for row in results["rows"]
     ]
-    settings, first = results["settings"], results["rows"][0]
+    settings = results["settings"]
     at = f"{100 * settings['first']:.0f} %"
     columns = ["layer", "spectrum of", f"correlation of ranks, {at} and 100 %"]
     columns += [f"states for {100 * (1 - settings['tolerance']):.0f} % of the energy"]
@@ -125,8 +126,8 @@ def settling(results: Json) -> str:
         f"{listings.table(columns, rows)}\n\nModels that are never cut, {results['steps']:,} "
         "steps. Correlation: Spearman's, weighted by energy, of directions followed through "
         f"{settings['looks']} measurements. Doomed: share of the energy in directions that a cut "
-        f"at {at} would remove. Mean ± standard deviation over the layers of {first['seeds']} "
-        f"seed{'s' if first['seeds'] > 1 else ''}. {results['source']}"
+        f"at {at} would remove. Mean ± standard deviation over the layers of "
+        f"{mamba_tables.seeds(results['rows'])}. {results['source']}"
     )
 
 
@@ -144,11 +145,10 @@ def bounds(results: Json) -> str:
         for row in results["rows"]
     ]
     columns = ["layer", "method", "cut layers", "above the bound", "median of error / bound"]
-    seeds = results["rows"][0]["seeds"]
     return (
         f"{listings.table([*columns, 'highest'], rows)}\n\nH-infinity error of every layer as it "
         "is stored, from a frequency grid that follows its poles, over the bound in the event; "
-        f"{seeds} seed{'s' if seeds > 1 else ''}, cut at 10 % and after the whole training. "
+        f"{mamba_tables.seeds(results['rows'])}, cut at 10 % and after the whole training. "
         f"{results['source']}"
     )
 

@@ -26,7 +26,8 @@ def _plain(cell: Mapping[str, float], digits: int = 4) -> str:
     return _signed(cell, digits).removeprefix("+")
 
 
-def _seeds(rows: Sequence[Json]) -> str:
+def seeds(rows: Sequence[Json]) -> str:
+    """How many; of rows that differ, the fewest and the most."""
     counts = sorted({len(row["seeds"]) for row in rows})
     if counts == [1]:
         return "1 seed"
@@ -69,7 +70,7 @@ def language(results: Json) -> str:
     ]
     return (
         listings.table(columns, rows)
-        + f"\n\nNats per byte, mean ± standard deviation over {_seeds(results['table'])}, "
+        + f"\n\nNats per byte, mean ± standard deviation over {seeds(results['table'])}, "
         + f"{results['steps']:,} steps; differences are taken seed by seed. Test: the model that "
         + f"validation chose. {results['source']}"
     )
@@ -91,7 +92,7 @@ def classifier(results: Json) -> str:
     columns = ["model", "states", "rise of the loss at the cut", "test accuracy, %", "over full"]
     return (
         listings.table(columns, rows)
-        + f"\n\nMean ± standard deviation over {_seeds(results['table'])}, {results['steps']:,} "
+        + f"\n\nMean ± standard deviation over {seeds(results['table'])}, {results['steps']:,} "
         + "steps; differences are taken seed by seed. Test: the model that validation chose. "
         + results["source"]
     )
@@ -125,7 +126,7 @@ def damping(results: Json) -> str:
     settings = results["table"][0]["settings"]
     return (
         listings.table(columns, rows)
-        + f"\n\nNats at the last step, mean ± standard deviation over {_seeds(results['table'])}; "
+        + f"\n\nNats at the last step, mean ± standard deviation over {seeds(results['table'])}; "
         + f"`{settings['method']}`, {settings['kept']} states. {results['source']}"
     )
 
@@ -224,7 +225,7 @@ def cuts(results: Json, percent: str) -> str:
         listings.table(["method", *(f"{size} states" for size in sizes)], rows)
         + f"\n\nRise of the validation loss in {results['unit']}, "
         + f"from {_plain(found[0]['before'])}, mean ± standard deviation over "
-        + f"{_seeds(found)}; no step was taken after the cut. "
+        + f"{seeds(found)}; no step was taken after the cut. "
         + results["source"]
     )
 
@@ -268,7 +269,7 @@ def recall(results: Json) -> str:
     return (
         listings.table(columns, rows)
         + "\n\nAccuracy at the queries in percent, mean ± standard deviation over "
-        + f"{_seeds(table)}; cut by `{methods['cut']}` where nothing else is said. At once: "
+        + f"{seeds(table)}; cut by `{methods['cut']}` where nothing else is said. At once: "
         + "validation, before any further step; the others: test, of the model that validation "
         + f"chose. {results['source']}"
     )
