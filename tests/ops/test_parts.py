@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from compressm.ops import BACKENDS, choose, linear, plans
 from compressm.ops import gemm as gemm_module
@@ -46,6 +47,17 @@ def test_linear_without_onednn_is_the_same(monkeypatch):
     fast = linear(x, weight)
     monkeypatch.setattr(gemm_module, "_ONEDNN", False)
     torch.testing.assert_close(linear(x, weight), fast)
+
+
+def test_linear_is_counted_and_transformed_as_that_of_torch():
+    x, weight = torch.randn(300, 64), torch.randn(100, 64)
+    with FlopCounterMode(display=False) as counter:
+        linear(x, weight)
+    assert counter.get_total_flops() == 2 * 300 * 64 * 100
+    weights = torch.randn(3, 100, 64)
+    batched = torch.vmap(torch.func.grad(lambda w: linear(x, w).square().sum()))(weights)
+    apart = torch.autograd.functional.jacobian(lambda w: (x @ w.mT).square().sum(), weights)
+    torch.testing.assert_close(batched, apart, rtol=1e-4, atol=1e-2)
 
 
 def test_linear_takes_part_in_autocast():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm.families.reclassed import original_class, reclassed
-from compressm.ops import linear, rms_norm, swiglu
+from compressm.ops import linear, plain_call, rms_norm, swiglu
 
 Forward = Callable[..., Any]
 
@@ -92,15 +92,12 @@ def unwatched(module: nn.Module) -> bool:
 def _suits(*tensors: Any) -> bool:
     """Whether our operators give the numbers of transformers' code for these, faster."""
     return (
-        not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and not torch.is_autocast_enabled("cpu")
-        and all(
-            type(t) in (Tensor, nn.Parameter)
-            and t.dtype == torch.float32
-            and t.device.type == "cpu"
+        all(
+            isinstance(t, Tensor) and t.dtype == torch.float32 and t.device.type == "cpu"
             for t in tensors
         )
+        and plain_call(*tensors)
+        and not torch.is_autocast_enabled("cpu")
     )
 
 

@@ -1,6 +1,7 @@
 """Fast recurrences, time-invariant and selective."""
 
 from compressm.ops._matrix_op import normalised
+from compressm.ops._operator import plain_call
 from compressm.ops.chunked import scan_states
 from compressm.ops.conv import causal_conv1d
 from compressm.ops.cost import BACKENDS, Plan, choose, plans
@@ -34,6 +35,7 @@ __all__ = [
     "mlstm",
     "narrow_mix",
     "normalised",
+    "plain_call",
     "plans",
     "rms_norm",
     "scan_states",

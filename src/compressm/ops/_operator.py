@@ -17,8 +17,8 @@ from torch import Tensor, nn
 Setup = Callable[[Any, tuple[Any, ...], Any], None]
 
 
-def _eager(args: tuple[Any, ...]) -> bool:
-    """Whether a call is what it seems: eager, on tensors that hold their numbers."""
+def plain_call(*args: Any) -> bool:
+    """Whether a call is what it seems: eager, unwatched, on tensors that hold their numbers."""
     return (
         not torch.compiler.is_compiling()
         and not torch._C._len_torch_dispatch_stack()
@@ -55,7 +55,7 @@ class Operator:
         self._node = type(self._name, (torch.autograd.Function,), body)
 
     def __call__(self, *args: Any) -> Any:
-        if not _eager(args):
+        if not plain_call(*args):
             return self.registered(*args)
         if not torch.is_grad_enabled():
             return self._function(*args)

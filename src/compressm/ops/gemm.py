@@ -11,7 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from compressm.ops._operator import plain_call
 
 # Below this many multiply-adds the call overhead of oneDNN outweighs its faster kernel.
 _SMALL = 1 << 20
@@ -34,12 +36,10 @@ def _prefers_onednn(x: Tensor, weight: Tensor) -> bool:
     rows, inner = x.shape
     return (
         _ONEDNN
-        and not torch.compiler.is_compiling()  # inductor takes this operator with constants only
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and type(weight) in (Tensor, nn.Parameter)  # others (sharded, quantised) have products too
         and rows * inner * weight.shape[0] >= _SMALL
+        and plain_call(x, weight)  # inductor takes this operator with constants only
     )
 
 
