@@ -61,11 +61,12 @@ def test_what_is_no_model(refuses, bad_models, tmp_path):
         refuses(message, "export", path, "-o", tmp_path / "out.onnx")
 
 
-def test_a_folder_of_transformers(call, refuses, tmp_path):
+def test_a_folder_of_transformers(call, refuses, tmp_path, capsys):
     pytest.importorskip("transformers")
     torch.manual_seed(0)
     saved, out = tmp_path / "saved", tmp_path / "step.pt2"
     mambas.language_model("Mamba", 6, layers=1).save_pretrained(saved)
+    capsys.readouterr()  # its progress bar
     refuses("give --texts", "export", saved, "-o", out, "--evaluate")
     refuses("names no data set; give --texts", "export", saved, "-o", out, "--data-dir", tmp_path)
     texts = tmp_path / "text.txt"

@@ -1,10 +1,11 @@
-"""ExecuTorch, where it is installed; it is not among the packages for development."""
+"""Files of a single stream, and ExecuTorch where it is installed, which `dev` does not bring."""
 
 import pytest
 import torch
 
 from compressm.errors import MissingExtraError
-from compressm.export import exported_of
+from compressm.export import exported_of, outputs_of
+from compressm.export.graphs import streaming, trace
 from compressm.nn import SequenceClassifier
 
 
@@ -15,11 +16,21 @@ def classifier():
     ).eval()
 
 
-def test_a_step(tmp_path):
+def test_a_step():
     pytest.importorskip("executorch.exir", reason="ExecuTorch is not installed")
-    exported = exported_of(classifier(), torch.randn(12, 20, 3), format="executorch")
+    exported = exported_of(classifier(), torch.randn(3, 20, 3), format="executorch")
     assert exported.parity.relative < 1e-5
-    assert exported.parity.sequences == 8  # the largest batch of such a file
+    assert exported.parity.sequences == 3  # one after the other
+
+
+@torch.no_grad()
+def test_sequences_of_a_single_stream_come_one_after_the_other():
+    model, inputs = classifier(), torch.randn(3, 6, 3)
+    graph = trace(streaming(model), inputs, "step", single=True)
+    run = graph.program.module()
+    found = outputs_of(graph, lambda given: list(run(*given)), inputs, torch.tensor([6, 2, 4]))
+    expected = [model(x[None, :n]) for x, n in zip(inputs, (6, 2, 4), strict=True)]
+    torch.testing.assert_close(found, torch.cat(expected))
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -54,7 +54,7 @@ def test_a_sequence_is_of_any_batch_and_length(whole, batch, length):
 @torch.no_grad()
 def test_a_block_hands_its_states_on():
     model, inputs = classifier(), torch.randn(2, 12, 3)
-    graph = trace(streaming(model), inputs, "block", largest_batch=None)
+    graph = trace(streaming(model), inputs, "block", single=False)
     run = graph.program.module()
     states, expected = graph.zeros(2), model(inputs)
     for piece in (inputs[:, :5], inputs[:, 5:6], inputs[:, 6:]):

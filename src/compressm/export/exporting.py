@@ -55,8 +55,8 @@ def export(
         sequence:  outputs = f(inputs), from zero states
 
     All arithmetic is real and in float32, states are inputs and outputs, and the batch is of any
-    size. What the file gives for `inputs` is compared with what the model gives for whole
-    sequences before anything is written.
+    size (in ExecuTorch files of one). What the file gives for `inputs` is compared with what the
+    model gives for whole sequences before anything is written.
 
     Args:
         model: a `SequenceClassifier`, a model of a recipe, a recurrent language model of
@@ -102,9 +102,9 @@ def exported_of(
     amount("tolerance", tolerance)
     writer = require_format(format, form)()
     streamed = streaming(model)
-    given = _sequences(inputs)[: writer.largest_batch]
+    given = _sequences(inputs)
     expected = expected_of(streamed, given)
-    graph = trace(streamed, given, form, largest_batch=writer.largest_batch)
+    graph = trace(streamed, given, form, single=writer.single)
     try:
         content = writer.encode(graph)
     except CompressmError:

@@ -40,12 +40,14 @@ class Graph:
         program: what torch.export made.
         form: "step", "block" (many steps, states in and out) or "sequence" (from zero states).
         per_step: whether there is an output for every step of a stretch, not only for the last.
+        single: whether it holds one stream only, so a batch of one.
         states: shapes of the states without the batch, and their types; all are zero at the start.
     """
 
     program: ExportedProgram
     form: Form
     per_step: bool
+    single: bool
     states: tuple[tuple[tuple[int, ...], torch.dtype], ...]
 
     @property
@@ -76,7 +78,11 @@ class Graph:
     def card(self) -> str:
         """What a file says of itself, as JSON."""
         states = [
-            {"name": f"state_{i}", "shape": ["batch", *shape], "dtype": str(dtype).split(".")[1]}
+            {
+                "name": f"state_{i}",
+                "shape": [1 if self.single else "batch", *shape],
+                "dtype": str(dtype).split(".")[1],
+            }
             for i, (shape, dtype) in enumerate(self.states[: self._carried])
         ]
         outputs = "each step" if self.per_step else "last step"
@@ -101,24 +107,25 @@ def streaming(model: nn.Module) -> nn.Module:
     return copied
 
 
-def trace(model: nn.Module, inputs: Tensor, form: Form, *, largest_batch: int | None) -> Graph:
+def trace(model: nn.Module, inputs: Tensor, form: Form, *, single: bool) -> Graph:
     """The graph of a model that `streaming` made, of any batch and, of a stretch, any length.
 
     Args:
         model: is not changed.
         inputs: an example, (B, L, C) or (B, L).
         form: what the graph computes.
-        largest_batch: of a format that has to know it.
+        single: of one stream only, for a format that cannot hold more.
 
     Raises:
         InputError: a layer computes with complex tensors, or its state does not start at zero.
     """
     fixed = _with_cells(model)
-    step = _Step(fixed)
-    _require_zero(step.zeros)
-    one = inputs[:1, :1].repeat(_BATCH, _LENGTH, *(1 for _ in inputs.shape[2:]))
+    size = 1 if single else _BATCH
+    step = _Step(fixed, size)
+    _require_zero(step.zeros, size)
+    one = inputs[:1, :1].repeat(size, _LENGTH, *(1 for _ in inputs.shape[2:]))
     zeros = tuple(step.zeros)
-    batch = Dim("batch", min=1, max=largest_batch)
+    batch = None if single else Dim("batch", min=1)
     each = tuple({0: batch} for _ in zeros)
     per_step = getattr(fixed, "pooling", "none") == "none"
     axes: Any = ({0: batch}, each)
@@ -132,7 +139,7 @@ def trace(model: nn.Module, inputs: Tensor, form: Form, *, largest_batch: int | 
         else:
             program = _traced(_Sequence(block, zeros), (one,), (stretch,))
     states = tuple((tuple(z.shape[1:]), z.dtype) for z in zeros)
-    return Graph(program=program, form=form, per_step=per_step, states=states)
+    return Graph(program=program, form=form, per_step=per_step, single=single, states=states)
 
 
 def _traced(module: nn.Module, given: tuple[Tensor, ...], axes: Any) -> ExportedProgram:
@@ -152,10 +159,10 @@ def _traced(module: nn.Module, given: tuple[Tensor, ...], axes: Any) -> Exported
 class _Step(nn.Module):
     """inputs and states -> outputs and states, with the states as a flat list."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, batch: int) -> None:
         super().__init__()
         self.model = model
-        self.zeros, self.spec = pytree.tree_flatten(model.initial_state(_BATCH))
+        self.zeros, self.spec = pytree.tree_flatten(model.initial_state(batch))
 
     def forward(self, inputs: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """One step."""
@@ -216,12 +223,12 @@ def _with_cells(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _require_zero(states: list[Tensor]) -> None:
+def _require_zero(states: list[Tensor], batch: int) -> None:
     for i, state in enumerate(states):
-        if state.ndim < 1 or state.shape[0] != _BATCH or state.any():
+        if state.ndim < 1 or state.shape[0] != batch or state.any():
             raise InputError(
                 f"model: state {i} of its initial_state is not zero, or has no batch axis in "
-                f"front (shape {tuple(state.shape)} for a batch of {_BATCH}); a file says only the "
+                f"front (shape {tuple(state.shape)} for a batch of {batch}); a file says only the "
                 "shapes of states, and a device starts from zeros"
             )
 

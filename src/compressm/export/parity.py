@@ -82,6 +82,10 @@ def outputs_of(graph: Graph, run: Run, inputs: Tensor, lengths: Tensor | None = 
     Returns:
         (B, L, K), or (B, K) of the last step that is no padding.
     """
+    if graph.single and inputs.shape[0] > 1:
+        ends = [None] * len(inputs) if lengths is None else lengths[:, None]
+        rows = zip(inputs[:, None], ends, strict=True)
+        return torch.cat([outputs_of(graph, run, x, end) for x, end in rows])
     if graph.form != "step":
         return _stretches(graph, run, inputs, None if graph.per_step else lengths)
     states, every = graph.zeros(inputs.shape[0]), []

@@ -23,13 +23,13 @@ class Format(ABC):
         suffix: of its files.
         extra: of compressm, with what it needs.
         forms: of graphs that it can hold.
-        largest_batch: where files have to fix one.
+        single: files hold one stream, and not any number side by side.
     """
 
     suffix: ClassVar[str]
     extra: ClassVar[str] = "export"
     forms: ClassVar[tuple[Form, ...]] = FORMS
-    largest_batch: ClassVar[int | None] = None
+    single: ClassVar[bool] = False
 
     @abstractmethod
     def encode(self, graph: Graph) -> bytes:

@@ -15,16 +15,15 @@ from compressm.export.graphs import Form, Graph, quiet
 @final
 @register_format("executorch")
 class Executorch(Format):
-    """A .pte file with the portable kernels, one step at a time.
+    """A .pte file with the portable kernels, one step of one stream at a time.
 
-    ExecuTorch plans memory ahead, so the largest batch is fixed, and it has no scan, so a stretch
-    of steps is a loop of the device's.
+    ExecuTorch plans memory ahead and has no scan, so a stretch of steps is a loop of the device's.
     """
 
     suffix: ClassVar[str] = ".pte"
     extra: ClassVar[str] = "executorch"
     forms: ClassVar[tuple[Form, ...]] = ("step",)
-    largest_batch: ClassVar[int | None] = 8
+    single: ClassVar[bool] = True
 
     def encode(self, graph: Graph) -> bytes:
         try:
