@@ -8,6 +8,7 @@ from compressm.errors import ConfigError, InputError, ParityError
 from compressm.export import Parity, export, exported_of, outputs_of
 from compressm.export.graphs import streaming, trace
 from compressm.nn import SequenceClassifier
+from compressm.ops.scan import scan
 
 
 def classifier(layer="lru", kind=SequenceClassifier, **changes):
@@ -108,6 +109,13 @@ class Curious(Complex):
         return (inputs if float(inputs.sum()) > 0 else -inputs), state
 
 
+class Ours(Complex):
+    """Its step calls an operator of this library."""
+
+    def step(self, inputs, state):
+        return scan(inputs[:, None] + 0j, torch.ones(3), torch.ones(3))[:, 0].real, state
+
+
 class Started(nn.Module):
     def initial_state(self, batch):
         return torch.ones(batch, 2)
@@ -125,6 +133,7 @@ class Started(nn.Module):
         (nn.Linear(3, 3), "Linear has no initial_state and no step; expected a Sequence"),
         (Complex(), r"computes with complex tensors; give its layer a method cell\(\)"),
         (Curious(), "torch.export cannot trace its step: "),
+        (Ours(), "its step calls compressm.diagonal_scan.default, an operator of compressm"),
         (Started(), "state 0 of its initial_state is not zero"),
     ],
 )

@@ -130,7 +130,7 @@ def trace(model: nn.Module, inputs: Tensor, form: Form, *, single: bool) -> Grap
     per_step = getattr(fixed, "pooling", "none") == "none"
     axes: Any = ({0: batch}, each)
     program = _traced(step, (one[:, 0], *zeros), axes)
-    _require_real(program)
+    _require_portable(program)
     if form != "step":
         block = _Block(program.module(check_guards=False), per_step)
         stretch = {0: batch, 1: Dim("length", min=1)}
@@ -233,7 +233,13 @@ def _require_zero(states: list[Tensor], batch: int) -> None:
             )
 
 
-def _require_real(program: ExportedProgram) -> None:
+def _require_portable(program: ExportedProgram) -> None:
+    for node in program.graph.nodes:
+        if getattr(node.target, "namespace", "") == "compressm":
+            raise InputError(
+                f"model: its step calls {node.target}, an operator of compressm, which no device "
+                "has; run torch's own where torch.compiler.is_exporting()"
+            )
     for node in program.graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, Tensor) and value.dtype.is_complex:
