@@ -11,6 +11,7 @@ Json = dict[str, Any]
 
 _ARMS = {
     "full": "never cut",
+    "joint": "cut, `elimination-fit`, joint fit",
     "scratch": "trained small from scratch",
 }
 _PRECISIONS = {"32": "float32", "bf16": "bfloat16 products"}
@@ -215,12 +216,13 @@ def cuts(results: Json, percent: str) -> str:
     found = [row for row in results["table"] if round(100 * row["at"]) == int(percent)]
     if not found:
         return "*Not measured in these runs.*"
-    cells = {(row["method"], row["kept"]): row["rise"] for row in found}
+    cells = {(row["method"], row.get("way"), row["kept"]): row["rise"] for row in found}
     sizes = sorted({row["kept"] for row in found}, reverse=True)
     rows = []
-    for method in dict.fromkeys(row["method"] for row in found):
-        rises = [cells.get((method, size)) for size in sizes]
-        rows.append([f"`{method}`", *("–" if rise is None else _signed(rise) for rise in rises)])
+    for method, way in dict.fromkeys((row["method"], row.get("way")) for row in found):
+        rises = [cells.get((method, way, size)) for size in sizes]
+        name = f"`{method}`, {way}" if way else f"`{method}`"
+        rows.append([name, *("–" if rise is None else _signed(rise) for rise in rises)])
     return (
         listings.table(["method", *(f"{size} states" for size in sizes)], rows)
         + f"\n\nRise of the validation loss in {results['unit']}, "

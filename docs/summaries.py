@@ -38,7 +38,7 @@ def _by_arm(results: Iterable[Result]) -> dict[tuple[Any, ...], list[Result]]:
     for (arm, method, kept), group in grouped(results, ("method", "kept")).items():
         name = method if arm == "cut" else arm
         groups[name, _full_size(group) if arm == "full" else kept] = group
-    order = ["full", *SELECTIVE, *METHODS, "scratch"]
+    order = ["full", "joint", *SELECTIVE, *METHODS, "scratch"]
     return dict(sorted(groups.items(), key=lambda item: (order.index(item[0][0]), -item[0][1])))
 
 
@@ -104,16 +104,23 @@ def damping(folder: Path, *experiments: str) -> Json:
 
 
 def cuts(folder: Path, experiment: str) -> Json:
-    """Rise of the loss right after a cut, by method, size and moment; of cuts that end there."""
+    """Rise of the loss right after a cut, by method, size and moment; of cuts that end there.
+
+    More batches than others look at, and a joint fit, are told apart by `way`.
+    """
     order = [*SELECTIVE, *METHODS]
     table = []
     found = [r for r in results_of(folder, experiment) if r["settings"].get("go_on") is False]
-    arms = grouped(found, ("method", "kept", "at"))
-    for (_, method, kept, at), group in sorted(arms.items(), key=lambda a: order.index(a[0][1])):
+    arms = grouped(found, ("method", "kept", "at", "batches", "joint_fit"))
+    fewest = min((r["settings"].get("batches", 0) for r in found), default=0)
+    for key, group in sorted(arms.items(), key=lambda a: order.index(a[0][1])):
+        _, method, kept, at, batches, joint_fit = key
+        more = f"{batches} batches" if batches is not None and batches > fewest else None
         figures = [r["figures"] for r in group]
         table.append(
             {
                 "method": method,
+                "way": ", ".join(filter(None, [more, "joint fit" if joint_fit else None])),
                 "kept": kept,
                 "at": at,
                 "seeds": [r["seed"] for r in group],

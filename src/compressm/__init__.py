@@ -10,6 +10,7 @@ from compressm.calibration import Calibration
 from compressm.checkpoints import load_compressed, resize_
 from compressm.compressor import Compressor
 from compressm.engine.guard import Guard
+from compressm.engine.joint_fit import JointFit
 from compressm.engine.monitor import Monitor
 from compressm.engine.schedule import Schedule, WhenSettled
 from compressm.errors import CompressmError
@@ -48,6 +49,7 @@ __all__ = [
     "GlobalEnergy",
     "GlobalThreshold",
     "Guard",
+    "JointFit",
     "MetricBudget",
     "Monitor",
     "ParameterBudget",

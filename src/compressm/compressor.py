@@ -16,6 +16,7 @@ from compressm.calibration import Calibration, Forward, Loss, given_by
 from compressm.checkpoints import watch_loads
 from compressm.engine.guard import Guard
 from compressm.engine.guarded_cut import cuts_of
+from compressm.engine.joint_fit import JointFit
 from compressm.engine.monitor import Monitor
 from compressm.engine.new_sizes import require_growable
 from compressm.engine.saved_state import entry, optional
@@ -44,7 +45,7 @@ class Compressor:
 
     Args:
         model, optimizer, policy, uniform, method, data, forward, loss: as for `compress_`.
-        transport, select, seed, ema: as for `compress_`.
+        transport, select, seed, joint_fit, ema: as for `compress_`.
         schedule: the steps at which to measure and cut, each of them acted on exactly once; or
             `WhenSettled`, which measures at intervals and cuts when the ranking has settled.
         guard: undo cuts that cost more than the user's budget, see `Guard`.
@@ -78,6 +79,7 @@ class Compressor:
         transport: str = "project",
         select: Which = "largest",
         seed: int = 0,
+        joint_fit: JointFit | None = None,
         guard: Guard | None = None,
         ema: Sequence[nn.Module] = (),
         log: str | Path | Callable[[Event], None] | None = None,
@@ -94,6 +96,7 @@ class Compressor:
             transport=transport,
             select=select,
             seed=seed,
+            joint_fit=joint_fit,
             guard=guard,
             ema=ema,
         )

@@ -14,6 +14,7 @@ from compressm.distributed.model import DistributedModel
 from compressm.engine.growth import grow
 from compressm.engine.guard import Guard
 from compressm.engine.guarded_cut import cuts_of
+from compressm.engine.joint_fit import JointFit
 from compressm.engine.settings import RENAMED, CutSettings, require_policy
 from compressm.engine.survey import Survey
 from compressm.engine.training_run import TrainingRun
@@ -73,6 +74,7 @@ def compress_(
     transport: str = "project",
     select: Which = "largest",
     seed: int = 0,
+    joint_fit: JointFit | None = None,
     guard: Guard | None = None,
     ema: Sequence[nn.Module] = (),
     process_group: Any = None,
@@ -92,6 +94,8 @@ def compress_(
             ("reset"); "slice" keeps their first entries in the old basis, as published code does.
         select: which states stay: the "largest"; "smallest" and "random" are for ablations.
         seed: of the random selection.
+        joint_fit: after the method, fit all cut layers together to what the uncut model puts out
+            on `data`, see `JointFit`. It works on a copy of the model. None: no such fit.
         guard: undo the cut, or make it gentler, when it costs more than the guard allows.
         ema: `AveragedModel`s (or plain copies) that hold averages of the weights; they are cut too.
         process_group, wrapper: see `Compressor`.
@@ -113,6 +117,7 @@ def compress_(
         transport=transport,
         select=select,
         seed=seed,
+        joint_fit=joint_fit,
         guard=guard,
         ema=ema,
     )

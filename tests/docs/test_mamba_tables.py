@@ -119,6 +119,9 @@ def test_rises_by_method_and_size():
         ["`greedy-fit`", "+0.0010 ± 0.0000", "+0.1000 ± 0.0000"],
         ["`diagonal`", "–", "+1.0000 ± 0.0000"],
     ]
+    table.append({**row("greedy-fit", 4, cell(0.05)), "way": "256 batches, joint fit"})
+    fitted = rows_of(mamba_tables.cuts({"source": "", "unit": "nats", "table": table}, "10"))[-1]
+    assert fitted == ["`greedy-fit`, 256 batches, joint fit", "–", "+0.0500 ± 0.0000"]
     none = mamba_tables.cuts({"source": "", "unit": "nats", "table": table}, "50")
     assert none == "*Not measured in these runs.*"
 
@@ -131,7 +134,8 @@ def test_cuts_that_end_there_are_apart_from_those_that_train_on(tmp_path):
     for arm, settings in (
         ("full", {}),
         ("cut", {**shared, "go_on": True}),
-        ("at-once", {**shared, "go_on": False}),
+        ("at-once", {**shared, "go_on": False, "batches": 8}),
+        ("more", {**shared, "go_on": False, "batches": 32, "joint_fit": 9}),
     ):
         result = {"arm": arm, "seed": 0, "axes": {}, "status": "done", "settings": settings}
         result["configuration"] = {"model": {"state_dim": 64}}
@@ -139,7 +143,8 @@ def test_cuts_that_end_there_are_apart_from_those_that_train_on(tmp_path):
         (tmp_path / "lm" / f"{arm}.json").write_text(json.dumps({**result, "figures": figures}))
     at_once, trained = summaries.cuts(tmp_path, "lm"), summaries.compared(tmp_path, "lm")
     assert at_once["unit"] == "nats per byte"
-    assert [row["seeds"] for row in at_once["table"]] == [[0]]
+    assert [row["seeds"] for row in at_once["table"]] == [[0], [0]]
+    assert [row["way"] for row in at_once["table"]] == ["", "32 batches, joint fit"]
     assert [(row["arm"], row["kept"]) for row in trained["table"]] == [
         ("full", 64),
         ("pivoted-qr", 16),

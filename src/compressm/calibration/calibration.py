@@ -6,9 +6,8 @@ B batch, L length, H width of a layer.
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from compressm.arguments import function, shown, whole
 from compressm.calibration.batches import accepted, afresh, contents, require_batches, to_device
+from compressm.calibration.eager import hooked, uncompiled, unfolded
 from compressm.errors import CompressmError, InputError
 from compressm.runtime.randomness import unmoved
 from compressm.runtime.steady import as_built, as_called, steady
@@ -98,18 +98,33 @@ class Calibration:
         by_module: dict[nn.Module, list[Probe]] = {}
         for probe in probes:
             by_module.setdefault(probe.module, []).append(probe)
-        flags = [(module, module.training) for module in model.modules()]
-        model.eval()
+        with self.evaluating(model), torch.set_grad_enabled(gradients):
+            run = self._differentiate if gradients else self._watch
+            seen = sum(run(model, by_module, batch) for batch in self.data)
+        if not seen:
+            raise InputError("data: no compressible layer was called by the calibration batches")
+
+    @contextmanager
+    def evaluating(self, *models: nn.Module) -> Iterator[None]:
+        """Evaluation mode in eager mode; flags and generators are as they were afterwards."""
+        flags = [(m, m.training) for model in models for m in model.modules()]
+        for model in models:
+            model.eval()
         try:
-            with unmoved(model, self.forward, self.loss), _uncompiled(), _unfolded():
-                run = self._differentiate if gradients else self._watch
-                with torch.set_grad_enabled(gradients):
-                    seen = sum(run(model, by_module, batch) for batch in self.data)
+            with unmoved(*models, self.forward, self.loss), uncompiled(), unfolded():
+                yield
         finally:
             for module, training in flags:
                 module.training = training
-        if not seen:
-            raise InputError("data: no compressible layer was called by the calibration batches")
+
+    def call(self, model: nn.Module, batch: Any) -> Any:
+        """What `forward`, or the model itself, gives back for a batch, with nobody watching.
+
+        Raises:
+            InputError: the model cannot take it.
+        """
+        with as_built():
+            return self._call(model, to_device(batch, _device(model)))
 
     def _watch(self, model: nn.Module, probes: Mapping[nn.Module, list[Probe]], batch: Any) -> int:
         """Pass one batch through the model; probes see each call as it is made."""
@@ -120,7 +135,7 @@ class Calibration:
             calls += 1
             _show(probes[module], args, kwargs, output)
 
-        with _hooked(probes, hook), as_built():
+        with hooked(probes, hook):
             self.call(model, batch)
         return calls
 
@@ -147,7 +162,7 @@ class Calibration:
                 passed = kept.clone()
             return (passed, *output[1:]) if isinstance(output, tuple) else passed
 
-        with _hooked(probes, hook), as_built():
+        with hooked(probes, hook), as_built():
             result = self.loss(model, to_device(batch, _device(model)))
         for call, gradient in zip(calls, _gradients(result, calls), strict=True):
             for probe in probes[call.module]:
@@ -159,21 +174,14 @@ class Calibration:
         """The batches, where the model is."""
         return (to_device(batch, _device(model)) for batch in self.data)
 
-    def call(self, model: nn.Module, batch: Any) -> None:
-        """Pass one batch through the model as it is, with nobody watching.
-
-        Raises:
-            InputError: the model cannot take it.
-        """
-        batch = to_device(batch, _device(model))
+    def _call(self, model: nn.Module, batch: Any) -> Any:
         if self.forward is not None:
-            self.forward(model, batch)
-            return
+            return self.forward(model, batch)
         mapped = isinstance(batch, Mapping)
         keywords = accepted(model, batch) if mapped else {}
         first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
         try:
-            model(**keywords) if mapped else model(first)
+            return model(**keywords) if mapped else model(first)
         except (CompressmError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -236,41 +244,6 @@ def given_by(calibration: Calibration | None) -> Given:
     if calibration is None:
         return "nothing"
     return "data" if calibration.loss is None else "loss"
-
-
-def _uncompiled() -> AbstractContextManager[Any]:
-    """Compiled code skips hooks that were set after it was made, so the probes need eager mode.
-
-    Where nobody has imported the compiler nothing is compiled, and its import takes seconds.
-    """
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
-
-
-@contextmanager
-def _unfolded() -> Iterator[None]:
-    """Checkpoints with `use_reentrant=True` refuse gradients of activations; here they save all."""
-    checkpoints: Any = sys.modules.get("torch.utils.checkpoint")
-    if checkpoints is None:
-        yield
-        return
-    folded = checkpoints.CheckpointFunction
-    folded.apply = staticmethod(lambda run, _preserve, *args: run(*args))
-    try:
-        yield
-    finally:
-        del folded.apply
-
-
-@contextmanager
-def _hooked(modules: Iterable[nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
-    with ExitStack() as hooks:
-        for module in modules:
-            handle = module.register_forward_hook(hook, with_kwargs=True)
-            hooks.callback(handle.remove)
-        yield
 
 
 def _copied(value: Any) -> Any:

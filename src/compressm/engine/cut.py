@@ -92,7 +92,14 @@ def as_carried_out(run: TrainingRun, survey: Survey, states: Mapping[str, int]) 
 
 def propose_cut(run: TrainingRun, survey: Survey, states: Mapping[str, int]) -> Proposal:
     """Reduce the layers that are to be smaller, and grow others, by the settings of the run."""
-    return propose(survey, states, select=run.settings.select, generator=run.generator)
+    settings = run.settings
+    return propose(
+        survey,
+        states,
+        select=settings.select,
+        generator=run.generator,
+        joint_fit=settings.joint_fit,
+    )
 
 
 def look_elsewhere(run: TrainingRun) -> Elsewhere:
@@ -279,5 +286,5 @@ def cut_at_once(
         kind_of(proposal.changes),
         proposal.changes,
         parameters_before=parameters_before,
-        notes=plan.notes,
+        notes=(*plan.notes, *proposal.notes),
     )

@@ -48,6 +48,7 @@ class Trial:
         snapshot: of everything before the cut.
         states: what the attempt under way keeps, by layer.
         metric_before, parameters_before, notes, snapshot_bytes: for the event.
+        remarks: on the last attempt, for the event too.
         attempts: how many there were.
         changes: of the last one.
         tried: all of them, with their metrics and verdicts.
@@ -68,6 +69,7 @@ class Trial:
     tried: tuple[Attempt, ...] = ()
     judged_at: int = 0
     undone_metric: float | None = None
+    remarks: tuple[str, ...] = ()
 
     def attempt(self, survey: Survey, watch: Stopwatch) -> Event:
         """Cut the model, which is as it was before; judge at once, or leave that to `judge`."""
@@ -76,7 +78,7 @@ class Trial:
         self.undone_metric = None
         proposal = propose_cut(run, survey, self.states)
         commit(run, proposal)
-        self.changes = proposal.changes
+        self.changes, self.remarks = proposal.changes, proposal.notes
         ranks = {change.site: change.after for change in proposal.changes}
         self.tried = (*self.tried, Attempt(ranks=ranks))
         self.judged_at = (watch.step or 0) + guard.recovery_steps
@@ -123,7 +125,7 @@ class Trial:
         if left and Plan(states=self.states).changes(survey):
             return self.attempt(survey, watch)
         self.cuts.stopped = self.cuts.guard.on_failure == "stop"
-        self.changes = survey.unchanged()
+        self.changes, self.remarks = survey.unchanged(), ()
         return self._close("rejected", watch, metric)
 
     def _accepted(self, metric: float) -> bool:
@@ -147,7 +149,7 @@ class Trial:
             metric_after=metric_after,
             attempts=self.attempts,
             snapshot_bytes=self.snapshot_bytes,
-            notes=self.notes,
+            notes=(*self.notes, *self.remarks),
             tried=self.tried,
         )
 
@@ -164,6 +166,7 @@ class Trial:
             "judged_at": self.judged_at,
             "tried": [asdict(attempt) for attempt in self.tried],
             "notes": list(self.notes),
+            "remarks": list(self.remarks),
             "refused": self.undone_metric,
         }
 

@@ -15,6 +15,7 @@ import torch
 from compressm.distributed.fsdp import gathered
 from compressm.edits import Edit
 from compressm.engine.data_pass import pass_data
+from compressm.engine.joint_fit import JointFit, fit_together
 from compressm.engine.layer_threads import map_layers
 from compressm.engine.new_sizes import edits_of_growth, edits_of_sizes
 from compressm.engine.survey import Survey
@@ -25,10 +26,17 @@ from compressm.families.base import Draft, Which
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """What would change: the edits for the model, and the same in words for the event."""
+    """What would change: the edits for the model, and the same in words for the event.
+
+    Attributes:
+        edits: of layers and of configurations around them.
+        changes: of each layer.
+        notes: on all of them together.
+    """
 
     edits: Sequence[Edit]
     changes: tuple[SiteChange, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def changes_anything(self) -> bool:
@@ -37,7 +45,12 @@ class Proposal:
 
 
 def propose(
-    survey: Survey, plan: Mapping[str, int], *, select: Which, generator: torch.Generator
+    survey: Survey,
+    plan: Mapping[str, int],
+    *,
+    select: Which,
+    generator: torch.Generator,
+    joint_fit: JointFit | None = None,
 ) -> Proposal:
     """Reduce the layers that a plan makes smaller; those that refit share one pass over the data.
 
@@ -49,6 +62,7 @@ def propose(
         select: which states stay.
         generator: of random selections and of new states; on all ranks it ends where the first
             rank's does.
+        joint_fit: of all layers together, by the first rank's data; None: none.
 
     Raises:
         InputError: nothing was measured in a layer that is to be cut, or one cannot grow.
@@ -76,17 +90,23 @@ def propose(
     edits += edits_of_growth(survey.sites, larger, generator, survey.ranks)
     sizes = {**{name: draft.rank for name, draft in drafts.items()}, **larger}
     edits += edits_of_sizes(survey.model, survey.sites, sizes)
+    notes: tuple[str, ...] = ()
+    with survey.ranks.agreement("fitting all layers together"):
+        if joint_fit is not None and drafts and survey.calibration is not None:
+            layers = [survey.sites[name].module for name in smaller]
+            edits, said = fit_together(survey.model, layers, survey.calibration, edits, joint_fit)
+            notes = (said,)
     changes = tuple(
         _change(change, drafts[change.site], survey, leading=select == "largest")
         if change.site in drafts
         else replace(change, after=sizes.get(change.site, change.after))
         for change in survey.unchanged()
     )
-    edits, changes, drawn = survey.ranks.broadcast(
-        (edits, changes, generator.get_state()), survey.model
+    edits, changes, notes, drawn = survey.ranks.broadcast(
+        (edits, changes, notes, generator.get_state()), survey.model
     )
     generator.set_state(drawn)
-    return Proposal(edits=edits, changes=changes)
+    return Proposal(edits=edits, changes=changes, notes=notes)
 
 
 def _reduced(

@@ -31,6 +31,7 @@ def read_trial(state: Mapping[str, Any], run: TrainingRun) -> dict[str, Any]:
         "metric_before": entry(state, "metric_before", float),
         "parameters_before": entry(state, "parameters_before", int),
         "notes": entry(state, "notes", tuple, ()),
+        "remarks": entry(state, "remarks", tuple, ()),
         "snapshot_bytes": entry(state, "snapshot_bytes", int),
         "attempts": entry(state, "attempts", int),
         "changes": changes,

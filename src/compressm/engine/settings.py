@@ -12,6 +12,7 @@ from torch import nn
 from compressm.arguments import function, instance, shown, whole
 from compressm.calibration import Calibration, Forward, Loss, calibration_of
 from compressm.engine.guard import Guard
+from compressm.engine.joint_fit import JointFit
 from compressm.engine.schedule import Schedule, WhenSettled
 from compressm.errors import InputError
 from compressm.families.base import SELECTIONS, Which
@@ -42,6 +43,7 @@ class CutSettings:
     transport: str = "project"
     select: Which = "largest"
     seed: int = 0
+    joint_fit: JointFit | None = None
     guard: Guard | None = None
     ema: Sequence[nn.Module] = ()
 
@@ -55,6 +57,8 @@ class CutSettings:
                 raise InputError(f"{name}: expected one of {', '.join(known)}, got {got!r}")
         if self.guard is not None:
             instance("guard", self.guard, Guard, hint="for example Guard(evaluate, max_drop=0.5)")
+        if self.joint_fit is not None:
+            instance("joint_fit", self.joint_fit, JointFit, hint="for example JointFit(steps=448)")
         if not isinstance(self.ema, Sequence):
             raise InputError(f"ema: expected a list of averaged models, got {shown(self.ema)}")
         for copy in self.ema:
@@ -68,6 +72,11 @@ class CutSettings:
         }
         for name, value in understood.items():
             object.__setattr__(self, name, value)
+        if self.joint_fit is not None and self.calibration is None:
+            raise InputError(
+                "joint_fit: it looks at what the model puts out, and there are no data; pass "
+                "data=<a few batches>"
+            )
 
     @property
     def calibration(self) -> Calibration | None:

@@ -81,6 +81,11 @@ class TrainingRun:
                 "ema: averaged copies of a model under fully_shard cannot be cut; make the average "
                 "after the last cut"
             )
+        if self.is_sharded and self.settings.joint_fit is not None:
+            raise InputError(
+                "joint_fit: it works on a copy of the model, and one under fully_shard cannot be "
+                "copied; leave it out (fits of single layers work)"
+            )
         if self.is_sharded and self.guard is not None and self.guard.snapshot_folder is not None:
             raise InputError(
                 "guard: snapshot_folder cannot hold sharded tensors; leave it out (each rank keeps "

@@ -6,6 +6,8 @@ from typing import Any
 
 from compressm.calibration import Calibration
 from compressm.data import DataSplits
+from compressm.data.task import Task
+from compressm.engine.joint_fit import JointFit
 from compressm.train.build import loss_of
 from compressm.train.config import CompressConfig, RunConfig
 from compressm.train.folder import RunFolder
@@ -21,6 +23,13 @@ def calibration_of(config: RunConfig, splits: DataSplits, batches: int) -> Calib
     return Calibration(seen, loss=loss_of, max_batches=batches)
 
 
+def joint_fit_of(task: Task, steps: int) -> JointFit | None:
+    """A fit of all cut layers together by what the task predicts; None for no steps."""
+    if not steps:
+        return None
+    return JointFit(steps=steps, compare="values" if task.loss_unit == "mse" else "probabilities")
+
+
 def compression_of(config: RunConfig, splits: DataSplits) -> dict[str, Any] | None:
     """What a `Compressor`, or a callback around one, is built of; None where nothing is cut."""
     settings, schedule = config.compress, config.build_schedule()
@@ -34,6 +43,7 @@ def compression_of(config: RunConfig, splits: DataSplits) -> dict[str, Any] | No
         "data": calibration_of(config, splits, settings.batches),
         "transport": settings.transport,
         "select": settings.select,
+        "joint_fit": joint_fit_of(splits.task, settings.joint_fit),
         "seed": config.seed,
     }
 

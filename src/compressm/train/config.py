@@ -71,6 +71,7 @@ class CompressConfig:
         select: which states stay ("smallest" and "random" are for ablations).
         transport: optimizer moments follow the change of basis ("project"), start anew ("reset") or
             keep their first entries ("slice", for comparison with published code).
+        joint_fit: steps of a fit of all cut layers together, see `compressm.JointFit`; 0: none.
         batches: training batches that data-driven methods look at.
     """
 
@@ -84,6 +85,7 @@ class CompressConfig:
     method: str = "auto"
     select: Literal["largest", "smallest", "random"] = "largest"
     transport: Literal["project", "reset", "slice"] = "project"
+    joint_fit: int = 0
     batches: int = 8
 
     def __post_init__(self) -> None:
@@ -92,6 +94,7 @@ class CompressConfig:
         check_share(self, "window", zero=False)
         check_at_least("cuts", self.cuts, 1)
         check_at_least("batches", self.batches, 1)
+        check_at_least("joint_fit", self.joint_fit, 0)
         self.build_policy()
         try:
             check_method(self.method)

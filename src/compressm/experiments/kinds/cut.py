@@ -18,6 +18,7 @@ from compressm.experiments.kinds.base import Kind, Workplace, register_kind
 from compressm.numerics.matrix_state import fitting
 from compressm.once import compress_
 from compressm.policies import FixedRank, Policy
+from compressm.train.compression import joint_fit_of
 from compressm.train.config import CompressConfig
 from compressm.train.policies import build_policy
 
@@ -34,6 +35,7 @@ class Cut(Kind):
         at: share of the steps at which the (last) cut is made.
         cuts: how many, equally spaced up to there.
         method, select, transport: see `compressm.compress_`.
+        joint_fit: steps of a fit of all cut layers together, see `compressm.JointFit`; 0: none.
         batches: training batches that data-driven methods look at.
         go_on: train to the end afterwards; else only the cut is made.
         guard: figure on validation data that a guard holds, such as "val_accuracy_percent".
@@ -48,6 +50,7 @@ class Cut(Kind):
     method: str = "auto"
     select: Literal["largest", "smallest", "random"] = "largest"
     transport: Literal["project", "reset", "slice"] = "project"
+    joint_fit: int = 0
     batches: int = 8
     go_on: bool = True
     guard: str | None = None
@@ -58,6 +61,7 @@ class Cut(Kind):
     def validate(self) -> None:
         check_at_least("kept", self.kept, 1)
         check_at_least("cuts", self.cuts, 1)
+        check_at_least("joint_fit", self.joint_fit, 0)
         if (self.kept is None) == (self.policy is None):
             raise ConfigError("cut: expected either kept or policy")
         if not 0 < self.at <= 1:
@@ -135,6 +139,7 @@ class Cut(Kind):
             method=self.method,
             select=self.select,
             transport=self.transport,
+            joint_fit=self.joint_fit,
             batches=self.batches,
         )
         live = bench.live(dataclasses.replace(bench.config, compress=compress))
@@ -146,4 +151,9 @@ class Cut(Kind):
         names = ("method", "select", "transport")
         settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         chosen = {name: settings[name] for name in names}
-        return {**chosen, "data": bench.calibration(self.batches), "seed": bench.config.seed}
+        return {
+            **chosen,
+            "data": bench.calibration(self.batches),
+            "joint_fit": joint_fit_of(bench.task, self.joint_fit),
+            "seed": bench.config.seed,
+        }

@@ -47,7 +47,7 @@ class Part:
 
     Attributes:
         miss: from values to y' - y, differentiable.
-        energy: sum of ||y||^2.
+        energy: sum of ||y||^2; of parts that are seen it need only be about right.
     """
 
     miss: Miss
@@ -79,8 +79,7 @@ def descend(
     if not parts:
         raise InputError("parts: expected at least one part of the data, got none")
     maps = [_coordinates(W, C) for W, C in zip(start, covariances, strict=True)]
-    judged = parts[_JUDGED - 1 :: _JUDGED] or parts
-    seen = [part for i, part in enumerate(parts) if len(parts) < _JUDGED or (i + 1) % _JUDGED]
+    seen, judged = ([parts[i] for i in at] for at in split(len(parts)))
     if not all(sum(part.energy for part in some) > 0 for some in (judged, seen)):
         return start, None, None
     mean = sum(part.energy for part in seen) / len(seen)
@@ -103,6 +102,13 @@ def descend(
     if not after < before:  # also where a number overflowed
         return start, before, before
     return found, before, after
+
+
+def split(parts: int) -> tuple[range | list[int], range]:
+    """Which of so many parts are seen, and which are kept to judge by: all, where they are few."""
+    if parts < _JUDGED:
+        return range(parts), range(parts)
+    return [i for i in range(parts) if (i + 1) % _JUDGED], range(_JUDGED - 1, parts, _JUDGED)
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -24,7 +24,7 @@ class Descent(OnSamples):
     """From the weights on, by stochastic gradients."""
 
     label: ClassVar = "weights where it can, all entries of the states"
-    more: ClassVar[int] = 65536
+    more: ClassVar[int] = 2**19
 
     def search(
         self, cut: MatrixStateLayer, calls: Sequence[Call]
