@@ -113,6 +113,33 @@ def test_a_random_subset_of_steps_estimates_the_moment():
     assert torch.equal(all_of_it.moment, exact.moment)
 
 
+def among_those_that_count(sampled, mask):
+    """The n-th step that counts for a sampled step n, one sequence at a time."""
+    keep = torch.zeros_like(mask)
+    for row, steps, counts in zip(keep, sampled, mask, strict=True):
+        counted, places = counts.nonzero()[:, 0], steps.nonzero()[:, 0]
+        row[counted[places[places < len(counted)]]] = True
+    return keep
+
+
+def test_samples_are_taken_where_steps_count():
+    s, u, length = lru(4, 2, 1), noise(6, 400, 2), 400
+    rows = torch.arange(length)
+    late, early = (rows >= 360).expand(6, length), (rows < 40).expand(6, length)
+    moved = torch.zeros_like(u)
+    moved[:, :40] = u[:, 360:]
+    behind = StateMoments(s, max_samples=60).update(u, late)
+    # Zeros before a sequence change nothing, so padding in front is as padding behind.
+    ahead = StateMoments(s, max_samples=60).update(moved, early)
+    assert 0 < behind.count == ahead.count < 40
+    one = torch.zeros(6, length, dtype=torch.bool)
+    one[2, 399] = True
+    exact = StateMoments(s).update(u, one)
+    assert torch.equal(StateMoments(s, max_samples=6).update(u, one).moment, exact.moment)
+    silent = StateMoments(s, max_samples=6).update(u, one & False)
+    assert silent.count == 0
+
+
 @pytest.mark.parametrize(("batch", "length"), [(1, 301), (3, 128), (5, 90)])
 @pytest.mark.parametrize("samples", [3, 20, 60])
 @pytest.mark.parametrize("held", [1, 2**21])
@@ -128,7 +155,8 @@ def test_steps_between_samples_are_gone_over_at_once(monkeypatch, batch, length,
     u, mask = noise(batch, length, 2), torch.rand(batch, length, generator=g) > 0.2
     moments = StateMoments(s, max_samples=samples).update(u, mask)
     u = u.masked_fill(~mask[..., None], 0)
-    keep = sampled_steps(content_keys(u), length, max(1, round(samples / batch))) & mask
+    sampled = sampled_steps(content_keys(u), length, max(1, round(samples / batch)))
+    keep = among_those_that_count(sampled, mask)
     assert moments.count == int(keep.sum())
     for k in range(2):
         one = StateSpace(A=A[k], B=B[k, :, None], C=C[k, None], real_output=True)

@@ -106,7 +106,7 @@ class StateMoments:
         require_finite("u", u)
         batch, length, _ = u.shape
         steps = self._steps(u, weight)
-        samples, stand_for = float((weight & steps).sum()), float(weight.sum())
+        samples, stand_for = float(steps.sum()), float(weight.sum())
         # What a sample of this batch counts for beside those of others.
         gain = stand_for / samples if samples else 0.0
         dtype = torch.promote_types(s.A.dtype, u.dtype)
@@ -116,7 +116,7 @@ class StateMoments:
         chunk = min(length, block * max(1, _CHUNK // max(1, held)))
         for start in range(0, length, chunk):
             part = slice(start, start + chunk)
-            states, x = self._states(x, u[:, part], (weight & steps)[:, part], block)
+            states, x = self._states(x, u[:, part], steps[:, part], block)
             moment = _real_moment(states) if self._real else states.mT @ states.conj()
             self._sum += gain * moment.to(self._sum.dtype)
         self._count += samples
@@ -131,12 +131,16 @@ class StateMoments:
         return mask.detach().to("cpu").bool()
 
     def _steps(self, u: Tensor, weight: Tensor) -> Tensor:
-        """Which time steps of which sequence to record, (B, L) bool."""
+        """Which time steps of which sequence to record, (B, L) bool; all of them count."""
         batch, length = weight.shape
         if self._max_samples is None or batch * length <= self._max_samples:
-            return torch.ones_like(weight)
+            return weight
         keep = max(1, round(self._max_samples / batch))
-        return sampled_steps(content_keys(u), length, keep, seed=self._seed)
+        steps = sampled_steps(content_keys(u), length, keep, seed=self._seed)
+        # As dense among the steps that count, wherever these are: the n-th of them for step n.
+        steps = steps.gather(1, (weight.cumsum(1) - 1).clamp_min(0)) & weight
+        # Where so few count that none was hit, they are few enough.
+        return steps if bool(steps.any()) else weight
 
     def _block(self, u: Tensor, samples: int) -> int:
         """How many steps to go over at once; one where all states are computed."""
