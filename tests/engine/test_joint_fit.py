@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressm import Calibration, FixedRank, Guard, JointFit, compress_
+from compressm import Calibration, FixedRank, Guard, JointFit, Policy, compress_
 from compressm.engine import joint_fit
 from compressm.errors import InputError
 from compressm.nn import LRU
@@ -80,6 +80,7 @@ def test_the_model_comes_nearer_to_the_uncut_one_on_batches_that_it_has_not_seen
 
 
 def test_transformers_models_give_logits_and_stay_stock():
+    pytest.importorskip("transformers")
     model = deltas.language_model("Qwen3Next", 8, layers=2, num_experts=0).float()
     full = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
@@ -116,6 +117,28 @@ def test_a_parameter_that_another_part_has_too_stays():
     before = model[0].layer.out_proj.weight
     cut(model)
     assert model[0].layer.out_proj.weight is before is model[1].norm.other
+
+
+class OneOfEach(Policy):
+    """The first layer gets three states, and the second twelve."""
+
+    grows = True
+
+    def validate(self):
+        """There is nothing to refuse."""
+
+    def targets(self, spectra):
+        return dict(zip(spectra, (3, 12), strict=True))
+
+
+def test_a_layer_that_grows_meanwhile_does_what_it_did():
+    model = lru_model()
+    x = batches(1)[0]
+    before = model[1].layer(x)
+    event = cut(model, policy=OneOfEach(), method="real-pairs")
+    assert [site.after for site in event.sites] == [3, 12]
+    assert "->" in event.notes[-1]
+    torch.testing.assert_close(model[1].layer(x), before)
 
 
 def test_optimizers_follow_what_is_fitted_beside_the_states():

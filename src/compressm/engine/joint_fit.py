@@ -168,7 +168,7 @@ class _Called(nn.Module):
 def _fit(
     pair: _Pair, edits: Sequence[Edit], own: set[int], steps: int
 ) -> tuple[list[Edit] | None, str]:
-    """Of parameters of one's own: layers that grow in the same step stay as they are."""
+    """New values of what is among `own`, the ids of parameters: others grow in the same step."""
     names = {
         (i, name): f"{pair.path(edit)}{name}"
         for i, edit in enumerate(edits)
