@@ -155,6 +155,14 @@ def test_optimizers_follow_what_is_fitted_beside_the_states():
     }
 
 
+def test_errors_of_single_layers_are_not_said_of_what_was_fitted_further():
+    plain = cut(lru_model(), steps=0, method="real-pairs")
+    assert all(site.bound is not None and site.error is not None for site in plain.sites)
+    fitted = cut(lru_model(), method="real-pairs")
+    assert "->" in fitted.notes[-1]
+    assert all(site.bound is None and site.error is None for site in fitted.sites)
+
+
 def test_what_would_not_gain_leaves_the_cut_as_it_is(monkeypatch):
     model = delta_model()
     plain = copy.deepcopy(model)
@@ -184,6 +192,9 @@ def test_bad_input_is_refused_in_one_line():
         JointFit(steps=0)
     with pytest.raises(InputError, match="expected one of probabilities, values, got 'logits'"):
         JointFit(compare="logits")
+    deaf = Calibration(batches(), forward=lambda model, batch: model(batch).detach())
+    with pytest.raises(InputError, match="joint_fit: no gradient flows"):
+        cut(delta_model(), data=deaf)
     silent = Calibration(batches(), forward=lambda model, batch: print(end=str(model(batch))[:0]))
     with pytest.raises(InputError, match=r"joint_fit: .*gave back None; pass forward="):
         cut(delta_model(), data=silent)

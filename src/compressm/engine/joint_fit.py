@@ -74,8 +74,10 @@ def fit_together(
     calibration: Calibration,
     edits: Sequence[Edit],
     how: JointFit,
-) -> tuple[list[Edit], str]:
+) -> tuple[list[Edit] | None, str]:
     """The edits with fitted values and those of further parameters, and what to say about it.
+
+    None where nothing was gained.
 
     Args:
         model: the live, uncut model.
@@ -85,14 +87,14 @@ def fit_together(
         how: for how long, and what is compared.
 
     Raises:
-        InputError: the model cannot be copied, or puts out no numbers, or a single logit.
+        InputError: the model cannot be copied, puts out no numbers, a single logit, or what no
+            gradient flows from.
     """
     every = [*edits, *_beside_states(model, layers, edits)]
     with undisturbed([model], argument="forward", grads_aside=True):
         pair = _Pair(model, calibration, every, how.compare)
         own = {id(p) for layer in layers for p in layer.parameters()}
-        fitted, said = _fit(pair, every, own, how.steps)
-    return list(edits) if fitted is None else fitted, said
+        return _fit(pair, every, own, how.steps)
 
 
 def _beside_states(
@@ -110,7 +112,8 @@ def _beside_states(
         )
         for layer in layers
         for name, p in layer.named_parameters()
-        if p.ndim and p.requires_grad and uses[id(p)] == 1 and id(p) not in edited
+        if p.ndim and p.is_floating_point() and p.requires_grad
+        if uses[id(p)] == 1 and id(p) not in edited
     ]
 
 
@@ -150,6 +153,11 @@ class _Pair:
         """g(f'(x; W)) - g(f(x)) of a batch, differentiable; values by dotted name."""
         stored = {f"model.{n}": v.to(self.cut.get_parameter(n)) for n, v in values.items()}
         found: Tensor = functional_call(self._called, stored, (self.batches[at],))
+        if torch.is_grad_enabled() and not found.requires_grad:
+            raise InputError(
+                "joint_fit: no gradient flows from what the model puts out to its cut layers; "
+                "expected a forward without .detach() or torch.no_grad() in between"
+            )
         return self._compare(_precise(found)) - self.target(at)
 
 
@@ -175,6 +183,8 @@ def _fit(
         for name, old in zip(edit.names, edit.olds, strict=True)
         if old.is_floating_point() and id(old) in own
     }
+    if not names:
+        return None, "joint fit: the layers have no real parameters"
     start = [_precise(pair.cut.get_parameter(name)) for name in names.values()]
 
     def part(at: int, energy: float) -> Part:

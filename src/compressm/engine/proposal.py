@@ -91,13 +91,20 @@ def propose(
     sizes = {**{name: draft.rank for name, draft in drafts.items()}, **larger}
     edits += edits_of_sizes(survey.model, survey.sites, sizes)
     notes: tuple[str, ...] = ()
+    fitted: list[Edit] | None = None
     with survey.ranks.agreement("fitting all layers together"):
         if joint_fit is not None and drafts and survey.calibration is not None:
             layers = [survey.sites[name].module for name in smaller]
-            edits, said = fit_together(survey.model, layers, survey.calibration, edits, joint_fit)
-            notes = (said,)
+            fitted, said = fit_together(survey.model, layers, survey.calibration, edits, joint_fit)
+            edits, notes = fitted or edits, (said,)
     changes = tuple(
-        _change(change, drafts[change.site], survey, leading=select == "largest")
+        _change(
+            change,
+            drafts[change.site],
+            survey,
+            leading=select == "largest",
+            as_drafted=fitted is None,
+        )
         if change.site in drafts
         else replace(change, after=sizes.get(change.site, change.after))
         for change in survey.unchanged()
@@ -127,15 +134,20 @@ def _reduced(
         return dict(zip(names, drafts, strict=True))
 
 
-def _change(as_it_is: SiteChange, draft: Draft, survey: Survey, *, leading: bool) -> SiteChange:
-    """What an event says about a layer that becomes `draft`."""
+def _change(
+    as_it_is: SiteChange, draft: Draft, survey: Survey, *, leading: bool, as_drafted: bool
+) -> SiteChange:
+    """What an event says about a layer that becomes `draft`.
+
+    Errors are of the draft; of what a joint fit made of it they say nothing.
+    """
     spectrum = survey.spectra[as_it_is.site]
     return replace(
         as_it_is,
         after=draft.rank,
         energy_kept=spectrum.energy(draft.rank, draft.directions) if leading else None,
-        bound=draft.bound,
-        error=draft.error,
-        data_error=draft.data_error,
+        bound=draft.bound if as_drafted else None,
+        error=draft.error if as_drafted else None,
+        data_error=draft.data_error if as_drafted else None,
         notes=(*spectrum.notes, *draft.notes),
     )
