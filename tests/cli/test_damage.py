@@ -12,6 +12,7 @@ from compressm import FixedRank, compress_
 from compressm.cli import main
 from compressm.errors import CheckpointError, ConfigError
 from compressm.report import compare, read_run
+from compressm.report.page import page_text
 from compressm.train import RunFolder, load_run_model, read_card
 
 
@@ -22,6 +23,7 @@ def resumed(folder):
 
 def reported(folder):
     record = read_run(folder)
+    page_text([record], title="damaged")
     return compare([record]), record.state_dims(), [str(event) for event in record.events]
 
 

@@ -6,13 +6,7 @@ import pytest
 
 from compressm.baselines import Scratch
 from compressm.errors import InputError
-from compressm.report import pictures
 from compressm.train import load_recipe
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    monkeypatch.setattr(pictures, "find_spec", lambda name: None)
 
 
 def test_demo_beside_an_earlier_one(call, tmp_path, monkeypatch):
@@ -36,6 +30,8 @@ def test_demo_beside_an_earlier_one(call, tmp_path, monkeypatch):
     assert sizes["scratch"][0] == [-(-sum(kept) // len(kept))] * len(kept)
     assert {summary["seed"] for summary in summaries.values()} == {3}
     assert "One seed (3)" in result.out
+    assert (folder / "report" / "training-dark.png").is_file()
+    assert result.err == ""
     assert all(len(line) <= 80 for line in result.out.splitlines() if "cut (" not in line)
 
 

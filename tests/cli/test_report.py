@@ -3,14 +3,8 @@
 import pytest
 
 import compressm
-from compressm.report import pictures
 
 from ..report.runs import CUTS, write_run
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    monkeypatch.setattr(pictures, "find_spec", lambda name: None)
 
 
 def test_a_real_run_and_one_with_cuts(call, tiny_run, tmp_path):
@@ -24,7 +18,8 @@ def test_a_real_run_and_one_with_cuts(call, tiny_run, tmp_path):
     assert "→ 4, 3" in result.out
     page = tmp_path / "out" / "report.html"
     assert str(page) in result.out
-    assert "Singular values: cut" in page.read_text()
+    assert "What was cut, and why: cut" in page.read_text()
+    assert str(page.with_name("training.png")) in result.out
 
 
 def test_one_run_keeps_its_report(call, tmp_path):

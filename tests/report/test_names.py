@@ -42,4 +42,5 @@ def test_states_text():
     assert states_text([64, 64]) == "64, 64"
     assert states_text([64] * 6) == "6 × 64"
     assert states_text([8, 4, 4]) == "8, 4, 4"
+    assert states_text([8, 4, 2, 6, 5, 7, 3]) == "2 … 8 in 7 layers"
     assert states_text([]) == ""

@@ -59,12 +59,7 @@ def comparison(rows: Sequence[Row]) -> Table:
 
 def files(report: Report) -> list[str]:
     """Where the files of a report are."""
-    lines = [f"report   {report.page}"]
-    if report.pictures:
-        lines.append(f"picture  {report.pictures[0]}")
-    if report.missing:
-        lines.append(f"No picture as PNG: {report.missing}.")
-    return lines
+    return [f"report   {report.page}", f"picture  {report.pictures[0]}"]
 
 
 def spark(shares: Sequence[float], width: int) -> str:

@@ -1,8 +1,9 @@
-"""Figures and tables of runs, made from the files of their folders alone."""
+"""Reports of runs, made from the files of their folders alone."""
 
 from compressm.report.comparison import Row, compare
 from compressm.report.names import short_names, states_text
-from compressm.report.records import Outcome, RunRecord, read_run
+from compressm.report.reading import read_run
+from compressm.report.records import Outcome, RunRecord
 from compressm.report.write import Report, write_report
 
 __all__ = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from compressm.headline import ACCURACY, headline_of
 from compressm.report.names import states_text
@@ -82,6 +83,36 @@ def _step(run: Outcome) -> str:
     if run.states_start == run.states_end:  # two medians of the same model differ by noise alone
         return f"{run.step_ms_end:.1f}"
     return f"{run.step_ms_start:.1f} → {run.step_ms_end:.1f}"
+
+
+def tradeoffs(records: Sequence[RunRecord]) -> dict[str, Any] | None:
+    """What each finished run reached, against its states at the end and against its time.
+
+    The figure is that of the best model on the test part, or on the validation part where no run
+    has another; None where fewer than two runs have one.
+    """
+    for part in ("test", "val"):
+        points = []
+        for index, record in enumerate(records):
+            run = record.outcome
+            told = headline_of(run.best, part) if run else None
+            if run is None or told is None:
+                continue
+            points.append(
+                {
+                    "name": record.label,
+                    "color": index,
+                    "states": sum(run.states_end.values()),
+                    "seconds": run.wall_seconds,
+                    "value": told.scale * run.best[f"{part}/{told.name}"],
+                    "title": f"{'test' if part == 'test' else 'validation'} {told.axis[0]}",
+                    "digits": told.digits,
+                }
+            )
+        titles = {point["title"] for point in points}
+        if len(points) > 1 and len(titles) == 1:
+            return {"title": titles.pop(), "points": points}
+    return None
 
 
 def _arrow(before: str, after: str) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+# States that are listed one by one.
+_LISTED = 6
+
 
 def short_names(sites: Iterable[str]) -> dict[str, str]:
     """Module paths without what all of them share at either end.
@@ -26,9 +29,14 @@ def short_names(sites: Iterable[str]) -> dict[str, str]:
 
 
 def states_text(states: Sequence[int]) -> str:
-    """State dimensions of all layers in a few characters: "8, 4", or "6 × 64" of many equal."""
+    """State dimensions of all layers in a few characters: "8, 4".
+
+    Of many equal ones "6 × 64"; of many different ones their range, "2 … 20 in 48 layers".
+    """
     if len(states) > 2 and len(set(states)) == 1:
         return f"{len(states)} × {states[0]}"
+    if len(states) > _LISTED:
+        return f"{min(states)} … {max(states)} in {len(states)} layers"
     return ", ".join(str(n) for n in states)
 
 

@@ -1,19 +1,18 @@
-"""What a run folder says about its run, read from the files alone."""
+"""What a run folder says about its run: its settings, its events, its figures over the steps."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-from compressm.errors import CheckpointError
 from compressm.events import Event
-from compressm.storage.files import read_text
-from compressm.version import unstamped
+from compressm.report.pacing import Pacing
 
-T = TypeVar("T")
+# Events after which a layer may have other states than before.
+CUT_KINDS = ("cut", "grow", "trial")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +27,7 @@ class Outcome:
             cut, and of the last model.
         wall_seconds: the whole run.
         step_ms_start, step_ms_end: median milliseconds of a training step before and after cuts.
+        energy: joules and how they were found; empty where they were not counted.
     """
 
     steps: int
@@ -40,24 +40,7 @@ class Outcome:
     wall_seconds: float
     step_ms_start: float | None
     step_ms_end: float | None
-
-    @classmethod
-    def from_json(cls, text: str) -> Outcome:
-        """The outcome that summary.json describes."""
-        raw = unstamped(json.loads(text), "it")
-        start, end = raw["start"], raw["end"]
-        return cls(
-            steps=int(raw["steps"]),
-            states_start=_numbers(start["state_dims"], int),
-            states_end=_numbers(end["state_dims"], int),
-            parameters_start=int(start["parameters"]),
-            parameters_end=int(end["parameters"]),
-            best=_numbers(raw["best"], float),
-            last=_numbers(raw["last"], float),
-            wall_seconds=float(raw["wall_seconds"]),
-            step_ms_start=raw["step_ms_start"],
-            step_ms_end=raw["step_ms_end"],
-        )
+    energy: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +49,14 @@ class Staircase:
 
     steps: tuple[int, ...]
     states: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """All spectra at one step, measured without a cut: states and singular values by layer."""
+
+    step: int
+    sites: Mapping[str, tuple[int, tuple[float, ...]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +69,9 @@ class RunRecord:
         events: of events.jsonl, in order.
         metrics: the lines of metrics.jsonl, each with its "step".
         outcome: None while the run is not finished.
+        settings, settings_text: of config.yaml; empty where there is none.
+        sessions: when, where and with what it was begun or resumed, of sessions.jsonl.
+        looks: of spectra.jsonl.
     """
 
     path: Path
@@ -85,8 +79,12 @@ class RunRecord:
     events: tuple[Event, ...]
     metrics: tuple[dict[str, float], ...]
     outcome: Outcome | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings_text: str = ""
+    sessions: tuple[Mapping[str, Any], ...] = ()
+    looks: tuple[Look, ...] = ()
 
-    @property
+    @cached_property
     def last_step(self) -> int:
         """The last step that the files know of."""
         steps = [int(line["step"]) for line in self.metrics]
@@ -94,9 +92,24 @@ class RunRecord:
         return max([0 if self.outcome is None else self.outcome.steps, *steps])
 
     @property
+    def planned_steps(self) -> int | None:
+        """Steps that the run is to have; None where nothing says so."""
+        if self.outcome is not None:
+            return self.outcome.steps
+        trainer = self.settings.get("trainer")
+        steps = trainer.get("steps") if isinstance(trainer, dict) else None
+        return steps if isinstance(steps, int) and steps > 0 else None
+
+    @cached_property
+    def pacing(self) -> Pacing:
+        """What the run takes, and has taken at each step."""
+        counted = self.outcome.energy.get("joules") if self.outcome else None
+        return Pacing.of(self.series, counted)
+
+    @property
     def cuts(self) -> tuple[Event, ...]:
         """The events at which sizes changed (a guard may have undone a "trial" later)."""
-        return tuple(event for event in self.events if event.kind in ("cut", "grow", "trial"))
+        return tuple(event for event in self.events if event.kind in CUT_KINDS)
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of a metric, such as "val/accuracy"."""
@@ -106,12 +119,15 @@ class RunRecord:
     def state_dims(self) -> dict[str, Staircase]:
         """The state dimension of each layer from step 0 to the last.
 
-        Empty for an unfinished run without events: its files do not say its sizes.
+        Empty for an unfinished run without events or looks: its files do not say its sizes.
         """
+        start: dict[str, int] = {}
         if self.events:
             start = {change.site: change.before for change in self.events[0].sites}
-        else:
-            start = {} if self.outcome is None else self.outcome.states_start
+        elif self.outcome is not None:
+            start = self.outcome.states_start
+        elif self.looks:
+            start = {site: states for site, (states, _) in self.looks[0].sites.items()}
         steps, states = [0], {site: [n] for site, n in start.items()}
         for event in self.events:
             steps.append(event.step or 0)
@@ -122,73 +138,3 @@ class RunRecord:
             site: Staircase(steps=tuple(steps), states=(*values, values[-1]))
             for site, values in states.items()
         }
-
-
-def read_run(path: str | Path, label: str | None = None) -> RunRecord:
-    """Read a run folder, finished or not; `label` is the folder's name by default.
-
-    Raises:
-        CheckpointError: it is no run folder, or a file in it is damaged.
-    """
-    path = Path(path)
-    names = ("metrics.jsonl", "events.jsonl", "summary.json")
-    metrics, events, summary = (path / name for name in names)
-    if not path.is_dir():
-        raise CheckpointError(f"there is no run folder {path}")
-    if not (metrics.is_file() or events.is_file() or summary.is_file()):
-        raise CheckpointError(
-            f"{path} is not the folder of a run: there is no {', '.join(names)} in it; "
-            "give a folder that `compressm train` made"
-        )
-    outcome = None
-    if summary.is_file():
-        (outcome,) = _parse(summary, [read_text(summary)], Outcome.from_json)
-    return RunRecord(
-        path=path,
-        label=label or path.resolve().name,
-        events=tuple(_lines(events, _event)),
-        metrics=tuple(_lines(metrics, _metrics)),
-        outcome=outcome,
-    )
-
-
-def _lines(file: Path, parse: Callable[[str], T]) -> list[T]:
-    """A JSONL file, without a last line that is still being written."""
-    if not file.is_file():
-        return []
-    text = read_text(file)
-    return _parse(file, text[: text.rfind("\n") + 1].splitlines(), parse)
-
-
-def _parse(file: Path, texts: Iterable[str], parse: Callable[[str], T]) -> list[T]:
-    values = []
-    for number, text in enumerate(texts, start=1):
-        try:
-            values.append(parse(text))
-        except CheckpointError as error:
-            raise CheckpointError(f"{file}, record {number}: {error}") from error
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise CheckpointError(f"{file} is damaged (record {number}): {error!r:.100}") from error
-    return values
-
-
-def _event(line: str) -> Event:
-    event = Event.from_json(line)
-    for change in event.sites:
-        known = (change.site, str), (change.before, int), (change.after, int)
-        if not all(isinstance(value, kind) for value, kind in known):
-            raise TypeError(f"a layer is {change.site!r}, {change.before!r} → {change.after!r}")
-    return event
-
-
-def _metrics(line: str) -> dict[str, float]:
-    values = _numbers(unstamped(json.loads(line), "it"), float)
-    int(values["step"])  # it is there, and finite
-    return values
-
-
-N = TypeVar("N", int, float)
-
-
-def _numbers(values: dict[str, str | float], kind: Callable[[str | float], N]) -> dict[str, N]:
-    return {name: kind(value) for name, value in values.items()}

@@ -1,90 +1,160 @@
-"""The figure of one run's singular values: how they fall off in each layer, cut after cut."""
+"""The singular values of every layer over a run, few enough points for a page to hold."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
-
-from compressm.events import SiteChange
+from compressm.report.charts import thinned
 from compressm.report.names import short_names
 from compressm.report.records import RunRecord
-from compressm.report.theme import LIGHT, Theme
+from compressm.report.tables import MISSING, Table, table
+from compressm.report.words import what_happened
 
-_COLUMNS = 3
+# Numbers that a page holds for all spectra of a run together, and the fewest and most for one.
+_NUMBERS, _FEWEST, _MOST = 400_000, 10, 96
+# Spectra of a run; of more measurements than that allows, evenly from all of them.
+_SPECTRA = 20_000
+# Shares of the largest are stored as thousandths of a power of ten, no smaller than this.
+_FLOOR, _LEAST = -12_000, 1e-12
+# Values that the table of a spectrum begins with.
+_LEADING = 6
 
 
-def spectra_figure(record: RunRecord, theme: Theme = LIGHT) -> go.Figure | None:
-    """One panel per layer, one line per cut: singular values before it, as shares of the largest.
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One layer at one measurement; `after` is None where nothing was to be cut."""
 
-    The states that the cut kept end at a dot. None for a run without cuts.
+    values: tuple[float, ...]
+    before: int
+    after: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """All layers at one step, before what happened then."""
+
+    step: int | None
+    words: str
+    sites: dict[str, Measured]
+
+
+def measurements(record: RunRecord) -> list[Measurement]:
+    """Of the events and of the looks between them, by step."""
+    found = [
+        Measurement(
+            step=event.step,
+            words=what_happened(event),
+            sites={
+                change.site: Measured(
+                    values=change.values,
+                    before=change.before,
+                    after=change.after if event.kind != "measured" else None,
+                )
+                for change in event.sites
+                if max(change.values, default=0.0) > 0
+            },
+        )
+        for event in record.events
+        if event.kind != "accepted"  # it has the spectra of its trial
+    ]
+    found += [
+        Measurement(
+            step=look.step,
+            words="",
+            sites={
+                site: Measured(values=values, before=states, after=None)
+                for site, (states, values) in look.sites.items()
+                if max(values, default=0.0) > 0
+            },
+        )
+        for look in record.looks
+    ]
+    # A look at the step of a cut came after it.
+    return sorted((one for one in found if one.sites), key=lambda m: (m.step or 0, m.words == ""))
+
+
+def spectra_data(record: RunRecord) -> dict[str, Any] | None:
+    """What a page needs to draw them; None where nothing was measured.
+
+    steps: of each measurement, with its wall-clock and what happened; layers: their module paths
+    and names; spectra[i][j]: of layer i at measurement j [number of values, states, states after,
+    levels, level of the last value kept], or None; levels are 1000 log10(σ / σ_1) at the places
+    places[number of values].
     """
-    if not record.cuts:
+    found = measurements(record)
+    if not found:
         return None
-    sites = [change.site for change in record.cuts[0].sites]
-    names = short_names(sites)
-    columns = min(_COLUMNS, len(sites))
-    rows = math.ceil(len(sites) / columns)
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        subplot_titles=[names[site] for site in sites],
-        shared_yaxes=True,
-        horizontal_spacing=0.04,
-        vertical_spacing=0.18 / rows,
-    )
-    for event, color in zip(record.cuts, theme.ramp(len(record.cuts)), strict=True):
-        for index, change in enumerate(event.sites):
-            row, column = divmod(index, columns)
-            _add(figure, f"step {event.step}", change, color, row + 1, column + 1, index == 0)
-    figure.update_layout(
-        **theme.layout(
-            height=110 + 270 * rows,
-            margin={"l": 80, "r": 30, "t": 90, "b": 60},
-            legend={"orientation": "h", "y": 1 + 0.16 / rows, "yanchor": "bottom", "x": 0},
-            hovermode="closest",
-        )
-    )
-    figure.update_xaxes(**theme.axis(rangemode="tozero"))
-    figure.update_xaxes(title="state", row=rows)
-    figure.update_yaxes(**theme.axis(type="log", exponentformat="power", range=[-6, 0.2]))
-    figure.update_yaxes(title="σ / largest σ", col=1)
-    return figure
+    names = short_names(dict.fromkeys(site for one in found for site in one.sites))
+    found = [found[i] for i in thinned(len(found), max(2, _SPECTRA // len(names)))]
+    most = max(_FEWEST, min(_MOST, _NUMBERS // (len(found) * len(names))))
+    counts = {len(m.values) for one in found for m in one.sites.values()}
+    places = {count: _places(count, most) for count in sorted(counts)}
+    return {
+        "run": record.label,
+        "steps": [
+            {"step": one.step, "seconds": _seconds(record, one), "words": one.words}
+            for one in found
+        ],
+        "layers": [{"site": site, "name": name} for site, name in names.items()],
+        "places": places,
+        "spectra": [[_packed(one.sites.get(site), places) for one in found] for site in names],
+    }
 
 
-def _add(
-    figure: go.Figure, name: str, change: SiteChange, color: str, row: int, column: int, first: bool
-) -> None:
-    largest = max(change.values, default=0.0)
-    if largest == 0:  # a dead layer has nothing to show
-        return
-    shares = [value / largest for value in change.values]
-    # Layers with real output have two singular values for each stored state.
-    per_state = max(1, round(len(shares) / change.before))
-    x = [(i + 1) / per_state for i in range(len(shares))]
-    figure.add_scatter(
-        x=x,
-        y=shares,
-        name=name,
-        legendgroup=name,
-        showlegend=first,
-        mode="lines",
-        line={"color": color, "width": 2},
-        hovertemplate=f"{name}: σ %{{y:.2g}} of the largest<extra></extra>",
-        row=row,
-        col=column,
-    )
-    last = change.after * per_state - 1
-    if change.after < change.before and last < len(shares):
-        figure.add_scatter(
-            x=[x[last]],
-            y=[shares[last]],
-            legendgroup=name,
-            showlegend=False,
-            mode="markers",
-            marker={"color": color, "size": 9},
-            hovertemplate=f"{name}: {change.before} → {change.after} states<extra></extra>",
-            row=row,
-            col=column,
-        )
+def _seconds(record: RunRecord, one: Measurement) -> float | None:
+    return None if one.step is None else record.pacing.seconds_at(one.step)
+
+
+def _packed(measured: Measured | None, places: Mapping[int, Sequence[int]]) -> list[Any] | None:
+    if measured is None:
+        return None
+    values, before, after = measured.values, measured.before, measured.after
+    largest = max(values)
+    levels = [_level(values[i] / largest) for i in places[len(values)]]
+    kept = None
+    if after is not None and 0 < after < before:
+        kept = _level(values[min(after * _per_state(measured), len(values)) - 1] / largest)
+    return [len(values), before, after, levels, kept]
+
+
+def _per_state(measured: Measured) -> int:
+    """Layers with real output have two singular values for each stored state."""
+    return max(1, round(len(measured.values) / max(measured.before, 1)))
+
+
+def _places(count: int, most: int) -> list[int]:
+    """Of `count` values, denser at the start, where they fall fastest."""
+    if count <= most:
+        return list(range(count))
+    spread = {round(count ** (i / (most - 1))) - 1 for i in range(most)}
+    even = {i * (count - 1) // (most // 2) for i in range(most // 2 + 1)}
+    return sorted((spread | even) & set(range(count)))[:count]
+
+
+def _level(share: float) -> int:
+    return round(1000 * math.log10(share)) if share > _LEAST else _FLOOR
+
+
+def spectra_table(record: RunRecord) -> Table:
+    """The leading values of each layer at each measurement."""
+    found = measurements(record)
+    names = short_names(dict.fromkeys(site for one in found for site in one.sites))
+    rows = [row for one in found for row in _rows(one, names)]
+    columns = ["step", "layer", "states", "σ₁", *(f"σ{_SUB[i]} / σ₁" for i in range(1, _LEADING))]
+    return table(columns, rows)
+
+
+_SUB: Sequence[str] = "₁₂₃₄₅₆₇₈₉"
+
+
+def _rows(one: Measurement, names: dict[str, str]) -> Iterator[tuple[str, ...]]:
+    for site, m in one.sites.items():
+        largest = max(m.values)
+        leading = [f"{value / largest:.2g}" for value in m.values[1:_LEADING]]
+        leading += [MISSING] * (_LEADING - 1 - len(leading))
+        states = f"{m.before}" if m.after in (None, m.before) else f"{m.before} → {m.after}"
+        step = MISSING if one.step is None else f"{one.step:,}"
+        yield (step, names[site], states, f"{largest:.3g}", *leading)

@@ -1,9 +1,8 @@
-"""Colours and layout that all figures share, for light and for dark pages."""
+"""Colours that all figures share, for light and for dark pages."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +17,7 @@ class Theme:
     ink: str
     muted: str
     grid: str
+    warning: str
     cycle: tuple[str, ...]
 
     def color(self, index: int) -> str:
@@ -28,41 +28,17 @@ class Theme:
         """Its dash pattern: colours that come round again are dashed, then dotted."""
         return ("solid", "dash", "dot")[index // len(self.cycle) % 3]
 
-    def layout(self, **more: Any) -> dict[str, Any]:
-        """Keywords for `figure.update_layout`."""
-        return {
-            "paper_bgcolor": self.paper,
-            "plot_bgcolor": self.paper,
-            "font": {"family": "Helvetica, Arial, sans-serif", "size": 14, "color": self.ink},
-            "hovermode": "x unified",
-            "hoverlabel": {"bgcolor": self.paper},
-            **more,
+    def css(self) -> str:
+        """The colours as custom properties of a style sheet; a page's script reads them there."""
+        named = {
+            "paper": self.paper,
+            "ink": self.ink,
+            "muted": self.muted,
+            "grid": self.grid,
+            "warning": self.warning,
+            **{f"line-{i}": color for i, color in enumerate(self.cycle)},
         }
-
-    def axis(self, **more: Any) -> dict[str, Any]:
-        """Keywords for `figure.update_xaxes` and `update_yaxes`."""
-        return {
-            "gridcolor": self.grid,
-            "linecolor": self.muted,
-            "zeroline": False,
-            "ticks": "outside",
-            "tickcolor": self.muted,
-            **more,
-        }
-
-    def ramp(self, count: int) -> list[str]:
-        """`count` colours in an order, from muted to the first of the cycle."""
-        first, last = _channels(self.grid), _channels(self.cycle[0])
-        # The muted end itself would be hard to see.
-        shares = [(i + 1) / count for i in range(count)]
-        return [
-            "#" + "".join(f"{round(a + s * (b - a)):02x}" for a, b in zip(first, last, strict=True))
-            for s in shares
-        ]
-
-
-def _channels(color: str) -> list[int]:
-    return [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+        return "".join(f"--{name}:{color};" for name, color in named.items())
 
 
 LIGHT = Theme(
@@ -70,6 +46,7 @@ LIGHT = Theme(
     ink="#1f2328",
     muted="#6e7781",
     grid="#e4e8ec",
+    warning="#b3261e",
     cycle=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
 )
 DARK = Theme(
@@ -77,5 +54,6 @@ DARK = Theme(
     ink="#e6edf3",
     muted="#8b949e",
     grid="#262c34",
+    warning="#ff8a80",
     cycle=("#56b4e9", "#e69f00", "#2bc79a", "#e59ac4", "#f0e442", "#d98a5b"),
 )

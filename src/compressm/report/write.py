@@ -1,4 +1,4 @@
-"""All files of a report: an HTML page, and pictures of the training figure where possible."""
+"""All files of a report: an HTML page, and pictures of the states and the validation figure."""
 
 from __future__ import annotations
 
@@ -6,21 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressm.errors import MissingExtraError
-from compressm.report.comparison import compare
+from compressm.report.curves import metric_chart
+from compressm.report.page import write_page
+from compressm.report.pictures import write_png
 from compressm.report.records import RunRecord
+from compressm.report.states import states_chart
 from compressm.report.theme import DARK, LIGHT
 from compressm.storage.files import make_folder
 from compressm.storage.outputs import require_folder
-
-_TRAINING = (
-    "Above the state dimension of every layer, below the figure of the validation part; dotted "
-    "lines are cuts. The axis below leaves out the way from chance at the start."
-)
-_SPECTRA = (
-    "Singular values of every layer as they were measured before each cut, as shares of the "
-    "largest. A dot is the last state that the cut kept."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +22,11 @@ class Report:
 
     Attributes:
         page: report.html.
-        pictures: training.png for light pages and training-dark.png for dark ones, if any.
-        missing: in a few words, why there are no pictures; "" if there are.
+        pictures: training.png for light pages and training-dark.png for dark ones.
     """
 
     page: Path
     pictures: tuple[Path, ...]
-    missing: str
 
 
 def write_report(
@@ -52,31 +43,16 @@ def write_report(
     Raises:
         ConfigError: the folder cannot be written.
         OutputError: the disk is full.
-        MissingExtraError: plotly is not installed.
+        MissingExtraError: plotly, jinja2 or matplotlib is not installed.
     """
-    try:
-        import plotly  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("plotly", "report") from error
-    from compressm.report.page import Section, write_page
-    from compressm.report.pictures import write_png
-    from compressm.report.spectra import spectra_figure
-    from compressm.report.training import training_figure
-
-    sections = [Section("Training", _TRAINING, training_figure(records))]
-    for record in records:
-        figure = spectra_figure(record)
-        if figure is not None:
-            sections.append(Section(f"Singular values: {record.label}", _SPECTRA, figure))
     page = Path(folder) / "report.html"
     require_folder(page.parent, "folder")
     make_folder(page.parent)
-    write_page(page, title=title, rows=compare(records), sections=sections, note=note)
-    pictures: list[Path] = []
+    write_page(page, records, title=title, note=note)
+    charts = [states_chart(records), metric_chart(records)]
+    pictures = []
     for name, theme in (("training.png", LIGHT), ("training-dark.png", DARK)):
         picture = page.with_name(name)
-        missing = write_png(training_figure(records, theme), picture)
-        if missing:
-            return Report(page=page, pictures=tuple(pictures), missing=missing)
+        write_png(charts, picture, theme)
         pictures.append(picture)
-    return Report(page=page, pictures=tuple(pictures), missing="")
+    return Report(page=page, pictures=tuple(pictures))

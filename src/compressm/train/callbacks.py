@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from compressm.integrations.lightning import CompressionCallback
+from compressm.policies.base import Policy
 from compressm.storage.files import append_record
 from compressm.train.clock import count_cuts
 from compressm.train.provenance import provenance
@@ -68,10 +70,16 @@ class BestModel(pl.Callback):
 
 
 class SessionLog(pl.Callback):
-    """Adds a line to a file when the training begins or is resumed: when, where and with what."""
+    """Adds a line to a file when the training begins or is resumed: when, where and with what.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        policy: that of the cuts, whose rule in words goes into the line; None where nothing is cut.
+    """
+
+    def __init__(self, path: Path, policy: Policy | None) -> None:
         self.path = path
+        self.policy = policy
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         facts = {
@@ -79,6 +87,7 @@ class SessionLog(pl.Callback):
             **provenance(),
             "device": str(trainer.strategy.root_device),
             "threads": torch.get_num_threads(),
+            "policy": (getdoc(self.policy) or "").partition("\n")[0] if self.policy else None,
         }
         append_record(self.path, facts)
 

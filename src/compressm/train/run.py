@@ -140,7 +140,8 @@ def _run(
         recorder = spectra_recorder(config, folder, splits)
         cutting: list[pl.Callback] = [compression] if compression else []
         looking: list[pl.Callback] = [recorder] if recorder else []
-        told: list[pl.Callback] = [pace, SessionLog(folder.sessions)]
+        policy = config.compress.build_policy() if config.compress else None
+        told: list[pl.Callback] = [pace, SessionLog(folder.sessions, policy)]
         told += [Bar(clock)] if progress_bar else []
         trainer = make_trainer(
             config,
