@@ -163,7 +163,7 @@ def recipe_table() -> str:
 _EXTRAS = {
     "cli": "the command line",
     "data": "the data sets",
-    "report": "figures",
+    "report": "pages and pictures of runs",
     "train": "`compressm train`, the Lightning callback",
     "monitor": "following spectra over training (`Monitor`, `WhenSettled`)",
     "transformers": "Mamba models, the callback for the Hugging Face Trainer",
@@ -173,7 +173,7 @@ _EXTRAS = {
     "export": "`compressm export` to ONNX files",
     "executorch": "`compressm export` to ExecuTorch files",
     "testing": "the conformance suite for layer families of your own, `compressm.testing`",
-    "energy": "joules of every run of an experiment",
+    "energy": "joules of every run, by recipe or of an experiment",
     "docs": "building these pages",
     "dev": "working on compressm",
 }

@@ -77,7 +77,7 @@ def page_text(records: Sequence[RunRecord], *, title: str, note: str = "") -> st
 _WORDS = {
     "states": (
         "States of each layer",
-        "A step down is a cut. Triangles are cuts (upwards: growth), open ones on trial; crosses are cuts that were "
+        "Triangles are cuts (upwards: growth), open ones on trial; crosses are cuts that were "
         "undone, circles events at which nothing was cut. Choose a line to see its spectrum.",
     ),
     "metric": (
