@@ -173,7 +173,7 @@ function drawTradeoffs(found) {
     const room = 0.2 * (best - worst || Math.abs(best) || 1);
     Plotly.react(byId(place), [trace], layoutStyle({
       height: 300, margin: { l: 58, r: 24, t: 28, b: 46 },
-      xaxis: axisStyle({ title, range: [Math.max(0, least - margin), most + margin] }),
+      xaxis: axisStyle({ title, range: [Math.max(-0.08 * most, least - margin), most + margin] }),
       yaxis: axisStyle({ title: found.title, range: [worst - room, best + room] }),
     }), CONFIG);
   }
