@@ -62,9 +62,9 @@ PARTS: dict[str, set[str]] = {
     "advice": {
         "calibration",
         "engine",
-        "events",
         "policies",
         "runtime",
+        "spectrum",
     },
     "integrations": {
         "calibration",

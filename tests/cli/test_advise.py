@@ -106,6 +106,7 @@ def test_without_data(call, refuses, mamba, tiny_run, monkeypatch):
     own = _said(call, tiny_run, "--rank", 4, "--no-data")
     assert "--no-data was given" in own
     assert "Evaluated on the validation data" in own
+    assert "× now" in own
     assert own.splitlines()[-1].endswith("--rank 4 --no-data")
 
     def missing(_):

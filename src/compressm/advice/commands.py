@@ -13,7 +13,7 @@ def size_text(policy: Policy) -> str:
     if isinstance(policy, FixedRank):
         return f"rank {policy.rank}"
     assert isinstance(policy, EnergyTolerance)
-    return f"tolerance {policy.tolerance:g}"
+    return f"tolerance {policy.tolerance!r}"
 
 
 def python_line(policy: Policy, method: str, *, uniform: bool, given: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from compressm.advice.candidates import TOLERANCES, Grid
 from compressm.advice.rows import LayerAdvice
 from compressm.engine.survey import Survey
+from compressm.spectrum import Spectrum
 
 
 def layers_of(surveys: Mapping[str, Survey], grid: Grid) -> tuple[LayerAdvice, ...]:
@@ -18,6 +19,11 @@ def layers_of(surveys: Mapping[str, Survey], grid: Grid) -> tuple[LayerAdvice, .
     """
     first = next(iter(surveys.values()))
     return tuple(_layer(name, surveys, grid) for name in first.sites)
+
+
+def _kept(spectrum: Spectrum, share: float) -> int:
+    """States of a layer that drops this share of its energy."""
+    return spectrum.at_least(max(1, spectrum.rank_for_energy(share)))
 
 
 def uncuttable(layers: Sequence[LayerAdvice]) -> list[str]:
@@ -47,7 +53,7 @@ def _layer(name: str, surveys: Mapping[str, Survey], grid: Grid) -> LayerAdvice:
         parameters=spectrum.cost.parameters,
         state_bytes=spectrum.cost.state_bytes,
         keeps={
-            method: {share: s.spectra[name].rank_for_energy(share) for share in TOLERANCES}
+            method: {share: _kept(s.spectra[name], share) for share in TOLERANCES}
             for method, s in surveys.items()
         },
         reason=reason,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
@@ -190,6 +191,6 @@ def row_of(
         state_bytes=held,
         memory_mb=(weight_bytes(model) + batch * held) / 1e6,
         figures=NO_FIGURES if evaluate is None else evaluated(trials, evaluate),
-        error=max((e for e in errors if e is not None), default=None),
+        error=max((e for e in errors if e is not None and math.isfinite(e)), default=None),
         energy_kept=min(energies, default=None),
     )

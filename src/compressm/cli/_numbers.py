@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from compressm.errors import ConfigError
 
 
@@ -12,7 +14,9 @@ def ranks_in(text: str) -> list[int]:
         ConfigError: something else stands there.
     """
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdigit() and int(word) for word in words):
+    if not all(
+        word.isascii() and word.isdigit() and len(word) < 10 and int(word) for word in words
+    ):
         raise ConfigError(
             f"rank: expected an integer >= 1, or several between commas, got {text!r}; for "
             "example --rank 16, or --rank 64,32,16"

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from compressm.advice.figures import forward_pass
 from compressm.calibration import Calibration
 from compressm.cli import _passages, _stock
 from compressm.cli._models import RunData, require_method
@@ -155,14 +156,16 @@ def _open_run(
     options: tuple[str, ...] = () if use_data else ("--no-data",)
     if data_dir is not None:
         options += ("--data-dir", str(data_dir))
+    batches = None if data is None else data.calibration()
     return Subject(
         path=path,
         title=config.name,
         network=network,
-        calibration=None if reason or data is None else data.calibration(),
+        calibration=None if reason else batches,
         reason=reason,
         evaluate=None if data is None else evaluate,
         judged_on="the validation data",
+        step=None if batches is None else forward_pass(network, batches),
         uniform=False,
         options=options,
         suffix=".safetensors",

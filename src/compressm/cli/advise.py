@@ -143,9 +143,10 @@ def _advice(
 
     def line(cut: CutAdvice) -> CutAdvice:
         kind, number = cut.size.split()
-        out = f"{subject.path.resolve().stem}-{number}{subject.suffix}"
+        named = [] if cut.method == "auto" else [cut.method]
+        out = "-".join([subject.path.resolve().stem, number, *named]) + subject.suffix
         words = ["compressm", "compress", str(subject.path), "-o", out, f"--{kind}", number]
-        words += ["--method", cut.method] if cut.method != "auto" else []
+        words += ["--method", *named] if named else []
         return replace(cut, command=shlex.join([*words, *shared]))
 
     cuts = tuple(line(cut) for cut in found.cuts)
