@@ -14,9 +14,7 @@ def ranks_in(text: str) -> list[int]:
         ConfigError: something else stands there.
     """
     words = [word.strip() for word in text.split(",")]
-    if not all(
-        word.isascii() and word.isdigit() and len(word) < 10 and int(word) for word in words
-    ):
+    if not all(re.fullmatch("[0-9]{1,9}", word) and int(word) for word in words):
         raise ConfigError(
             f"rank: expected an integer >= 1, or several between commas, got {text!r}; for "
             "example --rank 16, or --rank 64,32,16"
