@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from compressm.errors import DataError
 from compressm.nn import SequenceClassifier
 from tests.families import mambas
 
@@ -21,6 +22,19 @@ def test_two_models_side_by_side(call, tiny_run, tmp_path):
     # Two layers of 24 floats, a mean of 6, a count.
     assert f"{2 * 24 * 4 + 6 * 4 + 8} B" in result.out
     assert torch.export.load(out).module() is not None
+
+
+def test_without_the_data_set_it_says_why(call, tiny_run, tmp_path, monkeypatch):
+    def missing(*_):
+        raise DataError("no file; download it")
+
+    monkeypatch.setattr("compressm.cli._models.load", missing)
+    out = tmp_path / "step.pt2"
+    result = call("export", tiny_run, "-o", out, "--format", "torch-export")
+    assert result.code == 0, result.err
+    said = " ".join(result.out.split())
+    assert "Without data: the data set 'digits' could not be loaded: no file; download it." in said
+    assert "on 4 random sequences of 64 steps" in said
 
 
 def test_a_model_that_is_off(refuses, tiny_run, tmp_path, monkeypatch):

@@ -33,12 +33,14 @@ class Source:
         inputs: sequences that it was not trained on, or random ones.
         kind: what they are, in words.
         figures: figures of a model on the validation part, or on the given text; None without data.
+        reason: why there are no data, where some were looked for.
     """
 
     network: nn.Module
     inputs: Tensor
     kind: str
-    figures: Callable[[nn.Module], dict[str, float]] | None
+    figures: Callable[[nn.Module], dict[str, float]] | None = None
+    reason: str = ""
 
 
 def open_source(
@@ -59,16 +61,17 @@ def open_source(
     if is_stock(path):
         return _of_stock(path, texts)
     network, config = load_run_model(path)
-    task = read_card(path).task
+    task, reason = read_card(path).task, ""
     if use_data:
         try:
             data = RunData.load(config, data_dir)
             return _of_run(network, data.splits, config.trainer.batch_size)
-        except (DataError, MissingExtraError):
+        except (DataError, MissingExtraError) as error:
             if needed or data_dir is not None:
                 raise
+            reason = f"the data set {config.data.name!r} could not be loaded: {error}"
     inputs = _random(task.input == "token", task.input_size, min(task.length, _STEPS))
-    return Source(network=network, inputs=inputs, kind="random", figures=None)
+    return Source(network=network, inputs=inputs, kind="random", reason=reason)
 
 
 def _of_run(network: nn.Module, splits: DataSplits, batch_size: int) -> Source:
@@ -92,7 +95,7 @@ def _of_stock(path: Path, texts: Path | None) -> Source:
     vocabulary = stock.config.get_text_config().vocab_size
     if texts is None:
         inputs = _random(True, vocabulary, _TEXT_STEPS)
-        return Source(network=stock.load(), inputs=inputs, kind="random", figures=None)
+        return Source(network=stock.load(), inputs=inputs, kind="random")
     raw = _passages.read_passages(texts)
     tokens = _passages.tokens_of(texts, raw, stock.tokenizer(), vocabulary)
     pieces = tokens[: len(tokens) // _TEXT_STEPS * _TEXT_STEPS].view(-1, _TEXT_STEPS)

@@ -131,6 +131,8 @@ def _report(
     from compressm.cli import _text, _timing
 
     _timing.warn_if_busy(Console())
+    for reason in {source.reason for source in sources.values() if source.reason}:
+        typer.echo(f"Without data: {reason}.\n")
     for name, exported in files.items():
         typer.echo(f"{name}: {_sentence(exported.parity, sources[name].kind)}")
     typer.echo("")
