@@ -117,6 +117,15 @@ def test_several_cuts_to_a_size_each_take_a_share(tmp_path):
     assert set(found["states"].values()) == {1}
 
 
+def test_layers_keep_sizes_of_their_own_where_they_may(tmp_path):
+    arm = {"kind": "cut", "at": 0.5, "policy": {"name": "state-bytes", "limit": 64}}
+    arm |= {"method": "real-pairs", "batches": 1, "go_on": False, "uniform": [True, False]}
+    runs = runs_of({"cut": arm}, ["model.depth=3"])
+    alike, own = (list(figures(run, tmp_path)["states"].values()) for run in runs)
+    assert len(set(alike)) == 1 < len(set(own))
+    assert sum(own) == 8
+
+
 def test_every_way_takes_its_turn(tmp_path):
     arm = {"kind": "way-steps", "kept": 3, "every": [1, 2], "rounds": 1, "each": 2, "at": 0.5}
     (run,) = runs_of({"ways": arm})
@@ -147,7 +156,6 @@ def test_slips_are_told(arm, told):
 def test_what_was_spent_is_that_of_the_first_line_that_is_good_enough():
     lines = [
         {"joules": 1.0, "val_accuracy_percent": 50.0},
-        {"val_accuracy_percent": 80.0},
         {"joules": 3.0, "val_accuracy_percent": None},
         {"joules": 4.0, "val_accuracy_percent": 70.0, "seconds": 9.0},
         {"joules": 5.0, "val_accuracy_percent": 60.0, "loss": 0.2},
@@ -157,3 +165,16 @@ def test_what_was_spent_is_that_of_the_first_line_that_is_good_enough():
     assert spent_until(lines, 75.0) is None
     assert spent_until(lines, 60.0, spent="seconds") == 9.0
     assert spent_until(lines, 0.5, figure="loss", higher_is_better=False) == 5.0
+    assert spent_until(lines, 0.1, figure="loss", higher_is_better=False) is None
+
+
+def test_a_run_folder_says_what_was_spent_on_the_line_after_the_figure():
+    lines = [
+        {"step": 5, "run/joules": 2.0},
+        {"step": 9, "val/accuracy": 0.5},
+        {"step": 9, "run/joules": 3.0},
+        {"step": 19, "val/accuracy": 0.75},
+    ]
+    names = {"figure": "val/accuracy", "spent": "run/joules"}
+    assert spent_until(lines, 0.5, **names) == 3.0
+    assert spent_until(lines, 0.7, **names) is None

@@ -34,6 +34,7 @@ class Cut(Kind):
         policy: a policy and its keywords, as in recipes.
         at: share of the steps at which the (last) cut is made.
         cuts: how many, equally spaced up to there.
+        uniform: all layers keep as many states, the largest number that the policy says.
         method, select, transport: see `compressm.compress_`.
         joint_fit: steps of a fit of all cut layers together, see `compressm.JointFit`; 0: none.
         batches: training batches that data-driven methods look at.
@@ -47,6 +48,7 @@ class Cut(Kind):
     policy: dict[str, Any] | None = None
     at: float = 0.1
     cuts: int = 1
+    uniform: bool = True
     method: str = "auto"
     select: Literal["largest", "smallest", "random"] = "largest"
     transport: Literal["project", "reset", "slice"] = "project"
@@ -120,7 +122,7 @@ class Cut(Kind):
             live.model,
             live.optimizer,
             policy=self.build_policy(),
-            uniform=True,
+            uniform=self.uniform,
             guard=guard,
             **self._how(bench),
         )
@@ -135,7 +137,7 @@ class Cut(Kind):
             policy=policy,
             cuts=self.cuts,
             window=self.at,
-            uniform=True,
+            uniform=self.uniform,
             method=self.method,
             select=self.select,
             transport=self.transport,
