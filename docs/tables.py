@@ -29,6 +29,7 @@ import growing_tables
 import listings
 import loop_tables
 import mamba_tables
+import messages
 import operator_tables
 import rival_tables
 import rivals
@@ -40,6 +41,9 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
 _MARK = re.compile(r"(<!-- table: ([^>]*?) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
+# Where the built page lists every message; hundreds of lines that change with the code.
+_MESSAGES = "<!-- messages -->"
+
 # What readers of the file see, where the built page has the whole file, or nothing.
 _FILE = re.compile(r"<!-- file: (\S+) -->\n.*?<!-- /file -->", re.DOTALL)
 _SOURCE = re.compile(r"<!-- source -->\n.*?<!-- /source -->", re.DOTALL)
@@ -50,7 +54,8 @@ Json = dict[str, Any]
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """MkDocs' hook: fill the tables of one page, and what only its source says differently."""
     whole = _FILE.sub(lambda match: (ROOT / match[1]).read_text(encoding="utf-8"), markdown)
-    return fill(_SOURCE.sub("", whole))
+    made = fill(_SOURCE.sub("", whole))
+    return made.replace(_MESSAGES, messages.listed()) if _MESSAGES in made else made
 
 
 def fill(text: str, results: Path = RESULTS) -> str:
