@@ -46,21 +46,21 @@ def lines(
     parts = [_axes(sizes, x, y, low, high, y_label)]
     if level:
         at = y(level["mean"])
-        parts.append(_path([(_LEFT, at), (_LEFT + _WIDTH, at)], "#444444", dash="1 4"))
+        parts.append(stroke([(_LEFT, at), (_LEFT + _WIDTH, at)], "#444444", dash="1 4"))
     order = [*(name for name in named if name != ours), *([ours] if ours in named else [])]
     for place, name in enumerate(order):
         colour = _OURS if name == ours else _COLOURS[place % len(_COLOURS)]
         dash = "" if name == ours else _DASHES[place // len(_COLOURS) % len(_DASHES)]
         points = [(x(s), y(named[name][s]["mean"])) for s in sizes if s in named[name]]
-        parts.append(_path(points, colour, dash=dash, width=3.0 if name == ours else 1.6))
+        parts.append(stroke(points, colour, dash=dash, width=3.0 if name == ours else 1.6))
         for size, cell in named[name].items():
             ends = [(x(size), y(cell["mean"] + sign * cell["std"])) for sign in (-1, 1)]
-            parts.append(_path(ends, colour, width=1.0))
+            parts.append(stroke(ends, colour, width=1.0))
         parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in points]
         row = _TOP + 10 + 18 * place
         left = _LEFT + _WIDTH + 20
-        parts.append(_path([(left, row), (left + 24, row)], colour, dash=dash, width=2.4))
-        parts.append(_text(left + 30, row + 4, name))
+        parts.append(stroke([(left, row), (left + 24, row)], colour, dash=dash, width=2.4))
+        parts.append(words(left + 30, row + 4, name))
     width, height = _LEFT + _WIDTH + _LEGEND, _TOP + _HEIGHT + 50
     body = "\n".join(parts)
     return (
@@ -72,20 +72,21 @@ def lines(
 
 def _axes(sizes: Sequence[int], x: Any, y: Any, low: float, high: float, label: str) -> str:
     bottom = _TOP + _HEIGHT
-    parts = [_path([(_LEFT, _TOP), (_LEFT, bottom), (_LEFT + _WIDTH, bottom)], "#888888")]
+    parts = [stroke([(_LEFT, _TOP), (_LEFT, bottom), (_LEFT + _WIDTH, bottom)], "#888888")]
     for k in range(5):
         value = low + (high - low) * k / 4
-        parts.append(_text(_LEFT - 8, y(value) + 4, f"{value:.1f}", anchor="end"))
-    parts += [_text(x(size), bottom + 18, str(size), anchor="middle") for size in sizes]
-    parts.append(_text(_LEFT + _WIDTH / 2, bottom + 38, "states of every layer", anchor="middle"))
+        parts.append(words(_LEFT - 8, y(value) + 4, f"{value:.1f}", anchor="end"))
+    parts += [words(x(size), bottom + 18, str(size), anchor="middle") for size in sizes]
+    parts.append(words(_LEFT + _WIDTH / 2, bottom + 38, "states of every layer", anchor="middle"))
     turned = f'transform="rotate(-90 14 {_TOP + _HEIGHT / 2})"'
-    parts.append(_text(14, _TOP + _HEIGHT / 2, label, anchor="middle", more=turned))
+    parts.append(words(14, _TOP + _HEIGHT / 2, label, anchor="middle", more=turned))
     return "\n".join(parts)
 
 
-def _path(
+def stroke(
     points: Sequence[tuple[float, float]], colour: str, *, dash: str = "", width: float = 1.2
 ) -> str:
+    """A line through points."""
     drawn = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     return (
@@ -93,5 +94,6 @@ def _path(
     )
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", more: str = "") -> str:
+def words(x: float, y: float, text: str, *, anchor: str = "start", more: str = "") -> str:
+    """A text at a point."""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {more}>{escape(text)}</text>'

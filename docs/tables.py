@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import choices
+import concepts
 import evidence
 import evidence_tables
 import family_tables
@@ -247,7 +248,7 @@ def main(words: Sequence[str]) -> int:
     check, stale = "--check" in words, 0
     named = [Path(word) for word in words if word != "--check"]
     made_of = {path: fill(path.read_text(encoding="utf-8")) for path in named or pages()}
-    for path, made in (made_of | ({} if named else drawings())).items():
+    for path, made in (made_of | ({} if named else drawings() | concepts.drawn())).items():
         if path.is_file() and made == path.read_text(encoding="utf-8"):
             continue
         stale += 1

@@ -45,3 +45,11 @@ def test_what_only_readers_of_the_file_see():
 def test_the_readme_shows_a_table_on_the_first_screen():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert next(i for i, line in enumerate(lines) if line.startswith("|")) < 45
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_that_a_page_links_are_there(page):
+    """As files, where nothing is built; the build checks anchors, and warns of nothing else."""
+    links = re.findall(r"\]\(([^)#\s]+)", prose(page))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+    assert all(link.startswith("https://") for link in links if "://" in link)

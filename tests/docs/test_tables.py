@@ -1,13 +1,15 @@
 import json
+import re
 import subprocess
 import sys
 
+import concepts
 import listings
 import pytest
 import tables
 
 from compressm.families.lti import METHODS
-from tests.docs.pages import PAGES, name
+from tests.docs.pages import PAGES, ROOT, name
 
 
 def marked(request):
@@ -145,3 +147,18 @@ def test_every_method_is_listed_with_what_it_needs():
     assert list(rows) == list(METHODS)
     for method_name, method in METHODS.items():
         assert ("data" in rows[method_name][5]) == method.needs_data
+
+
+def test_the_pictures_of_how_it_works_are_those_that_the_script_draws():
+    """But for the last digit of a coordinate, which a measurement on another machine may move."""
+    drawn = concepts.drawn()
+    page = (ROOT / "docs" / "how.md").read_text(encoding="utf-8")
+    assert all(f"(assets/{path.name})" in page for path in drawn)
+    for path, text in drawn.items():
+        stored = path.read_text(encoding="utf-8")
+        assert re.sub(r"[\d.]+", "#", text) == re.sub(r"[\d.]+", "#", stored), path.name
+        numbers, before = (
+            [float(number) for number in re.findall(r"\d+(?:\.\d+)?", one)]
+            for one in (text, stored)
+        )
+        assert numbers == pytest.approx(before, abs=0.11)
