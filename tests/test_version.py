@@ -15,7 +15,7 @@ from compressm.experiments.definition import Run
 from compressm.experiments.kinds import build_kind
 from compressm.experiments.store import Results
 from compressm.nn import LRU
-from compressm.report.records import read_run
+from compressm.report.reading import read_run
 from compressm.storage.files import read_tensors, write_tensors
 from compressm.storage.state_trees import load_tree, save_tree
 from compressm.train import load_recipe

@@ -6,8 +6,8 @@ import pytest
 
 from compressm.experiments.bench import Bench
 from compressm.report.comparison import compare
-from compressm.report.records import read_run
-from compressm.report.training import training_figure
+from compressm.report.curves import metric_chart
+from compressm.report.reading import read_run
 from compressm.train import load_recipe
 from compressm.train.run import train
 from tests.data.conftest import hours
@@ -54,7 +54,7 @@ def test_a_run_reports_both_errors_and_is_chosen_by_the_squared_one(config, tmp_
     record = read_run(tmp_path / "run")
     (row,) = compare([record])
     assert row.test == f"{summary.best['test/mse']:.3f} mse"
-    assert "mean squared error" in training_figure([record]).layout.yaxis2.title.text
+    assert "mean squared error" in metric_chart([record]).y_title
 
 
 def test_experiments_name_the_loss_by_its_unit(config):
