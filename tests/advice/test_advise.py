@@ -199,6 +199,8 @@ def test_what_was_not_looked_at_is_said(scene):
     assert any("not looked at: published, " in note for note in found.notes)
     assert found.present.loss is None
     assert found.cuts[0].error is not None
+    assert "rise:" not in found.legend  # there is no such column
+    assert "error:" in found.legend
 
 
 def test_a_loss_of_the_data_stands_in(scene):

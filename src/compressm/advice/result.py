@@ -68,11 +68,15 @@ class Advice:
     def legend(self) -> str:
         """What the columns of the table of cuts are."""
         several = f"{self.batch} sequences" if self.batch > 1 else "one sequence"
-        return (
-            "bytes: of recurrent state for a sequence. MB: weights and the states of "
-            f"{several}. ms: a step, the best of turns. rise: of the loss. error: the largest of a "
-            "layer's output, relative. All right after the cut, with no training after it."
-        )
+        said = {
+            "bytes": "of recurrent state for a sequence",
+            "MB": f"weights and the states of {several}",
+            "ms": "a step, the best of turns",
+            "rise": "of the loss",
+            "error": "the largest of a layer's output, relative",
+        }
+        shown = [f"{name}: {text}." for name, text in said.items() if name in self.table.columns]
+        return f"{' '.join(shown)} All right after the cut, with no training after it."
 
     def __str__(self) -> str:
         """The tables of layers and cuts, the verdict, what was not looked at, and the commands."""
