@@ -141,7 +141,9 @@ def settling(folder: Path, experiment: str) -> Json:
         row["correlation"] = over(line["rank_correlation"] for line in last)
         row["before"] = over(layer[0]["doomed_at_first_percent"] for layer in layers)
         row["after"] = over(line["doomed_now_percent"] for line in last)
-        row["highest"] = over(max(x["doomed_now_percent"] for x in layer) for layer in layers)
+        row["highest"] = over(
+            max(line["doomed_now_percent"] for line in layer[1:]) for layer in layers
+        )
         row["states_first"] = over(layer[0]["states_for_energy"] for layer in layers)
         row["states_last"] = over(line["states_for_energy"] for line in last)
         rows.append(row)
