@@ -32,6 +32,11 @@ def test_demo_beside_an_earlier_one(call, tmp_path, monkeypatch):
     assert "One seed (3)" in result.out
     assert (folder / "report" / "training-dark.png").is_file()
     assert result.err == ""
+    assert (folder / "compressed.onnx").is_file()
+    assert f"written to {folder.relative_to(tmp_path)}/compressed.onnx" in result.out
+    assert "arning: the machine is busy" in result.out or "arning" not in result.out
+    assert "Cuts are made" not in result.out
+    assert "compressm compress runs/demo-2/full" in result.out
     assert all(len(line) <= 80 for line in result.out.splitlines() if "cut (" not in line)
 
 

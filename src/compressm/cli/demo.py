@@ -1,10 +1,11 @@
-"""`compressm demo`: three short training runs on bundled data, a table and a figure."""
+"""`compressm demo`: three short training runs on bundled data, a report, and a file that runs."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from compressm.train.config import RunConfig
 
 RECIPE = "digits-lru"
+# What the format "onnx" needs; without it the file is one of PyTorch's own.
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +39,9 @@ def demo(
     ] = None,
 ) -> None:
     """Train on the bundled digits: full size, compressed in training, and small from scratch.
+
+    A report compares the three, the compressed model is exported and run, and the full one gets
+    advice on what could still be cut.
 
     Examples:
 
@@ -76,7 +82,32 @@ def demo(
     written = write_report(records, folder / "report", title="compressm demo", note=note)
     for line in [*_text.files(written), f"runs     {folder}/{{full,compressed,scratch}}"]:
         typer.echo(line)
-    typer.echo(f"{time.perf_counter() - began:.0f} s in all")
+    typer.echo("\nThe full and the compressed model as files for a device, one step at a time:")
+    _export(folder)
+    typer.echo("\nIf the full model is all there is, what could still be cut at a point at most:\n")
+    _advise(folder)
+    typer.echo(f"\n{time.perf_counter() - began:.0f} s in all")
+
+
+def _advise(folder: Path) -> None:
+    """How far the full model, trained as it is, could still be cut."""
+    from compressm.cli.advise import advise
+
+    advise(folder / "full", budget=["metric=-1"])
+
+
+def _export(folder: Path) -> None:
+    """Both models as files that are read again and run; the compressed one is kept."""
+    from compressm.cli.export import export
+
+    format, suffix = ("onnx", "onnx") if all(map(find_spec, _ONNX)) else ("torch-export", "pt2")
+    export(
+        folder / "compressed",
+        folder / f"compressed.{suffix}",
+        format=format,
+        full=folder / "full",
+        evaluate=True,
+    )
 
 
 def _folder(out: Path | None) -> Path:

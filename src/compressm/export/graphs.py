@@ -25,6 +25,7 @@ from compressm.errors import CompressmError, InputError
 from compressm.families.reclassed import Reclassed
 from compressm.integrations.cpu import accelerate_cpu
 from compressm.integrations.stock_steps import CausalLM, is_stock_model
+from compressm.version import stamp
 
 Form = Literal["step", "block", "sequence"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -76,7 +77,7 @@ class Graph:
         return [torch.zeros(batch, *shape, dtype=dtype) for shape, dtype in self.states]
 
     def card(self) -> str:
-        """What a file says of itself, as JSON."""
+        """What a file says of itself and of who wrote it, as JSON."""
         states = [
             {
                 "name": f"state_{i}",
@@ -86,7 +87,8 @@ class Graph:
             for i, (shape, dtype) in enumerate(self.states[: self._carried])
         ]
         outputs = "each step" if self.per_step else "last step"
-        return json.dumps({"form": self.form, "outputs": outputs, "states": states})
+        said = {"form": self.form, "outputs": outputs, "states": states}
+        return json.dumps({**stamp(), **said})
 
 
 def streaming(model: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ from compressm.report.story import facts, reasons, summary
 from compressm.report.tables import Table, attempt_table, cost_table, points_table, states_table
 from compressm.report.theme import DARK, LIGHT
 from compressm.storage.files import write_text
+from compressm.version import __version__
 
 _ASSETS = files("compressm.report") / "assets"
 # In this order: each uses what those before it define.
@@ -51,6 +52,7 @@ def page_text(records: Sequence[RunRecord], *, title: str, note: str = "") -> st
     )
     return template.render(
         title=title,
+        version=__version__,
         note=note,
         css=_asset("page.css"),
         light=LIGHT.css(),
