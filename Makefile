@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(STAMP) ## train on bundled data with compression, print a table and draw the figure
+demo: $(STAMP) ## train on bundled data with compression: a table, a report, exported models, advice
 	$(BIN)/python -m compressm demo
 
 test: $(STAMP) lint ## lint, type check and all tests
