@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import json
 import pickle
 from types import SimpleNamespace
 
@@ -124,12 +125,17 @@ def test_a_folder_is_not_stock_and_says_so(family, tmp_path):
     for site in event.sites:
         assert any("not stock" in note and "load_compressed" in note for note in site.notes)
     model.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["compressm_not_stock"] in event.sites[0].notes
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         type(model).from_pretrained(tmp_path)
     fresh = type(model)(type(model.config).from_pretrained(tmp_path)).eval()
     load_compressed(fresh, tmp_path)
     with torch.no_grad():
         assert torch.equal(fresh(tokens()).logits, model(tokens()).logits)
+    other = model_of(family, 2)  # of a configuration that says nothing yet
+    load_compressed(other, tmp_path)
+    assert other.config.compressm_not_stock == written["compressm_not_stock"]
 
 
 @each
@@ -150,6 +156,7 @@ def test_a_cut_that_is_undone_leaves_their_own_forward(family):
     event = compressor.step()
     assert event is not None
     assert event.kind == "rejected"
+    assert getattr(model.config, "compressm_not_stock", None) is None
     assert [type(layer) for layer in layers(model)] == kinds
     with torch.no_grad():
         assert torch.equal(model(x).logits, before)

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from compressm.edits import holder_of
 from compressm.families import Site, sites_in
-from compressm.families.host_config import config_entries
+from compressm.families.host_config import config_entries, stock_notes
 from compressm.writeback import LiveModules, Replacement, SizeAttributes, replace_, require_unshared
 
 
@@ -77,4 +77,6 @@ def write_sizes_(sites: Iterable[Site], around: LiveModules) -> None:
             edit = entry.edit(dims)
             if edit and any(id(inside[name].module) in resized for name in entry.sites):
                 settings.add(edit.module, edit.attributes)
+        for note in stock_notes(root, inside, dims):
+            settings.add(note.module, note.attributes)
         settings.put_()

@@ -78,6 +78,7 @@ def inspect(
     from compressm import measure
     from compressm.cli import _models, _stock
     from compressm.families import check_method, find_sites
+    from compressm.families.host_config import NOT_STOCK
     from compressm.train.model_files import find_model_file
 
     check_method(method)
@@ -103,6 +104,8 @@ def inspect(
     out = _text.console()
     parameters = sum(p.numel() for p in network.parameters())
     typer.echo(f"{model}: {title}, {parameters:,} parameters\n")
+    if note := getattr(getattr(network, "config", None), NOT_STOCK, None):
+        typer.echo(f"{note}\n")
     names = short_names(spectra)
     kinds = " / ".join(sorted({_INPUTS.get(s.kind, s.kind) for s in spectra.values()}))
     _text.show(

@@ -16,7 +16,7 @@ from compressm.edits import Edit
 from compressm.errors import InputError
 from compressm.families.base import Site
 from compressm.families.growing import growing
-from compressm.families.host_config import config_entries
+from compressm.families.host_config import config_entries, stock_notes
 
 
 def require_growable(sites: Mapping[str, Site], larger: Mapping[str, int]) -> dict[str, int]:
@@ -88,4 +88,4 @@ def edits_of_sizes(
     for entry in config_entries(model, sites) if sizes else ():
         if edit := entry.edit(dims):
             edits.append(edit)
-    return edits
+    return edits + (stock_notes(model, sites, dims) if sizes else [])

@@ -1,7 +1,8 @@
 """What a model around the layers says about their state dimension, such as `config.state_size`.
 
 One entry of one configuration speaks for all layers below the module that has it, so it can be
-right only while they agree; then a checkpoint can be loaded without us.
+right only while they agree; then a checkpoint can be loaded without us. Where a configuration has
+no entry for it at all, a note in it says why, and goes into the folder that is saved.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from compressm.edits import Edit
 from compressm.families.base import Site
 from compressm.families.layout import Size, sized
+
+# In a configuration: why classes that do not know us cannot load the model.
+NOT_STOCK = "compressm_not_stock"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +74,33 @@ def config_entries(model: nn.Module, sites: Mapping[str, Site]) -> list[ConfigEn
     return sorted(entries, key=lambda entry: entry.path.count(".") + bool(entry.path))
 
 
+def stock_notes(
+    model: nn.Module, sites: Mapping[str, Site], state_dims: Mapping[str, int]
+) -> list[Edit]:
+    """What configurations say of layers whose sizes they have no place for; None where all fit.
+
+    Args:
+        model: that has the layers.
+        sites: the layers.
+        state_dims: states of each, which may be what it is about to have.
+    """
+    modules = dict(model.named_modules())
+    owners: dict[int, tuple[nn.Module, list[str]]] = {}
+    for name, site in sites.items():
+        layout = site.adapter.layout(site.module)
+        if layout is None or layout.unstored is None:
+            continue
+        around = (modules[path] for path in _ancestors(name))
+        owner = next((m for m in around if _is_saved(getattr(m, "config", None))), None)
+        if owner is not None:
+            notes = owners.setdefault(id(owner.config), (owner, []))[1]
+            notes += [note for note in [layout.unstored(state_dims[name])] if note is not None]
+    return [
+        Edit(module=owner, attributes={f"config.{NOT_STOCK}": notes[0] if notes else None})
+        for owner, notes in owners.values()
+    ]
+
+
 def uniform_groups(model: nn.Module, sites: Mapping[str, Site]) -> list[tuple[str, ...]]:
     """Layers that must agree if every configuration is to be right; else those of one family."""
     groups = list(dict.fromkeys(entry.sites for entry in config_entries(model, sites)))
@@ -83,6 +114,13 @@ def uniform_groups(model: nn.Module, sites: Mapping[str, Site]) -> list[tuple[st
 def sized_attributes(model: nn.Module, sites: Mapping[str, Site]) -> list[str]:
     """Dotted names below the model of all plain attributes that a cut can change, but classes."""
     names = [entry.name for entry in config_entries(model, sites)]
+    names += [
+        f"{path}.{name}" if path else name
+        for note in stock_notes(model, sites, {name: site.state_dim for name, site in sites.items()})
+        for path, module in model.named_modules()
+        if module is note.module
+        for name in note.attributes
+    ]
     for path, site in sites.items():
         attributes = site.adapter.attributes(site.module, site.state_dim)
         names += [
@@ -91,6 +129,11 @@ def sized_attributes(model: nn.Module, sites: Mapping[str, Site]) -> list[str]:
             if not isinstance(value, Tensor) or not _is_buffer(site.module, name)
         ]
     return names
+
+
+def _is_saved(config: Any) -> bool:
+    """Whether it is a configuration that goes into a folder with whatever was written into it."""
+    return hasattr(config, "save_pretrained")
 
 
 def _is_buffer(module: nn.Module, name: str) -> bool:

@@ -43,7 +43,8 @@ class SizeAttributes:
         """
         for name, value in attributes.items():
             holder, key = holder_of(module, name)
-            old = getattr(holder, key)
+            # Of a configuration, an entry that it has not yet is one of None.
+            old = getattr(holder, key, *([] if isinstance(holder, nn.Module) else [None]))
             if isinstance(value, Tensor) and old is None:  # a table that was forgotten comes back
                 self._values.append((holder, key, value.clone()))
             elif isinstance(value, Tensor):
