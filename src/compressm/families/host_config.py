@@ -116,7 +116,9 @@ def sized_attributes(model: nn.Module, sites: Mapping[str, Site]) -> list[str]:
     names = [entry.name for entry in config_entries(model, sites)]
     names += [
         f"{path}.{name}" if path else name
-        for note in stock_notes(model, sites, {name: site.state_dim for name, site in sites.items()})
+        for note in stock_notes(
+            model, sites, {name: site.state_dim for name, site in sites.items()}
+        )
         for path, module in model.named_modules()
         if module is note.module
         for name in note.attributes

@@ -88,7 +88,9 @@ class Snapshot:
             "slots": slots,
             "members": members,
             "training": {path: module.training for path, module in model.named_modules()},
-            "attributes": {name: _copied(getattr(*holder_of(model, name), None)) for name in attributes},
+            "attributes": {
+                name: _copied(getattr(*holder_of(model, name), None)) for name in attributes
+            },
             "values": [t.detach().clone() for t in self._tensors],
             "trainable": [t.requires_grad for t in self._tensors],
             "grads": [None if t.grad is None else t.grad.detach().clone() for t in self._tensors],
