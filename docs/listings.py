@@ -81,6 +81,8 @@ def selective_method_table() -> str:
     rows = []
     for name, m in SELECTIVE.items():
         auto = [kind for kind, adapter in kinds.items() if adapter.default == name]
+        if name == "balanced":
+            auto += [f"{kind} without convolutions" for kind, a in kinds.items() if a.any_basis]
         have = [kind for kind, adapter in kinds.items() if name in adapter.methods]
         mark = f" (auto: {', '.join(auto)})" if auto else ""
         needs = "data and loss" if m.weigh == "gradient" else "data" if m.needs_data else "nothing"

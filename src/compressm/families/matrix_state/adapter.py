@@ -29,7 +29,7 @@ class MatrixStateAdapter(Adapter, Growing):
     """Base of the families with a matrix-valued state.
 
     Attributes:
-        default: what "auto" means where there is data; without, it is "magnitude".
+        default: what "auto" means where there is data; without, it is "magnitude". See `automatic`.
         lacking: methods that are not for these layers, each with the reason: what it would have to
             store, or what it does not see.
         any_basis: whether methods that mix states are for these layers: keys and queries are linear
@@ -104,10 +104,20 @@ class MatrixStateAdapter(Adapter, Growing):
         }
 
     @final
+    def automatic(self, layer: MatrixStateLayer) -> str:
+        """What "auto" means for a layer where there is data.
+
+        Where every basis is as good, directions of balanced keys and queries: none of the states
+        that exist can be better ones, and nothing has to be fitted.
+        """
+        return "balanced" if self.any_basis and layer.balanceable else self.default
+
+    @final
     def observe(self, module: nn.Module, method: str, *, given: Given) -> Observer:
+        layer = self.read(module)
         name = method
         if method == "auto":
-            name = "magnitude" if given == "nothing" else self.default
+            name = "magnitude" if given == "nothing" else self.automatic(layer)
         if name in self.lacking:
             raise InputError(
                 f"method: {name!r} is not for {self.family} layers: "
@@ -117,7 +127,6 @@ class MatrixStateAdapter(Adapter, Growing):
             known = ", ".join(self.methods)
             raise InputError(f"method: {self.family} layers know {known} and auto, got {method!r}")
         chosen = METHODS[name]
-        layer = self.read(module)
         if chosen.mixes and not (self.any_basis and layer.balanceable):
             raise InputError(
                 f"method: {name!r} mixes states, and this {self.family} layer can only store a "
