@@ -154,11 +154,14 @@ def shown(value: Any) -> str:
     return f"{_article(value)}, {_short(value)}"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint such as " (did you mean 'mnist'?)", or an empty string."""
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """A hint such as " (did you mean 'mnist'?)", or an empty string.
+
+    A word of a file can be anything: a key of YAML may be a number, or nothing.
+    """
     import difflib  # for messages only
 
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(str(word), list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -14,6 +14,7 @@ pytest.importorskip("mambapy")
 from compressm.cli import _bench_mamba
 from compressm.cli._bench_mamba import bench_mamba
 from compressm.experiments.speed.mamba import Setting, Timing, ratios, scan_calls
+from compressm.version import stamp
 
 TINY = Setting(
     batch=2,
@@ -33,7 +34,7 @@ def test_table_and_json(tmp_path, monkeypatch):
     console = Console(file=io.StringIO(), width=120)
     path = tmp_path / "mamba_ops.json"
     result = bench_mamba(path, console=console)
-    assert json.loads(path.read_text()) == json.loads(json.dumps(result))
+    assert json.loads(path.read_text()) == stamp() | json.loads(json.dumps(result))
     rows = {(t["what"], t["code"], t["states"]): t for t in result["timings"]}
     scans = {("scan", code, n) for code in ("compressm", "plain PyTorch") for n in (2, 3, 5)}
     codes = ("compressm", "mambapy", "transformers")

@@ -75,7 +75,7 @@ def open_source(
 
 
 def _of_run(network: nn.Module, splits: DataSplits, batch_size: int) -> Source:
-    batch = splits.val[torch.arange(min(_SEQUENCES, len(splits.val)))]
+    batch = splits.val[torch.arange(min(_SEQUENCES, len(splits.val)), device="cpu")]
     # Of a pair of sequences there is none of this name; such models do not stream, and say so.
     inputs = batch.get("inputs", next(iter(batch.values())))
     mask = batch.get("mask")
@@ -119,8 +119,8 @@ def _of_stock(path: Path, texts: Path | None) -> Source:
 def _random(tokens: bool, size: int, steps: int) -> Tensor:
     g = torch.Generator(device="cpu").manual_seed(0)
     if tokens:
-        return torch.randint(size, (_SEQUENCES, steps), generator=g)
-    return torch.randn(_SEQUENCES, steps, size, generator=g)
+        return torch.randint(size, (_SEQUENCES, steps), generator=g, device="cpu")
+    return torch.randn(_SEQUENCES, steps, size, generator=g, device="cpu")
 
 
 class Deployed(nn.Module):

@@ -184,7 +184,8 @@ def _open_stock(
     for method in methods[1:]:
         require_method(network, method, "nothing" if texts is None else "data", "add --texts")
     vocabulary = stock.config.get_text_config().vocab_size
-    drawn = torch.randint(vocabulary, (1, _TOKENS), generator=torch.Generator().manual_seed(0))
+    g = torch.Generator(device="cpu").manual_seed(0)
+    drawn = torch.randint(vocabulary, (1, _TOKENS), generator=g, device="cpu")
 
     def step() -> None:
         with torch.no_grad():

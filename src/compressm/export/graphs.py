@@ -68,13 +68,17 @@ class Graph:
     @property
     def state_bytes(self) -> int:
         """Bytes of all states of one stream."""
-        return sum(torch.empty(shape, dtype=dtype).nbytes for shape, dtype in self.states)
+        return sum(
+            torch.empty(shape, dtype=dtype, device="cpu").nbytes for shape, dtype in self.states
+        )
 
     def zeros(self, batch: int) -> list[Tensor]:
         """The states before the first step."""
         if self.form == "sequence":
             return []
-        return [torch.zeros(batch, *shape, dtype=dtype) for shape, dtype in self.states]
+        return [
+            torch.zeros(batch, *shape, dtype=dtype, device="cpu") for shape, dtype in self.states
+        ]
 
     def card(self) -> str:
         """What a file says of itself and of who wrote it, as JSON."""
