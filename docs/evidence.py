@@ -214,6 +214,7 @@ def _is_ours(result: Result) -> bool:
         and settings.get("go_on", True)
         and settings.get("guard") is None
         and settings.get("fit_damping") is None
+        and not settings.get("joint_fit")
     )
 
 
