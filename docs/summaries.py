@@ -110,7 +110,11 @@ def cuts(folder: Path, experiment: str) -> Json:
     """
     order = [*SELECTIVE, *METHODS]
     table = []
-    found = [r for r in results_of(folder, experiment) if r["settings"].get("go_on") is False]
+    found = [
+        {**r, "settings": {"joint_fit": 0, **r["settings"]}}  # older results do not say that
+        for r in results_of(folder, experiment)
+        if r["settings"].get("go_on") is False
+    ]
     arms = grouped(found, ("method", "kept", "at", "batches", "joint_fit"))
     fewest = min((r["settings"].get("batches", 0) for r in found), default=0)
     for key, group in sorted(arms.items(), key=lambda a: order.index(a[0][1])):
