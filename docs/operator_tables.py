@@ -7,6 +7,8 @@ from typing import Any
 import listings
 from loop_tables import machine
 
+from compressm.experiments.speed.lru import Setting, product_flops
+
 Json = dict[str, Any]
 
 
@@ -33,6 +35,32 @@ def lru(results: Json) -> str:
         listings.table(columns, rows)
         + f"\n\nMilliseconds, best (median) of {results['rounds']} rounds. {sizes}. "
         + f"{machine(results)} {results['source']}"
+    )
+
+
+def limits(results: Json) -> str:
+    """How long the products of a step take at the rate that products have, beside the step.
+
+    Args:
+        results: of `summaries.operators`.
+    """
+    rate = results["gflops"]["compressm.ops.linear"]
+    depth = {s["name"]: s for s in results["models"]}
+    rows = []
+    for t in (t for t in results["timings"] if t["chosen"]):
+        model = depth[t["setting"]]
+        setting = Setting(**{**model, "states": tuple(model["states"])})
+        flops = product_flops(setting, t["states"]) / 1e9
+        step, layer = t["model_step_best_milliseconds"], t["forward_backward_best_milliseconds"]
+        layers, least = setting.depth * layer, 1e3 * flops / rate
+        cells = [f"{ms:.1f} ms" for ms in (least, step, layers, step - layers)]
+        name = f"{t['setting']}, N={t['states']}"
+        rows.append([name, f"{flops:.2f} GFLOP", *cells, f"{100 * least / step:.0f} %"])
+    columns = ["setting", "products", "at that rate", "whole step", "of it the LRU layers"]
+    return (
+        listings.table([*columns, "all else", "products, of the step"], rows)
+        + f"\n\nMatrix products in float32 ran at {rate} GFLOP/s through `compressm.ops.linear`, "
+        + f"at {results['gflops']['torch.mm']} through `torch.mm`. {results['source']}"
     )
 
 

@@ -205,6 +205,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "growing": (("growing",), growing_tables.summary, growing_tables.growing),
     "growing-ways": (("growing",), growing_tables.summary, growing_tables.ways),
     "ops": (("lru-operators",), summaries.operators, operator_tables.lru),
+    "limits": (("lru-operators",), summaries.operators, operator_tables.limits),
     "mamba-scan": (("mamba-operators",), summaries.operators, operator_tables.mamba_scan),
     "mamba-step": (("mamba-operators",), summaries.operators, operator_tables.mamba_step),
     "mamba-profile": (("mamba-operators",), summaries.profiles, operator_tables.mamba_profile),

@@ -17,6 +17,7 @@ from compressm.advice.rows import CutAdvice
 from compressm.advice.tables import cut_table, states_text
 from compressm.advice.verdict import broken, chosen, costs_to
 from compressm.cli import _text
+from compressm.cli._stock import require_place
 from compressm.cli._subjects import Subject
 from compressm.engine.settings import CutSettings
 from compressm.engine.survey import Survey
@@ -26,7 +27,6 @@ from compressm.errors import CheckpointError, ConfigError
 from compressm.families import find_sites
 from compressm.storage.files import read_text, write_text
 from compressm.storage.folders import whole_folder
-from compressm.storage.outputs import require_folder
 
 TABLE = "sizes.json"
 
@@ -72,11 +72,7 @@ def require_target(out: Path, force: bool) -> None:
     Raises:
         ConfigError: it cannot be written, or it is there and not to be replaced.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out: {out} is a file; several sizes need the name of a folder")
-    require_folder(out, "--out")
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out: there is no folder {out.parent}")
+    require_place(out, "several sizes need the name of a folder")
     if not out.is_dir() or not (found := {path.name for path in out.iterdir()}):
         return
     if not force:

@@ -166,13 +166,22 @@ def require_target(out: Path, force: bool) -> None:
     Raises:
         ConfigError: it cannot be written, or it is there and not to be replaced.
     """
+    require_place(out, "give the name of a folder")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise ConfigError(f"--out: {out} is there already; give --force to replace its model")
+
+
+def require_place(out: Path, hint: str) -> None:
+    """Refuse a path where no folder can be; `hint` ends the message about a file.
+
+    Raises:
+        ConfigError: it is a file, cannot be written, or has no folder around it.
+    """
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out: {out} is a file; give the name of a folder")
+        raise ConfigError(f"--out: {out} is a file; {hint}")
     require_folder(out, "--out")
     if not out.parent.is_dir():
         raise ConfigError(f"--out: there is no folder {out.parent}")
-    if out.is_dir() and any(out.iterdir()) and not force:
-        raise ConfigError(f"--out: {out} is there already; give --force to replace its model")
 
 
 def _holds_weights(name: str) -> bool:
