@@ -19,7 +19,7 @@ install: $(STAMP) ## create .venv and install the package with all that developm
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install -qq --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: $(STAMP) ## train on bundled data with compression: a table, a report, exported models, advice
