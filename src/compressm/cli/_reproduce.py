@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from compressm.arguments import did_you_mean
 from compressm.cli._timing import warn_if_busy
 from compressm.errors import ConfigError
 from compressm.experiments import Definition, Results, Run, load_definition
-from compressm.experiments.runner import left_of, run_all
+from compressm.experiments.runner import Watcher, left_of, run_all
 from compressm.experiments.worker import Outcome
 
 
@@ -73,10 +74,17 @@ def reproduce(
     )
     if any(run.kind.timed for run in waiting):
         warn_if_busy(console)
+    with bars(console, len(waiting)) as watcher:
+        made = run_all(waiting, store, processes=processes, watcher=watcher)
+    return sum(outcome.error is not None for outcome in made)
+
+
+@contextmanager
+def bars(console: Console, total: int) -> Iterator[Watcher]:
+    """Progress of so many runs on the terminal, gone at the end but for a line for each run."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=console, transient=True) as progress:
-        made = run_all(waiting, store, processes=processes, watcher=_Bars(progress, len(waiting)))
-    return sum(outcome.error is not None for outcome in made)
+        yield _Bars(progress, total)
 
 
 class _Bars:

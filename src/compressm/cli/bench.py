@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     bench.command("ops")(ops)
     bench.command("mamba")(mamba)
     bench.command("reproduce")(reproduce)
+    bench.command("rerun")(rerun)
     bench.command("tables")(tables)
     app.add_typer(bench, name="bench")
 
@@ -114,6 +115,27 @@ def reproduce(
         console=console,
     )
     if failed:
+        raise typer.Exit(1)
+
+
+def rerun(
+    files: Annotated[list[Path], typer.Argument(help="Results, as JSON.", metavar="FILE…")],
+    processes: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
+) -> None:
+    """Make stored runs a second time, each from the configuration in its file, and compare.
+
+    No file is changed. Exit code 1 where a run fails; figures may differ on another processor or
+    with another version, and the table says by how much.
+
+    Example:
+
+        compressm bench rerun experiments/results/gdn-recall/scratch-*-seed-0-*.json
+    """
+    from rich.console import Console
+
+    from compressm.cli._rerun import rerun
+
+    if rerun(files, processes=processes, console=Console()):
         raise typer.Exit(1)
 
 

@@ -35,7 +35,7 @@ class Results:
         path = self.path(run)
         if not path.is_file():
             return None
-        found = _read(path)
+        found = read_result(path)
         return found if found.get("status") == "done" and run.made(found) else None
 
     def write(self, run: Run, status: str, facts: Mapping[str, Any], **more: Any) -> Path:
@@ -67,12 +67,17 @@ class Results:
     def __iter__(self) -> Iterator[Result]:
         """All finished results, migrated ones included, in the order of their files."""
         for path in sorted(self.folder.glob("*.json")):
-            found = _read(path)
+            found = read_result(path)
             if found.get("status") == "done":
                 yield found
 
 
-def _read(path: Path) -> Result:
+def read_result(path: Path) -> Result:
+    """What a result file holds.
+
+    Raises:
+        DataError: it cannot be read, is no JSON object, or is of a newer version.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
