@@ -279,3 +279,80 @@ def test_sizes_are_as_constrained(scene):
         copy.deepcopy(scene.model), policy=compressm.FixedRank(2, min_rank=3, multiple_of=4)
     )
     assert dict(found.cuts[-1].states) == {site.site: site.after for site in event.sites}
+
+
+@pytest.mark.parametrize("name", ["error", "ms", "states", "rise", "holds", "bytes"])
+def test_a_metric_may_be_called_like_a_column(scene, name):
+    evaluate = {"loss": 0.5, name: 0.1234}
+    found = advise(scene.model, evaluate=lambda: evaluate, ranks=[8], data=scene.data, rounds=1)
+    columns = found.table.columns
+    (now, cut) = (dict(zip(columns, row, strict=True)) for row in found.table.rows)
+    assert now[f"metric {name!r}"] == cut[f"metric {name!r}"] == "0.1234"
+    assert (now["states"], cut["states"]) == ("16", "8")
+    assert cut["error"].endswith("%")
+
+
+def test_small_and_large_numbers_keep_their_digits(scene):
+    values = iter([{"loss": 1.25e-6, "acc": 0.87654}, {"loss": 2.5e-6, "acc": -1.5e30}])
+    found = advise(scene.model, evaluate=lambda: next(values), ranks=[8])
+    now, cut = (dict(zip(found.table.columns, row, strict=True)) for row in found.table.rows)
+    assert (now["loss"], cut["loss"], cut["rise"]) == ("1.250e-06", "2.500e-06", "+1.250e-06")
+    assert (now["acc"], cut["acc"]) == ("0.8765", "-1.5e+30")
+
+
+def _by_states(scene, values):
+    """An evaluation that says this of the states of all layers together; else no number."""
+    return lambda: {"loss": values.get(sum(state_dims(scene.model).values()), math.nan)}
+
+
+def test_after_which_the_loss_is_no_number_is_said_and_never_advised(scene):
+    evaluate = _by_states(scene, {32: 1.0})
+    found = advise(scene.model, evaluate=evaluate, ranks=[8], budget=Budget(loss=1))
+    assert "after every cut the loss is no finite number" in found.verdict
+    found = advise(scene.model, evaluate=evaluate, ranks=[8], budget=Budget(parameters=900))
+    assert found.best is None
+    assert found.cuts[0].holds
+    assert "those that hold parameters=900 leave a model whose loss is no" in found.verdict
+
+
+def test_within_a_size_the_loss_decides(scene):
+    evaluate = _by_states(scene, {32: 1.0, 16: 1.7, 8: 1.2, 4: 1.4})
+    found = advise(scene.model, evaluate=evaluate, ranks=[8, 4, 2], budget=Budget(parameters=900))
+    assert max(found.best.states.values()) == 4
+    assert "Right after it the loss goes from 1 to 1.2." in found.verdict
+
+
+def test_of_equal_sizes_the_one_that_costs_least_is_chosen(scene):
+    asked = ["auto", "published"]
+    calls = iter([1.0, 1.5, 1.1])  # as it is, auto, published
+    found = advise(
+        scene.model,
+        evaluate=lambda: {"loss": next(calls)},
+        methods=asked,
+        ranks=[8],
+        budget=Budget(loss=1),
+    )
+    assert found.best.method == "published"
+
+
+def test_as_long_as_all_sizes_hold_smaller_ones_are_looked_at():
+    large = nn.Sequential(LRU(2, 128))
+    found = advise(large, evaluate=lambda: 1.0, budget=Budget(metric=0.1))
+    assert found.best.total_states == 1
+    found = advise(large, evaluate=lambda: 1.0, budget=Budget(metric=0.1), ranks=[64, 32])
+    assert found.best.total_states == 32  # somebody said which sizes count
+
+
+def test_luck_is_called_luck(scene):
+    evaluate = _by_states(scene, {32: 1.0, 16: 3.0, 8: 1.0, 4: 3.0})
+    found = advise(scene.model, evaluate=evaluate, ranks=[8, 4, 2], budget=Budget(loss=0.5))
+    assert found.best.total_states == 8
+    numbers = [1 + i for i, cut in enumerate(found.cuts) if cut.total_states > 8]
+    assert f"But cut{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}" in found.verdict
+
+
+def test_where_no_cut_was_made_the_reason_is_the_right_one(scene):
+    found = advise(scene.model, ranks=[500])
+    assert "no size that was asked for is smaller than what there is" in found.verdict
+    found = advise(nn.Sequential(LRU(4, 1)), budget=Budget(parameters=3))
+    assert "no layer can be made smaller, and the model has parameters=23" in found.verdict

@@ -87,7 +87,8 @@ class Look:
         present, *cuts = (replace(row, breaks=broken(row, ask.budget, costs)) for row in rows)
         order = list(self._surveys)
         cuts.sort(key=lambda cut: (order.index(cut.method), -cut.total_states))
-        best, layers = chosen(present, cuts, ask.budget), layers_of(self._surveys, ask.grid)
+        layers = layers_of(self._surveys, ask.grid)
+        best = chosen(present, cuts, ask.budget, costs)
         return Advice(
             layers=layers,
             present=present,
@@ -95,7 +96,14 @@ class Look:
             budget=ask.budget,
             batch=ask.batch,
             best=best,
-            verdict=verdict(present, cuts, best, ask.budget, costs),
+            verdict=verdict(
+                present,
+                cuts,
+                best,
+                ask.budget,
+                costs,
+                cuttable=any(layer.reason is None for layer in layers),
+            ),
             notes=(*self._notes, *uncuttable(layers), *self._not_asked()),
         )
 
@@ -121,17 +129,27 @@ class Look:
         return row
 
     def _refine(self, method: str, survey: Survey, holds: Callable[[CutAdvice], bool]) -> None:
-        """Bisect between the smallest rank that holds the limits on quality and the next below."""
+        """Bisect between the smallest rank that holds the limits on quality and the next below.
+
+        Where all of them hold, and nobody said which to look at, smaller halves come first.
+        """
+        grid = self._ask.grid
         low, high = 0, max(spectrum.state_dim for spectrum in survey.spectra.values())
-        ranks = [c for c in self._cuts if c.method == method and c.size.startswith("rank")]
-        for cut in sorted(ranks, key=lambda cut: -cut.total_states):
+        asked = [(cut, cut.size.split()) for cut in self._cuts if cut.method == method]
+        ranks = [(int(number), cut) for cut, (kind, number) in asked if kind == "rank"]
+        for rank, cut in sorted(ranks, key=lambda pair: -pair[0]):
             if not holds(cut):
-                low = max(cut.states.values())
+                low = rank
                 break
-            high = max(cut.states.values())
+            high = rank
+        while not low and high > 1 and grid.ranks is None:
+            row = self._add(method, survey, grid.rank(high // 2))
+            if row is None:
+                return
+            low, high = (0, high // 2) if holds(row) else (high // 2, high)
         for _ in range(_REFINED if low else 0):
             middle = (low + high) // 2
-            row = self._add(method, survey, self._ask.grid.rank(middle)) if middle > low else None
+            row = self._add(method, survey, grid.rank(middle)) if middle > low else None
             if row is None:
                 return
             low, high = (low, middle) if holds(row) else (middle, high)

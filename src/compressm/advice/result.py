@@ -9,7 +9,7 @@ from typing import Any, final
 
 from compressm.advice.budget import Budget
 from compressm.advice.rows import CutAdvice, LayerAdvice
-from compressm.advice.tables import Cells, cut_table, layer_table, plain
+from compressm.advice.tables import LAYER_LEGEND, Cells, cut_table, layer_table, plain
 
 
 @final
@@ -80,7 +80,7 @@ class Advice:
 
     def __str__(self) -> str:
         """The tables of layers and cuts, the verdict, what was not looked at, and the commands."""
-        parts = ["Layers", plain(layer_table(self.layers))]
+        parts = ["Layers", plain(layer_table(self.layers)), LAYER_LEGEND]
         if self.cuts:
             parts += ["", "Cuts", plain(self.table), self.legend]
         parts += ["", self.verdict, *self.notes, ""]

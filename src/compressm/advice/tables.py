@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from compressm.advice.rows import CutAdvice, LayerAdvice
 
 MISSING = "–"
+# Where all numbers of a column are below these, it has more digits, or exponents; a number above
+# the last has an exponent for itself.
+_PLAIN, _SMALL, _LARGE = 10.0, 0.01, 1e6
+# Titles of the columns about cuts, but for that of the metric.
+_TITLES = (
+    *("cut", "method", "states", "parameters", "bytes", "MB", "ms", "× now"),
+    *("loss", "rise", "error", "holds"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +33,12 @@ class Cells:
             columns=tuple(self.columns[i] for i in kept),
             rows=tuple(tuple(row[i] for i in kept) for row in self.rows),
         )
+
+
+LAYER_LEGEND = (
+    "fewest: states that a cut can leave. par., bytes: what each state costs. −5%: states that "
+    "stay when so much of the energy is dropped."
+)
 
 
 def layer_table(layers: Sequence[LayerAdvice], names: Mapping[str, str] | None = None) -> Cells:
@@ -48,7 +62,7 @@ def layer_table(layers: Sequence[LayerAdvice], names: Mapping[str, str] | None =
         columns=(
             "layer",
             *(["method"] if len(methods) > 1 else []),
-            *("family", "states", "fewest", "par./state", "bytes/state"),
+            *("family", "states", "fewest", "par.", "bytes"),
             *(f"−{share:.0%}" for share in shares),
         ),
         rows=tuple(rows),
@@ -78,17 +92,30 @@ def cut_table(
         judged: whether there is a budget.
         names: of the cuts; None: numbers from 1.
     """
-    rows = [_cut_cells(present, present, "now", MISSING)]
-    for name, cut in zip(names or map(str, range(1, len(cuts) + 1)), cuts, strict=True):
+    everything = [present, *cuts]
+    losses = _form([cut.loss for cut in everything], 4)
+    metrics = _form([cut.metric for cut in everything], 2)
+    called = ["now", *(names or map(str, range(1, len(cuts) + 1)))]
+    rows = []
+    for name, cut in zip(called, everything, strict=True):
         held = "chosen" if cut is best else "yes" if cut.holds else f"no: {', '.join(cut.breaks)}"
-        rows.append(_cut_cells(cut, present, name, held if judged else MISSING))
+        said = held if judged and cut is not present else MISSING
+        rows.append(_cut_cells(cut, present, name, said, losses, metrics))
     used = [title for title in rows[0] if any(row[title] != MISSING for row in rows)]
     return Cells(
         columns=tuple(used), rows=tuple(tuple(row[title] for title in used) for row in rows)
     )
 
 
-def _cut_cells(cut: CutAdvice, present: CutAdvice, name: str, held: str) -> dict[str, str]:
+def metric_title(present: CutAdvice) -> str:
+    """The title of the column of the metric: its name, which must not be that of another."""
+    name = present.figures.name
+    return f"metric {name!r}" if name in _TITLES else name
+
+
+def _cut_cells(
+    cut: CutAdvice, present: CutAdvice, name: str, held: str, losses: str, metrics: str
+) -> dict[str, str]:
     rise = None
     if cut.loss is not None and present.loss is not None and cut is not present:
         rise = cut.loss - present.loss
@@ -101,9 +128,9 @@ def _cut_cells(cut: CutAdvice, present: CutAdvice, name: str, held: str) -> dict
         "MB": f"{cut.memory_mb:.3g}" if cut.memory_mb < 100 else f"{cut.memory_mb:,.0f}",
         "ms": _number(cut.milliseconds, ".3g"),
         "× now": _number(cut.time_ratio, ".2f"),
-        "loss": _number(cut.loss, ".4f"),
-        "rise": _number(rise, "+.4f"),
-        present.figures.name: _number(cut.metric, ".2f"),
+        "loss": _number(cut.loss, losses),
+        "rise": _number(rise, f"+{losses}"),
+        metric_title(present): _number(cut.metric, metrics),
         "error": MISSING if cut.error is None else f"{100 * cut.error:.3g} %",
         "holds": held,
     }
@@ -118,7 +145,17 @@ def states_text(states: Mapping[str, int]) -> str:
 
 
 def _number(value: float | None, form: str) -> str:
+    if value is not None and abs(value) >= _LARGE:
+        return f"{value:.3g}"
     return MISSING if value is None else format(value, form)
+
+
+def _form(values: Iterable[float | None], digits: int) -> str:
+    """How the numbers of a column are written: so that small ones are not rounded away."""
+    largest = max((abs(v) for v in values if v is not None and abs(v) < _LARGE), default=0.0)
+    if 0 < largest < _SMALL:
+        return ".3e"
+    return f".{digits if largest == 0 or largest >= _PLAIN else 4}f"
 
 
 def plain(cells: Cells) -> str:

@@ -40,19 +40,32 @@ def broken(cut: CutAdvice, budget: Budget, costs: Costs) -> tuple[str, ...]:
     return tuple(name for name, limit in budget.limits.items() if not found[name] <= limit)
 
 
-def chosen(present: CutAdvice, cuts: Sequence[CutAdvice], budget: Budget) -> CutAdvice | None:
+def chosen(
+    present: CutAdvice, cuts: Sequence[CutAdvice], budget: Budget, costs: Costs
+) -> CutAdvice | None:
     """The cut that a budget asks for.
 
-    With a limit on loss or metric the smallest of those that hold: that is what the limit is for.
-    With limits on size and time alone the one with the most states, which costs least; none where
-    the model holds them as it is.
+    With a limit on loss or metric the smallest of those that hold: that is what the limit is for;
+    of several of one size the one that costs least. With limits on size and time alone the one
+    that costs least, by the loss, else the metric, else the largest; none where the model holds
+    them as it is, and none whose figures are no numbers.
     """
-    holding = [cut for cut in cuts if cut.holds]
+    name = _judge(present)
+
+    def cost(cut: CutAdvice) -> float:
+        return 0.0 if name is None else costs(cut)[name]
+
+    holding = [cut for cut in cuts if cut.holds and cost(cut) < math.inf]
     if not holding or not (budget.quality or present.breaks):
         return None
     if budget.quality:
-        return min(holding, key=_size)
-    return max(holding, key=_size)
+        return min(holding, key=lambda cut: (*_size(cut), cost(cut)))
+    return min(holding, key=lambda cut: (cost(cut), *(-size for size in _size(cut))))
+
+
+def _judge(present: CutAdvice) -> str | None:
+    """The figure by which cuts are compared."""
+    return next((name for name in QUALITY if getattr(present, name) is not None), None)
 
 
 def verdict(
@@ -61,10 +74,16 @@ def verdict(
     best: CutAdvice | None,
     budget: Budget,
     costs: Costs,
+    *,
+    cuttable: bool,
 ) -> str:
-    """What to do, in a sentence or two."""
+    """What to do, in a sentence or two; `cuttable`: whether any layer could be smaller."""
     if not cuts:
-        return f"{_NOTHING}no layer can be made smaller."
+        why = "no layer can be made smaller"
+        if cuttable:
+            why = "no size that was asked for is smaller than what there is"
+        held = ", ".join(f"{name}={costs(present)[name]:.4g}" for name in present.breaks)
+        return f"{_NOTHING}{why}{f', and the model has {held}' if held else ''}."
     content = bool(budget.cost) and not budget.quality and not present.breaks
     if best is None and budget.limits and not content:
         return _unheld(present, cuts, budget, costs)
@@ -86,17 +105,60 @@ def verdict(
             f"{_left(smallest, present)}. {held}"
         )
     number = 1 + next(i for i, cut in enumerate(cuts) if cut is best)
-    return f"Cut {number} holds {budget}: {_name(best)}, with {_left(best, present)}."
+    said = [
+        f"Cut {number} holds {budget}: {_name(best)}, with {_left(best, present)}.",
+        _paid(best, present),
+        _lucky(cuts, best, budget),
+    ]
+    return " ".join(sentence for sentence in said if sentence)
+
+
+def _paid(best: CutAdvice, present: CutAdvice) -> str:
+    """From where to where loss and metric go."""
+    figures = (
+        ("the loss", present.loss, best.loss),
+        (present.figures.name, present.metric, best.metric),
+    )
+    told = [
+        f"{name} goes from {before:.4g} to {after:.4g}"
+        for name, before, after in figures
+        if before is not None and after is not None
+    ]
+    return f"Right after it {' and '.join(told)}." if told else ""
+
+
+def _lucky(cuts: Sequence[CutAdvice], best: CutAdvice, budget: Budget) -> str:
+    """Which larger cuts by the same method cost more than the one that was chosen."""
+    worse = [
+        str(number)
+        for number, cut in enumerate(cuts, start=1)
+        if cut.method == best.method
+        and all(n >= best.states[site] for site, n in cut.states.items())
+        and not budget.quality.keys().isdisjoint(cut.breaks)
+    ]
+    if not worse:
+        return ""
+    several = len(worse) > 1
+    return (
+        f"But cut{'s' * several} {', '.join(worse)} keep{'s' * (not several)} more states and "
+        f"{'do' if several else 'does'} not hold it, so the evaluation may be too coarse to tell; "
+        "use more data for it."
+    )
 
 
 def _unheld(present: CutAdvice, cuts: Sequence[CutAdvice], budget: Budget, costs: Costs) -> str:
     """Which limit no cut reaches, or that they exclude each other."""
     least = {name: min(cuts, key=lambda cut: costs(cut)[name]) for name in budget.limits}
     missed = [
-        f"{name}={limit:g} (the least is {costs(least[name])[name]:.4g}, with {_name(least[name])})"
+        f"{name}={limit:g} ({_least(name, costs(least[name])[name], least[name])})"
         for name, limit in budget.limits.items()
         if not costs(least[name])[name] <= limit
     ]
+    if not missed and any(cut.holds for cut in cuts):
+        return (
+            f"No cut is advised: those that hold {budget} leave a model whose {_judge(present)} is "
+            "no finite number."
+        )
     if missed:
         nothing = "" if present.breaks else _NOTHING
         sentence = f"{nothing}no cut that was looked at reaches {' or '.join(missed)}."
@@ -107,6 +169,15 @@ def _unheld(present: CutAdvice, cuts: Sequence[CutAdvice], budget: Budget, costs
         for name in budget.limits
     ]
     return f"No cut that was looked at holds {budget} together: {', '.join(single)}."
+
+
+def _least(name: str, cost: float, cut: CutAdvice) -> str:
+    """The best that there is of a limit that nothing holds."""
+    if cost == math.inf:
+        return f"after every cut the {name} is no finite number"
+    verb = {"loss": "it rises by", "metric": "it gets worse by"}.get(name)
+    said = f"the least is {cost:.4g}" if verb is None else f"{verb} at least {cost:.4g}"
+    return f"{said}, with {_name(cut)}"
 
 
 def _edge(cuts: Sequence[CutAdvice], name: str) -> CutAdvice:

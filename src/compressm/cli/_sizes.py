@@ -135,7 +135,7 @@ def write_sizes(
         present, rows = trying(run, work)
         costs = costs_to(present, higher_is_better=True)
         rows = {n: replace(row, breaks=broken(row, budget, costs)) for n, row in rows.items()}
-        best = chosen(present, list(rows.values()), budget)
+        best = chosen(present, list(rows.values()), budget, costs)
         found = Sizes(
             present=present,
             rows=rows,

@@ -156,7 +156,7 @@ def _advice(
 
 def _show(subject: Subject, found: Advice) -> None:
     """The advice on the terminal."""
-    from compressm.advice.tables import layer_table
+    from compressm.advice.tables import LAYER_LEGEND, layer_table, metric_title
 
     out = _text.console()
     typer.echo(f"{subject.path}: {subject.title}, {found.present.parameters:,} parameters\n")
@@ -167,12 +167,11 @@ def _show(subject: Subject, found: Advice) -> None:
         out,
         "Layers",
         _table(layer_table(found.layers, names)),
-        "What a state costs, the fewest that a cut can leave, and how many stay when so much of "
-        "the energy is dropped.",
+        LAYER_LEGEND,
     )
     if found.cuts:  # in two parts, which are narrow enough for 80 columns
         saved = ("parameters", "bytes", "MB", "ms", "× now")
-        cost = ("loss", "rise", "error", found.present.figures.name)
+        cost = ("loss", "rise", "error", metric_title(found.present))
         out.print("What cuts leave", style="bold")
         out.print(_table(found.table.without(*cost, "holds")))
         _text.show(out, "What they cost", _table(found.table.without(*saved)), found.legend)
