@@ -49,8 +49,13 @@ def run_of(path: str | Path) -> Run:
     missing = [name for name in wanted if name not in stored]
     if missing:
         raise DataError(f"{path} is no result of a whole run: it has no {', '.join(missing)}")
+    values = stored["configuration"]
+    if isinstance(values, str):
+        raise DataError(
+            f"{path} was made before results held their configuration; it says {values!r}. "
+            f"`compressm bench reproduce {stored['experiment']}` makes such runs from the definition"
+        )
     try:
-        values = stored["configuration"]
         return Run(
             experiment=stored["experiment"],
             arm=stored["arm"],
