@@ -101,5 +101,5 @@ def test_a_setting_that_is_no_more_names_the_file(tmp_path):
 def test_a_result_that_was_migrated_says_why_it_cannot_be_made_again(tmp_path):
     _, path = stored(tmp_path, "cut")
     change(path, configuration="as constants in a script")
-    with pytest.raises(DataError, match="before results held their configuration.*reproduce tiny"):
+    with pytest.raises(DataError, match=r"held their configuration.*reproduce tiny"):
         run_of(path)

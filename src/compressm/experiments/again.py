@@ -53,7 +53,7 @@ def run_of(path: str | Path) -> Run:
     if isinstance(values, str):
         raise DataError(
             f"{path} was made before results held their configuration; it says {values!r}. "
-            f"`compressm bench reproduce {stored['experiment']}` makes such runs from the definition"
+            f"`compressm bench reproduce {stored['experiment']}` makes such runs anew"
         )
     try:
         return Run(
