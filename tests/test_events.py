@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from compressm import Event, EventLog, FixedRank, SiteChange, compress_
-from compressm.events import Attempt
+from compressm.events import Attempt, lasting
 from compressm.nn import LRU
 
 
@@ -101,3 +101,18 @@ def test_the_energy_kept_is_that_of_the_directions_that_are_kept():
 def test_other_states_than_the_largest_have_no_share_of_energy(select):
     (site,) = compress_(LRU(3, 8), policy=FixedRank(4), select=select).sites
     assert (site.after, site.energy_kept) == (4, None)
+
+
+def test_what_lasts_is_a_verdict_and_a_trial_until_there_is_one():
+    trial = replace(event(1), kind="trial")
+    accepted = replace(event(2), kind="accepted")
+    same = replace(event().sites[0], after=8)
+    rejected = replace(event(3), kind="rejected", sites=(same,))
+    kept = replace(event(4), kind="kept", sites=(same,))
+    cut, grown = event(5), replace(event(6), kind="grow")
+    assert lasting([trial, accepted, trial, trial, rejected, kept, cut, grown, trial]) == [
+        *(accepted, cut, grown),
+        trial,
+    ]
+    assert lasting([trial, rejected]) == []
+    assert lasting([]) == []

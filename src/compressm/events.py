@@ -127,6 +127,11 @@ class Event:
     notes: tuple[str, ...] = ()
     tried: tuple[Attempt, ...] = ()
 
+    @property
+    def resizes(self) -> bool:
+        """Whether a layer has other states after it."""
+        return any(change.before != change.after for change in self.sites)
+
     def to_json(self) -> str:
         """One JSON object on one line, with the version of this format."""
         return json.dumps({**stamp(), **asdict(self)}, allow_nan=False)
@@ -161,6 +166,20 @@ def kind_of(changes: Sequence[SiteChange]) -> str:
     if any(change.after > change.before for change in changes):
         return "grow"
     return "cut" if any(change.after < change.before for change in changes) else "kept"
+
+
+def lasting(events: Sequence[Event]) -> list[Event]:
+    """The events after which layers have other states than before, and keep them.
+
+    Of a cut on trial the verdict counts; the trial itself only as long as there is none.
+    """
+    verdicts = ("cut", "grow", "accepted")
+    return [
+        event
+        for place, event in enumerate(events, start=1)
+        if event.resizes
+        and (event.kind in verdicts or (event.kind == "trial" and place == len(events)))
+    ]
 
 
 def _ranks_text(ranks: Mapping[str, int]) -> str:

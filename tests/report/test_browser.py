@@ -103,10 +103,13 @@ def test_several_runs_and_on_paper(opened, tmp_path):
     assert drawn(page, "by-states") == drawn(page, "by-seconds") == 1
     assert drawn(page, "chart-metric") == 2
     assert page.locator("#axis").count() == 0, "these runs do not say their wall-clock"
+    page.locator("summary").first.click()
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.wait_for_function("byId('chart-metric')._fullLayout.width === paper.width")
     assert page.evaluate("byId('chart-metric')._fullLayout.paper_bgcolor") == "#ffffff"
+    assert page.locator("details:not([open])").count() == 0, "paper cannot be opened"
     page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 1, "what the reader had opened"
     page.wait_for_function("byId('chart-metric')._fullLayout.paper_bgcolor === '#0d1117'")
     assert page.complaints == []
 

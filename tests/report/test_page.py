@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from compressm.errors import CheckpointError, ConfigError, MissingExtraError
 from compressm.events import Attempt
-from compressm.report import read_run, write_report
+from compressm.report import compare, read_run, write_report
+from compressm.report.costs import costs
 from compressm.report.page import page_text
 from compressm.report.pictures import write_png
 from compressm.report.spectra import measurements, spectra_data
@@ -117,7 +119,72 @@ def test_what_a_guard_did_is_told(tmp_path):
     assert "1 further measurements only looked." in page
     assert [mark.kind for mark in states_chart([run]).marks] == [e.kind for e in events[:-1]]
     rows = re.findall(r"<td>(undone|accepted|pending)</td></tr>", page)
-    assert rows == ["undone", "undone", "undone", "accepted", "pending", "accepted"]
+    assert rows == ["undone", "undone", "undone", "accepted", "accepted"]
+    assert "(16, 16 → 4, 4), 25 % of them, cut twice" in page
+
+
+def test_a_trial_counts_once_and_one_that_was_undone_not_at_all(tmp_path):
+    def tried(*verdicts):
+        ranks = dict.fromkeys(SITES, 4)
+        return tuple(Attempt(ranks=ranks, metric=0.5, accepted=verdict) for verdict in verdicts)
+
+    sizes, same = ((16, 16), (8, 8)), ((16, 16), (16, 16))
+    undone = [
+        event(10, *sizes, "trial", tried=tried(None), metric_before=0.9),
+        event(15, *sizes, "trial", tried=tried(False, None), metric_before=0.9),
+        event(20, *same, "rejected", tried=tried(False, False), metric_before=0.9),
+    ]
+    kept = [
+        event(30, *sizes, "trial", tried=tried(None), metric_before=0.9),
+        event(35, *sizes, "accepted", tried=tried(True), metric_before=0.9),
+    ]
+    pending = event(40, (8, 8), (4, 4), "trial", tried=tried(None), metric_before=0.9)
+    for number, (events, words, verdicts) in enumerate(
+        [
+            (undone, "nothing was cut", ["undone", "undone"]),
+            ([*undone, *kept], "cut once", ["undone", "undone", "accepted"]),
+            ([*kept, pending], "cut twice", ["accepted", "pending"]),
+        ]
+    ):
+        run = read_run(write_run(tmp_path / str(number), events, finished=False, seconds=True))
+        page = without_scripts(page_text([run], title="t"))
+        assert words in page
+        assert re.findall(r"<td>(undone|accepted|pending)</td></tr>", page) == verdicts
+        saved = [cost.event.kind for cost in costs(run) if cost.bytes_before is not None]
+        assert saved == {0: [], 1: ["accepted"], 2: ["accepted", "trial"]}[number]
+
+
+def test_layers_that_grow_are_not_said_to_be_cut(tmp_path):
+    events = [event(10, (8, 8), (16, 16), "grow"), event(20, (16, 16), (16, 24), "grow")]
+    page = page_text([read_run(write_run(tmp_path / "grown", events))], title="t")
+    assert "from 16 to 40 states (8, 8 → 16, 24), 250 % of them, grown twice" in page
+    events = [event(10, (8, 8), (16, 4), "grow")]
+    page = page_text([read_run(write_run(tmp_path / "both", events))], title="t")
+    assert "changed once" in page
+
+
+def test_what_a_layer_notes_is_told_and_a_guard_is_heard_once(tmp_path):
+    def noted(step, before, after, count):
+        made = event(step, before, after, notes=("the metric is coarse",))
+        sites = [replace(site, notes=("13 instead of 16",) * count) for site in made.sites]
+        return replace(made, sites=tuple(sites))
+
+    events = [noted(10, (16, 16), (8, 8), 1), noted(20, (8, 8), (4, 4), 2)]
+    page = page_text([read_run(write_run(tmp_path / "run", events))], title="t")
+    assert "blocks.0: 13 instead of 16; blocks.1: 13 instead of 16." in page
+    assert "and 2 more such notes in events.jsonl." in page
+    assert page.count("the metric is coarse") == 1
+
+
+def test_an_unfinished_run_says_its_parameters(tmp_path):
+    run = read_run(write_run(tmp_path / "run", CUTS, finished=False))
+    assert compare([run])[0].parameters == "100 → 50"
+
+
+def test_words_below_the_costs_are_about_columns_that_there_are(tmp_path, cut):
+    assert "Saved since" in page_text([cut], title="t")
+    bare = page_text([read_run(write_run(tmp_path / "bare", CUTS))], title="t")
+    assert not any(w in bare for w in ("Saved since", "Joules are", "training state is"))
 
 
 def test_spectra_are_shares_over_states(cut):

@@ -16,9 +16,9 @@ from compressm.spectrum import Spectrum
 @register_policy("energy")
 @dataclass(frozen=True)
 class EnergyTolerance(Policy):
-    """Keep the smallest r with Σ_{i>r} σ_i <= tolerance Σ σ_i, layer by layer.
+    """Each layer drops the states with the least energy, `tolerance` of all its energy at most.
 
-    `tolerance` is the share of energy discarded (arXiv 2510.02823, section 3, τ).
+    The smallest r with Σ_{i>r} σ_i <= tolerance Σ σ_i (arXiv 2510.02823, section 3, τ).
     """
 
     tolerance: float

@@ -60,7 +60,16 @@ def _row(record: RunRecord) -> Row:
             states_text([s.states[0] for s in stairs]), states_text([s.states[-1] for s in stairs])
         )
         or MISSING,
+        parameters=_parameters(record),
     )
+
+
+def _parameters(record: RunRecord) -> str:
+    """As far as events say."""
+    if not record.events:
+        return MISSING
+    first, last = record.events[0].parameters_before, record.events[-1].parameters_after
+    return _arrow(f"{first:,}", f"{last:,}")
 
 
 def _finished(label: str, run: Outcome) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 
 from compressm.events import Event
@@ -40,15 +41,17 @@ def costs(record: RunRecord) -> list[Cost]:
     """Of every event, in order; what the files of the run do not say is None."""
     pacing, last = record.pacing, record.last_step
     watts = pacing.watts()
+    changing = {id(event) for event in record.lasting}
+    steps = sorted(event.step for event in record.lasting if event.step is not None)
     found = []
-    for place, event in enumerate(record.events):
+    for event in record.events:
         spent = event.seconds + event.evaluation_seconds
         cost_joules = None if watts is None else watts * spent
-        if not changes(event) or event.step is None:
+        if id(event) not in changing or event.step is None:
             found.append(Cost(event=event, cost_joules=cost_joules))
             continue
-        following = [e.step for e in record.events[place + 1 :] if changes(e)]
-        until = following[0] if following else None
+        place = bisect.bisect_right(steps, event.step)
+        until = steps[place] if place < len(steps) else None
         before, after = pacing.step_ms_around(event.step, until)
         saved = None
         if before is not None and after is not None:
@@ -67,8 +70,3 @@ def costs(record: RunRecord) -> list[Cost]:
             )
         )
     return found
-
-
-def changes(event: Event) -> bool:
-    """Whether layers have other states after it."""
-    return any(change.before != change.after for change in event.sites)

@@ -79,8 +79,9 @@ def page_text(records: Sequence[RunRecord], *, title: str, note: str = "") -> st
 _WORDS = {
     "states": (
         "States of each layer",
-        "Triangles are cuts (upwards: growth), open ones on trial; crosses are cuts that were "
-        "undone, circles events at which nothing was cut. Choose a line to see its spectrum.",
+        "Triangles are cuts (upwards: growth), open ones on trial, and squares where a trial was "
+        "passed; crosses are cuts that were undone, circles events at which nothing was cut. "
+        "Choose a line to see its spectrum.",
     ),
     "metric": (
         "Validation",

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from compressm.events import Event
+from compressm.events import Event, lasting
 from compressm.report.pacing import Pacing
 
 # Events after which a layer may have other states than before.
@@ -110,6 +110,11 @@ class RunRecord:
     def cuts(self) -> tuple[Event, ...]:
         """The events at which sizes changed (a guard may have undone a "trial" later)."""
         return tuple(event for event in self.events if event.kind in CUT_KINDS)
+
+    @cached_property
+    def lasting(self) -> tuple[Event, ...]:
+        """The events at which sizes changed for good; the last may be on trial."""
+        return tuple(lasting(self.events))
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of a metric, such as "val/accuracy"."""

@@ -14,7 +14,7 @@ from compressm.report.tables import MISSING, Table, table
 from compressm.report.words import what_happened
 
 # Numbers that a page holds for all spectra of a run together, and the fewest and most for one.
-_NUMBERS, _FEWEST, _MOST = 400_000, 10, 96
+_NUMBERS, _FEWEST, _MOST = 200_000, 10, 96
 # Spectra of a run; of more measurements than that allows, evenly from all of them.
 _SPECTRA = 20_000
 # Shares of the largest are stored as thousandths of a power of ten, no smaller than this.

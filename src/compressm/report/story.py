@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from compressm.events import Event
 from compressm.headline import Headline, headline_of
-from compressm.report.costs import changes, costs
+from compressm.report.costs import costs
 from compressm.report.names import short_names
 from compressm.report.records import RunRecord
 from compressm.report.states import course
 from compressm.report.words import change_text
 
-# Events that are told one by one.
-_TOLD = 12
+# Events that are told one by one, and notes about layers of each.
+_TOLD, _NOTED = 12, 2
 
 
 def summary(record: RunRecord) -> list[str]:
@@ -42,18 +42,20 @@ def _states(record: RunRecord) -> str:
     if not stairs:
         return ""
     many = f"The {len(stairs)} layers have" if len(stairs) > 1 else "The layer has"
-    shrunk = [event for event in record.events if changes(event)]
-    if not shrunk:
+    lasting = record.lasting
+    if not lasting:
         return f"{many} {course(stairs)} states; nothing was cut."
     whole = sum(line.states[-1] for line in stairs) / max(sum(line.states[0] for line in stairs), 1)
     first, last = record.events[0].parameters_before, record.events[-1].parameters_after
-    times = {1: "once", 2: "twice"}.get(len(shrunk), f"{len(shrunk)} times")
+    times = {1: "once", 2: "twice"}.get(len(lasting), f"{len(lasting)} times")
+    ways = {c.after > c.before for e in lasting for c in e.sites if c.after != c.before}
+    deed = "changed" if len(ways) > 1 else "grown" if True in ways else "cut"
     change = "went from" if len(stairs) == 1 else "went together from"
     before, after = (sum(line.states[i] for line in stairs) for i in (0, -1))
     sizes = f" ({course(stairs)})" if 1 < len(stairs) <= 4 else ""
     return (
         f"{many.removesuffix(' have').removesuffix(' has')} {change} {before:,} to {after:,} "
-        f"states{sizes}, {100 * whole:.0f} % of them, cut {times}; "
+        f"states{sizes}, {100 * whole:.0f} % of them, {deed} {times}; "
         f"the model from {first:,} to {last:,} parameters."
     )
 
@@ -78,7 +80,7 @@ def _said(told: Headline, figures: Mapping[str, float], part: str) -> str:
 
 def _speed(record: RunRecord) -> str:
     found = costs(record)
-    if not any(changes(cost.event) for cost in found):
+    if not record.lasting:
         return ""
     spent = sum(cost.seconds for cost in found)
     saved = [cost.saved_seconds for cost in found if cost.saved_seconds is not None]
@@ -102,7 +104,8 @@ def reasons(record: RunRecord) -> list[str]:
     told = [_rule(record)] if _rule(record) else []
     events = [event for event in record.events if event.kind != "measured"]
     names = short_names(record.state_dims())
-    told += [_event(event, names) for event in events[:_TOLD]]
+    notes: set[str] = set()  # a guard says the same at each event; once is enough
+    told += [_event(event, names, notes) for event in events[:_TOLD]]
     if len(events) > _TOLD:
         told.append(f"{len(events) - _TOLD} more events are in the table of costs below.")
     measured = sum(event.kind == "measured" for event in record.events)
@@ -125,10 +128,22 @@ def _rule(record: RunRecord) -> str:
     return f"{rule}. States are ranked and reduced by the method “{used or method}”."
 
 
-def _event(event: Event, names: dict[str, str]) -> str:
+def _event(event: Event, names: dict[str, str], told: set[str]) -> str:
     start = "Once" if event.step is None else f"Step {event.step:,}"
-    words = "; ".join([_deed(event, names), *event.notes])
+    new = [note for note in event.notes if note not in told]
+    told.update(new)
+    words = "; ".join([_deed(event, names), *new, *_site_notes(event, names)])
     return f"{start}: {words}."
+
+
+def _site_notes(event: Event, names: dict[str, str]) -> list[str]:
+    """What there is to say about single layers of a cut, such as why more went than was asked."""
+    if not event.resizes or event.kind == "accepted":
+        return []
+    noted = [(names.get(c.site, c.site), note) for c in event.sites for note in c.notes]
+    lines = [f"{name}: {note}" for name, note in noted[:_NOTED]]
+    more = len(noted) - len(lines)
+    return [*lines, f"and {more} more such notes in events.jsonl"] if more else lines
 
 
 def _deed(event: Event, names: dict[str, str]) -> str:
@@ -141,7 +156,7 @@ def _deed(event: Event, names: dict[str, str]) -> str:
         return f"{times} tried and undone, because {why}; nothing has changed"
     if event.kind == "accepted":
         return f"the cut on trial was kept ({metric}, {_number(event.metric_after)} after)"
-    if not changes(event):
+    if not event.resizes:
         return "nothing was cut: the rule found no states that it can spare"
     line = f"{change_text(event)} states{_kept(event, names)}, in {event.seconds:.2g} s"
     if event.kind == "trial":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compressm.report.charts import Chart
-from compressm.report.costs import Cost, changes, costs
+from compressm.report.costs import Cost, costs
 from compressm.report.names import short_names, states_text
 from compressm.report.records import RunRecord
 from compressm.report.words import change_text, what_happened
@@ -64,9 +64,11 @@ def _cost_row(cost: Cost, more: Sequence[str]) -> tuple[str, ...]:
 
 
 def attempt_table(record: RunRecord) -> Table | None:
-    """Every cut that a guard looked at; None where there was none."""
+    """Every cut that a guard looked at, at its verdict; None where there was none."""
     rows = []
     for event in record.events:
+        if event.kind == "trial" and event is not record.events[-1]:
+            continue  # the next event has its attempts, too
         for number, attempt in enumerate(event.tried, start=1):
             verdict = {None: "pending", True: "accepted", False: "undone"}[attempt.accepted]
             rows.append(
@@ -87,7 +89,7 @@ def states_table(record: RunRecord) -> Table:
     """Each layer at the start, after the first events that changed something, and now."""
     stairs = record.state_dims()
     names = short_names(stairs)
-    shown = [event for event in record.events if changes(event)][:_EVENTS]
+    shown = record.lasting[:_EVENTS]
     after = [{change.site: str(change.after) for change in event.sites} for event in shown]
     rows = [
         (

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressm.events import Event
+from compressm.events import Event, lasting
 from compressm.train.clock import StepClock
 from compressm.train.config import RunConfig
 from compressm.train.sizes import states_of
@@ -47,7 +47,7 @@ class Summary:
         start, end: sizes before the first and after the last cut.
         best: step, val/… and test/… of the model that validation chose after the last cut.
         last: the same of the model at the end.
-        cuts: number of cuts.
+        cuts: events at which a layer lost states, for good.
         wall_seconds: the whole run: loading data, training, validation, cuts, checkpoints, tests;
             of a resumed run its interrupted parts up to their last checkpoint as well.
         train_seconds: forward, backward and optimizer of all steps.
@@ -103,7 +103,7 @@ class Summary:
             end=end,
             best=best,
             last=last,
-            cuts=sum(event.kind == "cut" for event in events),
+            cuts=sum(any(c.after < c.before for c in e.sites) for e in lasting(events)),
             wall_seconds=clock.total_seconds(),
             train_seconds=clock.seconds,
             compression_seconds=sum(event.seconds for event in events),

@@ -9,7 +9,7 @@ const CONFIG = { displayModeBar: false, responsive: true, doubleClick: "reset+au
 const CYCLE = 6;
 const DASHES = ["solid", "dash", "dot"];
 const SYMBOLS = {
-  cut: "triangle-down", grow: "triangle-up", trial: "triangle-down-open", accepted: "triangle-up-open",
+  cut: "triangle-down", grow: "triangle-up", trial: "triangle-down-open", accepted: "square",
   rejected: "x", kept: "circle-open",
 };
 // Lines across a chart; of more cuts the triangles are enough.

@@ -31,14 +31,17 @@ function setUpSpectra() {
   byId("spectra").hidden = false;
   byId("run").replaceChildren(...page.spectra.map(({ run }) => new Option(run)));
   byId("choose-run").hidden = page.spectra.length < 2;
-  byId("run").addEventListener("change", (event) => chooseRun(event.target.selectedIndex));
+  byId("run").addEventListener("change", (event) => {
+    chooseRun(event.target.selectedIndex);
+    drawSpectra();
+  });
   byId("layer").addEventListener("change", (event) =>
     chooseLayer(measured().layers[event.target.selectedIndex].site, false));
   byId("when").addEventListener("input", (event) => {
     spectra.when = Number(event.target.value);
     drawSpectra();
   });
-  chooseRun(0);
+  chooseRun(0);  // `drawAll` draws it
 }
 
 function isDark() {
@@ -51,13 +54,15 @@ function sayTheme() {
   byId("theme").title = `Show the page in ${isDark() ? "light" : "dark"} colours`;
 }
 
-// On paper: light, and as wide as the paper.
-const paper = { theme: null, width: 680 };
+// On paper: light, as wide as the paper, and with what is folded away on a screen.
+const paper = { theme: null, width: 680, opened: [] };
 
 function beforePrint() {
   if (paper.theme !== null) return;
   paper.theme = document.documentElement.dataset.theme ?? "";
   document.documentElement.dataset.theme = "light";
+  paper.opened = [...document.querySelectorAll("details:not([open])")];
+  for (const folded of paper.opened) folded.open = true;
   drawAll();
   for (const chart of document.querySelectorAll("main > section > .chart.js-plotly-plot")) {
     Plotly.relayout(chart, { width: paper.width });
@@ -67,6 +72,7 @@ function beforePrint() {
 function afterPrint() {
   if (paper.theme) document.documentElement.dataset.theme = paper.theme;
   else delete document.documentElement.dataset.theme;
+  for (const folded of paper.opened) folded.open = false;
   paper.theme = null;
   drawAll();
 }

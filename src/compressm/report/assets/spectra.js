@@ -169,5 +169,4 @@ function chooseRun(index) {
   slider.value = spectra.when;
   byId("layer").replaceChildren(...measured().layers.map(({ name }) => new Option(name)));
   makePanels();
-  drawSpectra();
 }
