@@ -136,3 +136,17 @@ def test_of_many_layers_the_first_are_drawn_and_any_can_be_chosen(opened, tmp_pa
     assert page.inner_text("#when-said") == "step 10 (cut): 16 → 7 states"
     assert fits(page)
     assert page.complaints == []
+
+
+def test_long_names_do_not_widen_a_phone(opened, tmp_path):
+    long = "averylongnamewithoutanyplacetobreak" * 4
+    runs = [
+        read_run(write_run(tmp_path / "a", CUTS, seconds=True), long),
+        read_run(write_run(tmp_path / "b", CUTS, seconds=True, test=0.9), HOSTILE),
+    ]
+    page = opened(runs)
+    assert drawn(page, "by-states") == 1
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    assert fits(page)
+    assert page.evaluate("byId('by-states').data[0].text[0].length") == 18
+    assert page.complaints == []

@@ -19,6 +19,13 @@ const MOST_LINES = 40;
 const plainText = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;")
   .replace(/>/g, "&gt;").replace(/\$/g, "&#36;");
 
+// A name beside a point; the whole one is in the table, and under the mouse.
+const LABEL = 18;
+const shortText = (text) => {
+  const letters = [...text];
+  return plainText(letters.length > LABEL ? `${letters.slice(0, LABEL - 1).join("")}…` : text);
+};
+
 const color = (name) =>
   getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const lineColor = (index) => color(index < 0 ? "ink" : `line-${index % CYCLE}`);
@@ -161,10 +168,11 @@ function drawTradeoffs(found) {
   ]) {
     const trace = {
       x: found.points.map((point) => point[key]), y: found.points.map((point) => point.value),
-      text: found.points.map((point) => plainText(point.name)), mode: "markers+text",
+      text: found.points.map((point) => shortText(point.name)), mode: "markers+text",
+      customdata: found.points.map((point) => plainText(point.name)),
       textposition: "top center", cliponaxis: false,
       marker: { size: 12, color: found.points.map((point) => lineColor(point.color)) },
-      hovertemplate: `%{text}<br>%{y:.${found.points[0].digits}f}<br>%{x:,.0f} ${
+      hovertemplate: `%{customdata}<br>%{y:.${found.points[0].digits}f}<br>%{x:,.0f} ${
         key === "states" ? "states" : "s"}<extra></extra>`,
     };
     const most = Math.max(...trace.x), least = Math.min(...trace.x);
