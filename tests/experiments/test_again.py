@@ -9,7 +9,7 @@ from rich.console import Console
 from compressm.cli import _rerun, main
 from compressm.errors import ConfigError, DataError
 from compressm.experiments import Definition, Results
-from compressm.experiments.again import Difference, compared, run_of
+from compressm.experiments.again import Comparison, Difference, compared, run_of
 from compressm.experiments.worker import execute
 from compressm.storage.files import write_text
 
@@ -74,11 +74,12 @@ def test_a_run_comes_out_again_and_changed_figures_are_named(tmp_path):
 def test_times_and_energies_are_not_compared():
     before = {"train_seconds": 1.0, "step_milliseconds": {"8": 2.0}, "curve": [{"loss": 1.0}]}
     after = {"train_seconds": 2.0, "step_milliseconds": {"8": 3.0}, "curve": [{"loss": 1.5}]}
-    assert compared(before, after) == (0, [Difference("curve[0].loss", 1.0, 1.5)])
+    other = [Difference("curve[0].loss", 1.0, 1.5)]
+    assert compared(before, after) == Comparison(0, other, [])
 
 
-def test_a_figure_that_one_side_lacks_is_a_difference():
-    assert compared({"a": 1}, {"b": 2}) == (0, [Difference("a", 1, None), Difference("b", None, 2)])
+def test_a_figure_that_one_side_lacks_is_no_difference():
+    assert compared({"a": 1, "b": 2}, {"b": 2, "c": 3}) == Comparison(1, [], ["a", "c"])
 
 
 def test_a_file_without_its_run_is_refused_before_any_run(tmp_path, capsys):

@@ -45,19 +45,23 @@ def rerun(paths: Sequence[Path], *, processes: int, console: Console) -> int:
 
 
 def _say(path: Path, stored: dict[str, Any], again: dict[str, Any], console: Console) -> None:
-    same, other = compared(stored["figures"], again["figures"])
-    there, here = (_made_by(result) for result in (stored, again))
-    title = f"{path.name}: {same} figures the same to the last bit, {len(other)} not"
-    if not other:
-        console.print(f"{title}\nstored: {there}\nnow: {here}", markup=False, highlight=False)
-        return
-    table = _text.table("figure", ">stored", ">now", ">difference")
+    found = compared(stored["figures"], again["figures"])
+    count = len(found.other)
+    title = f"{path.name}: {found.same} figures the same to the last bit, {count} not"
+    table = _text.table("figure", "stored", "now", "difference")
     # What a page would quote first, then those that are furthest off.
-    ordered = sorted(other, key=lambda entry: (not entry.name.startswith("chosen"), -_off(entry)))
+    ordered = sorted(found.other, key=lambda one: (not one.name.startswith("chosen"), -_off(one)))
     for entry in ordered[:SHOWN]:
         table.add_row(entry.name, _plain(entry.stored), _plain(entry.again), _difference(entry))
-    more = f"{len(other) - SHOWN} more differ. " if len(other) > SHOWN else ""
-    _text.show(console, title, table, f"{more}Stored: {there}. Now: {here}. Times not compared.")
+    more = f"{count - SHOWN} more differ. " if count > SHOWN else ""
+    alone = f"{len(found.unmatched)} are in one of the two only. " if found.unmatched else ""
+    note = (
+        f"{more}{alone}Stored: {_made_by(stored)}. Now: {_made_by(again)}. Times are not compared."
+    )
+    console.print(title, style="bold", markup=False, highlight=False)
+    if found.other:
+        console.print(table)
+    console.print(f"{note}\n", style="dim", markup=False, highlight=False)
 
 
 def _made_by(result: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ OF_THE_MACHINE = ("seconds", "joules", "gflop", "speedup", "times_ours", "share_
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure that did not come out again; None where one side does not have it.
+    """A figure that did not come out again.
 
     Attributes:
         name: its place, such as `chosen.test_accuracy_percent`.
@@ -34,6 +34,22 @@ class Difference:
     name: str
     stored: Any
     again: Any
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A stored run and its repetition.
+
+    Attributes:
+        same: how many figures are the same to the last bit.
+        other: those that are not.
+        unmatched: places of figures that only one of the two has: versions differ in what they
+            write down.
+    """
+
+    same: int
+    other: list[Difference]
+    unmatched: list[str]
 
 
 def run_of(path: str | Path) -> Run:
@@ -70,19 +86,16 @@ def run_of(path: str | Path) -> Run:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def compared(stored: Mapping[str, Any], again: Mapping[str, Any]) -> tuple[int, list[Difference]]:
-    """How many figures are the same to the last bit, and those that are not.
-
-    Times, energies and what follows from them are left out.
-    """
+def compared(stored: Mapping[str, Any], again: Mapping[str, Any]) -> Comparison:
+    """Two runs figure by figure; times, energies and what follows from them are left out."""
     before, after = dict(_figures(stored, "")), dict(_figures(again, ""))
-    names = list(dict.fromkeys([*before, *after]))
-    other = [
-        Difference(name, before.get(name), after.get(name))
-        for name in names
-        if name not in before or name not in after or before[name] != after[name]
-    ]
-    return len(names) - len(other), other
+    both = [name for name in before if name in after]
+    other = [name for name in both if before[name] != after[name]]
+    return Comparison(
+        same=len(both) - len(other),
+        other=[Difference(name, before[name], after[name]) for name in other],
+        unmatched=sorted(before.keys() ^ after.keys()),
+    )
 
 
 def _figures(value: Any, name: str) -> Iterator[tuple[str, Any]]:
