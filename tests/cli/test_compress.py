@@ -25,6 +25,15 @@ def test_a_rank_for_all_layers(call, tiny_run, tmp_path, options):
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
+def test_a_rank_for_each_layer(call, tiny_run, tmp_path):
+    out = tmp_path / "small.safetensors"
+    ranks = "encoder.blocks.0.layer=7, encoder.blocks.1.layer=3"
+    assert call("compress", tiny_run, "-o", out, "-r", ranks).code == 0
+    assert list(read_card(out).state_dims.values()) == [7, 3]
+    assert call("compress", tiny_run, "-fo", out, "-r", "encoder.blocks.1.layer=3").code == 0
+    assert list(read_card(out).state_dims.values()) == [12, 3]
+
+
 def test_the_result_can_be_inspected_and_cut_again(call, tiny_run, tmp_path):
     call("compress", tiny_run, "-o", tmp_path / "a", "--rank", 6)
     assert call("compress", tmp_path / "a", "-o", tmp_path / "b", "-r", 2).code == 0
@@ -90,6 +99,11 @@ def test_without_the_data_set(call, refuses, tiny_run, tmp_path, monkeypatch):
         (["-t", "-0.1"], "tolerance"),
         (["-t", "nan"], "tolerance"),
         (["-r", "0"], "rank: expected an integer >= 1"),
+        (["-r", "a=4"], "there is no layer 'a'; the layers are 'encoder.blocks.0.layer'"),
+        (["-r", "a=4,a=5"], "expected each layer once"),
+        (["-r", "a=4,5"], "expected each layer once"),
+        (["-r", "a=0"], "rank: expected an integer >= 1"),
+        (["-t", "0.1", "-r", "a=4"], "either --tolerance or --rank, got both"),
         (["-r", "4", "--min-rank", "0"], "min_rank"),
         (["-r", "4", "--multiple-of", "0"], "multiple_of"),
         (["-r", "4", "-m", "magic"], "got 'magic'"),

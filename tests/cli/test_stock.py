@@ -79,6 +79,7 @@ def test_what_does_not_fit_together_is_refused(refuses, call, saved, texts, tiny
     refuses("there is no run folder", "inspect", nowhere, "--texts", texts)
     refuses("there is no run folder", "compress", nowhere, "-o", out, "-r", "5", "--texts", texts)
     refuses("names no data set", "compress", saved, "-o", out, "--rank", "5", "--evaluate")
+    refuses("keep one size", "compress", saved, "-o", out, "--rank", "backbone.layers.0.mixer=5")
     refuses("cannot be read", "inspect", saved, "--texts", tmp_path / "missing.txt")
     refuses("add --texts", "inspect", saved, "--method", "diagonal")
     (tmp_path / "wide.txt").write_bytes(bytes([200] * 300))

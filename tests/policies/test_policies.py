@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressm import EnergyTolerance, FixedFraction, FixedRank, GlobalEnergy, Spectrum
+from compressm import EnergyTolerance, FixedFraction, FixedRank, GlobalEnergy, LayerRanks, Spectrum
 from compressm.errors import InputError
 from compressm.policies import POLICIES
 
@@ -36,6 +36,13 @@ def test_min_rank_and_multiple_of():
 def test_fixed_rank_is_exact_and_never_grows_a_layer():
     assert FixedRank(15).plan(DECAYING) == {"a": 15, "b": 15}
     assert FixedRank(99).plan(DECAYING) == {"a": 16, "b": 16}
+
+
+def test_ranks_by_layer_leave_the_others_alone():
+    assert LayerRanks({"b": 5}).plan(DECAYING) == {"a": 16, "b": 5}
+    assert LayerRanks({"a": 15, "b": 99}, multiple_of=4).plan(DECAYING) == {"a": 16, "b": 16}
+    with pytest.raises(InputError, match=r"no layer 'c'.*the layers are 'a', 'b'"):
+        LayerRanks({"c": 5}).plan(DECAYING)
 
 
 def test_fixed_fraction_rounds_up():
@@ -78,6 +85,9 @@ def test_zero_spectrum_keeps_the_minimum():
         (lambda: FixedFraction(1.5), "keep"),
         (lambda: FixedRank(0), "rank"),
         (lambda: FixedRank(2.5), "rank"),
+        (lambda: LayerRanks({}), "LayerRanks\\({'blocks.0.layer': 16}\\)"),
+        (lambda: LayerRanks(3), "ranks: expected states by module path, got 3"),
+        (lambda: LayerRanks({"a": 0}), "ranks: a: expected an integer >= 1"),
         (lambda: EnergyTolerance(0.1, min_rank=0), "min_rank"),
         (lambda: EnergyTolerance(0.1, multiple_of=0), "multiple_of"),
         (lambda: EnergyTolerance(0.1, gate=0), "gate"),
@@ -90,4 +100,4 @@ def test_unusable_settings_are_refused_when_built(make, says):
 
 def test_policies_are_found_by_name():
     assert POLICIES["energy"] is EnergyTolerance
-    assert set(POLICIES) >= {"energy", "global-energy", "fraction", "rank"}
+    assert set(POLICIES) >= {"energy", "global-energy", "fraction", "rank", "layers"}

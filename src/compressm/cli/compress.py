@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from compressm.cli import _text
-from compressm.cli._numbers import ranks_in
+from compressm.cli._numbers import layer_ranks_in, ranks_in
 from compressm.errors import ConfigError
 from compressm.headline import headline_of
 from compressm.report.names import short_names
@@ -47,7 +47,8 @@ def compress(
         typer.Option(
             "--rank",
             "-r",
-            help="States to keep in every layer; several, as 64,32,16, write a folder of models.",
+            help="States to keep in every layer; several, as 64,32,16, write a folder of models; "
+            "by layer as blocks.0=16,blocks.1=4.",
         ),
     ] = None,
     method: Annotated[
@@ -89,8 +90,9 @@ def compress(
 
         compressm compress runs/digits-lru -o sizes --rank 64,32,16,8 --metric-budget metric=-0.5
     """
-    ranks = [] if rank is None else ranks_in(rank)
-    policy = _policy(tolerance, ranks, min_rank, multiple_of)
+    by_layer = layer_ranks_in(rank) if rank is not None and "=" in rank else {}
+    ranks = [] if rank is None or by_layer else ranks_in(rank)
+    policy = _policy(tolerance, ranks, by_layer, min_rank, multiple_of)
     from compressm.cli import _models, _stock
     from compressm.families import check_method
     from compressm.train.model_files import find_model_file
@@ -127,6 +129,8 @@ def compress(
     if _stock.is_stock(model):
         if evaluate or data_dir is not None:
             raise ConfigError(f"--evaluate, --data-dir: {model} names no data set; give --texts")
+        if by_layer:
+            raise ConfigError(f"--rank: all layers of {model} keep one size; give one number")
         _compress_stock(model, out, policy, method, texts, force)
         return
     if texts is not None:
@@ -206,16 +210,23 @@ _NOTE = (
 
 
 def _policy(
-    tolerance: float | None, ranks: Sequence[int], min_rank: int, multiple_of: int
+    tolerance: float | None,
+    ranks: Sequence[int],
+    by_layer: dict[str, int],
+    min_rank: int,
+    multiple_of: int,
 ) -> Policy:
-    """That of the one size, or of the first of several."""
-    from compressm.policies import EnergyTolerance, FixedRank
+    """That of the one size, of the first of several, or of sizes by layer."""
+    from compressm.policies import EnergyTolerance, FixedRank, LayerRanks
 
-    if tolerance is not None and not ranks:
+    asked = bool(ranks or by_layer)
+    if tolerance is not None and not asked:
         return EnergyTolerance(tolerance, min_rank=min_rank, multiple_of=multiple_of)
+    if by_layer and tolerance is None:
+        return LayerRanks(by_layer, min_rank=min_rank, multiple_of=multiple_of)
     if ranks and tolerance is None:
         return FixedRank(ranks[0], min_rank=min_rank, multiple_of=multiple_of)
-    given = "both" if ranks else "neither"
+    given = "both" if asked else "neither"
     raise ConfigError(
         f"expected either --tolerance or --rank, got {given}; for example --tolerance 0.1"
     )

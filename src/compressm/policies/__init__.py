@@ -4,7 +4,7 @@ from compressm.policies.base import POLICIES, LiveModel, LivePolicy, Policy, reg
 from compressm.policies.budgets import ParameterBudget, StateBytesBudget
 from compressm.policies.elastic import Elastic
 from compressm.policies.energy import EnergyTolerance, GlobalEnergy
-from compressm.policies.fixed import FixedFraction, FixedRank
+from compressm.policies.fixed import FixedFraction, FixedRank, LayerRanks
 from compressm.policies.metric import MetricBudget
 from compressm.policies.scores import RULES, register_rule, state_scores
 from compressm.policies.step_time import StepTimeBudget
@@ -19,6 +19,7 @@ __all__ = [
     "FixedRank",
     "GlobalEnergy",
     "GlobalThreshold",
+    "LayerRanks",
     "LiveModel",
     "LivePolicy",
     "MetricBudget",
