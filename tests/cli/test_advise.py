@@ -64,6 +64,31 @@ def test_the_chosen_command_is_the_last_line(call, tiny_run, tmp_path, monkeypat
     assert "chosen" in text
 
 
+def test_each_layer_by_itself(call, refuses, tiny_run, mamba, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = [tiny_run, "--each-layer", "-b", "loss=+9", "-m", "modes-data"]
+    values = json.loads(_said(call, *options, "--json"))
+    first, second = values["layers"]
+    alone = first["alone"]["modes-data"]
+    assert [cut["states"][first["site"]] for cut in alone] == [6, 3, 1]
+    assert {cut["states"][second["site"]] for cut in alone} == {12}
+    both = [cut for cut in values["cuts"] if cut["size"].startswith("ranks ")]
+    for cut in (alone[1], *both[:1]):
+        out = _do(call, cut["command"])
+        assert out == f"tiny [full]-{sum(cut['states'].values())}-by-layer-modes-data.safetensors"
+        assert read_card(out).state_dims == cut["states"]
+    text = _said(call, *options)
+    assert "holds down to" in text
+    assert all(len(line) <= 80 for line in text.splitlines()[1:-2])
+    refuses("keep one size", "advise", mamba, "--each-layer")
+
+    def missing(_):
+        raise DataError("there is no digits.parquet")
+
+    monkeypatch.setattr("compressm.cli._models.load", missing)
+    refuses("there is no digits.parquet", "advise", tiny_run, "--each-layer")
+
+
 def test_tables_fit_80_columns_and_every_cut_has_a_command(call, tiny_run):
     text = _said(call, tiny_run)
     lines = text.splitlines()

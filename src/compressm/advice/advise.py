@@ -42,6 +42,7 @@ def advise(
     multiple_of: int = 1,
     uniform: bool = False,
     rounds: int = 5,
+    each_layer: bool = False,
 ) -> Advice:
     """Which layers of a live model can be cut, how far, at what loss, and for what gain.
 
@@ -68,6 +69,9 @@ def advise(
         min_rank, multiple_of: as of every policy.
         uniform: see `compress_`.
         rounds: turns in which the steps of all cuts are timed.
+        each_layer: also cut every layer alone, to halves of its states as long as the limits on
+            loss and metric hold (three times without a budget), and all of them together, as far
+            as that says that each can go. It takes a few evaluations for each layer.
 
     Returns:
         The advice; printed it is a table.
@@ -91,6 +95,9 @@ def advise(
         notes.append("The loss is that of the batches that the cuts looked at.")
     if step is None and calibration is not None:
         step = forward_pass(run.model, calibration)
+    instance("each_layer", each_layer, bool)
+    if each_layer:
+        _require_single(uniform, evaluate)
     arguments = {"optimizer": optimizer, "data": data, "forward": forward, "loss": loss}
     question = Question(
         grid=Grid(ranks=ranks, tolerances=tolerances, min_rank=min_rank, multiple_of=multiple_of),
@@ -100,6 +107,7 @@ def advise(
         step=step,
         batch=whole("batch", batch, 1),
         rounds=whole("rounds", rounds, 1),
+        each_layer=each_layer,
         given=tuple(name for name, value in arguments.items() if value is not None),
     )
     _require_judges(question)
@@ -113,6 +121,17 @@ def _names(methods: Any) -> list[str]:
             f"methods: expected a list of names, got {shown(methods)}; for example ['auto']"
         )
     return list(dict.fromkeys(methods))
+
+
+def _require_single(uniform: bool, evaluate: Evaluate | None) -> None:
+    """Refuse to cut layers alone where that cannot be, or says nothing."""
+    if uniform:
+        raise InputError("each_layer: with uniform=True all layers have one size; leave one out")
+    if evaluate is None:
+        raise InputError(
+            "each_layer: it needs something that evaluates the model; give evaluate=, a function "
+            "that returns {'loss': …} or the metric"
+        )
 
 
 def _require_judges(question: Question) -> None:

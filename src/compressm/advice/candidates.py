@@ -12,7 +12,8 @@ from compressm.advice.budget import Budget
 from compressm.arguments import share, whole
 from compressm.engine.survey import Survey
 from compressm.engine.trials import Trials
-from compressm.policies import EnergyTolerance, FixedRank, Policy
+from compressm.policies import EnergyTolerance, FixedRank, LayerRanks, Policy
+from compressm.spectrum import Spectrum
 
 # So many halvings of the states, and so much of the energy dropped, unless somebody says which.
 HALVINGS = 5
@@ -50,10 +51,18 @@ class Grid:
         """So many states in every layer."""
         return FixedRank(rank, min_rank=self.min_rank, multiple_of=self.multiple_of)
 
+    def layers(self, states: Mapping[str, int]) -> LayerRanks:
+        """So many states in these layers."""
+        return LayerRanks(dict(states), min_rank=self.min_rank, multiple_of=self.multiple_of)
+
+    def fewest(self, spectrum: Spectrum) -> int:
+        """The states that a cut can leave a layer."""
+        return spectrum.at_least(self.rank(1).constrain(1, spectrum.state_dim))
+
     def policies(
         self, trials: Trials, survey: Survey, budget: Budget, batch: int
     ) -> Sequence[Policy]:
-        """Those of the grid, and the largest rank within each limit on size."""
+        """Those of the grid, and the largest rank within each limit on size, else the smallest."""
         most = max(spectrum.state_dim for spectrum in survey.spectra.values())
         ranks, tolerances = self.ranks, self.tolerances
         if tolerances is None:
@@ -67,7 +76,7 @@ class Grid:
             for rank in (range(most, 0, -1) if limits else ())
         }
         within = [
-            next((rank for rank, size in left.items() if size[name] <= limit), most)
+            next((rank for rank, size in left.items() if size[name] <= limit), 1)
             for name, limit in limits.items()
         ]
         energies = [

@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from compressm.policies import EnergyTolerance, FixedRank, Policy
+from compressm.policies import EnergyTolerance, FixedRank, LayerRanks, Policy
+
+# The kind of a cut that says the rank of each layer.
+BY_LAYER = "ranks"
 
 
 def size_text(policy: Policy) -> str:
-    """What was asked for, in two words."""
+    """What was asked for: a kind, and behind a blank how far."""
     if isinstance(policy, FixedRank):
         return f"rank {policy.rank}"
+    if isinstance(policy, LayerRanks):
+        return f"{BY_LAYER} {','.join(f'{site}={rank}' for site, rank in policy.ranks.items())}"
     assert isinstance(policy, EnergyTolerance)
     return f"tolerance {policy.tolerance!r}"
 
@@ -26,7 +31,8 @@ def python_line(policy: Policy, method: str, *, uniform: bool, given: Sequence[s
         given: arguments that were given to `advise`, and are given again under their names.
     """
     entries = {entry.name: entry.default for entry in dataclasses.fields(policy)}
-    _, size = size_text(policy).split()
+    _, size = size_text(policy).split(maxsplit=1)
+    size = str(policy.ranks) if isinstance(policy, LayerRanks) else size
     more = [
         f"{name}={getattr(policy, name)}"
         for name in ("min_rank", "multiple_of")

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from compressm.advice.candidates import TOLERANCES, Grid
-from compressm.advice.rows import LayerAdvice
+from compressm.advice.rows import CutAdvice, LayerAdvice
 from compressm.engine.survey import Survey
 from compressm.spectrum import Spectrum
 
 
-def layers_of(surveys: Mapping[str, Survey], grid: Grid) -> tuple[LayerAdvice, ...]:
+def layers_of(
+    surveys: Mapping[str, Survey],
+    grid: Grid,
+    alone: Mapping[str, Mapping[str, Sequence[CutAdvice]]],
+) -> tuple[LayerAdvice, ...]:
     """One entry for each compressible layer, in the order of the model.
 
     Args:
         surveys: of one model, by method.
         grid: says which sizes are allowed.
+        alone: cuts of single layers, by method and layer.
     """
     first = next(iter(surveys.values()))
-    return tuple(_layer(name, surveys, grid) for name in first.sites)
+    return tuple(
+        replace(
+            _layer(name, surveys, grid),
+            alone={method: tuple(cuts[name]) for method, cuts in alone.items()},
+        )
+        for name in first.sites
+    )
 
 
 def _kept(spectrum: Spectrum, share: float) -> int:
@@ -39,7 +51,7 @@ def _layer(name: str, surveys: Mapping[str, Survey], grid: Grid) -> LayerAdvice:
     survey = next(iter(surveys.values()))
     spectrum = survey.spectra[name]
     unseen = [s.spectra[name].unseen for s in surveys.values()]
-    fewest = spectrum.at_least(grid.rank(1).constrain(1, spectrum.state_dim))
+    fewest = grid.fewest(spectrum)
     reason = None
     if all(unseen):
         reason = f"nothing was measured: {unseen[0]}"

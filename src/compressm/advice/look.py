@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from compressm.advice.budget import EXAMPLES, QUALITY, Budget
-from compressm.advice.candidates import Grid, state_bytes, weight_bytes
+from compressm.advice.candidates import Grid, sizes, state_bytes, weight_bytes
 from compressm.advice.commands import python_line, size_text
+from compressm.advice.each import DEPTH, cut_alone, descend, first_that_fits, plans
 from compressm.advice.figures import Evaluate, evaluated, timed_in_turns
 from compressm.advice.layers import layers_of, uncuttable
 from compressm.advice.result import Advice
 from compressm.advice.rows import NO_FIGURES, CutAdvice
-from compressm.advice.verdict import broken, chosen, costs_to, verdict
+from compressm.advice.verdict import Costs, broken, chosen, costs_to, share_of, verdict
 from compressm.engine.proposal import Proposal
 from compressm.engine.survey import Survey
 from compressm.engine.trials import Trials
@@ -31,6 +32,7 @@ class Question:
     """What somebody wants to know; the attributes are the arguments of `advise`.
 
     Attributes:
+        each_layer: whether layers are cut alone, too.
         given: arguments that the line of a cut has to repeat, by their names.
     """
 
@@ -41,6 +43,7 @@ class Question:
     step: Callable[[], object] | None
     batch: int
     rounds: int
+    each_layer: bool
     given: tuple[str, ...]
 
 
@@ -67,6 +70,7 @@ class Look:
         self._cuts: list[CutAdvice] = []
         self._proposals: list[Proposal] = []  # of these cuts, in their order
         self._failed: list[CompressmError] = []
+        self._alone: dict[str, dict[str, list[CutAdvice]]] = {}  # by method and layer
 
     def advice(self) -> Advice:
         """All of it."""
@@ -81,13 +85,15 @@ class Look:
                 self._add(method, survey, policy)
             if quality.limits:
                 self._refine(method, survey, lambda cut: not broken(cut, quality, costs))
+            if ask.each_layer:
+                self._each(method, survey, present, costs)
         if self._failed and not self._cuts:
             raise self._failed[0]
         rows = self._timed([present, *self._cuts])
         present, *cuts = (replace(row, breaks=broken(row, ask.budget, costs)) for row in rows)
         order = list(self._surveys)
         cuts.sort(key=lambda cut: (order.index(cut.method), -cut.total_states))
-        layers = layers_of(self._surveys, ask.grid)
+        layers = layers_of(self._surveys, ask.grid, self._alone)
         best = chosen(present, cuts, ask.budget, costs)
         return Advice(
             layers=layers,
@@ -108,10 +114,25 @@ class Look:
         )
 
     def _add(self, method: str, survey: Survey, policy: Policy) -> CutAdvice | None:
-        """Look at one more cut; None where it is none, or one that has been looked at."""
+        """Look at one more cut, or know it already; None where it is none, or cannot be made."""
+        states = self._trials.plan(policy, survey)
+        for cut in self._cuts:
+            if cut.method == method and cut.states == states:
+                return cut
+        found = self._looked(method, survey, policy)
+        if found is None:
+            return None
+        row, proposal = found
+        self._proposals.append(proposal)
+        self._cuts.append(row)
+        return row
+
+    def _looked(
+        self, method: str, survey: Survey, policy: Policy
+    ) -> tuple[CutAdvice, Proposal] | None:
+        """A cut made, looked at and undone; None where it is none, or cannot be made."""
         ask, states = self._ask, self._trials.plan(policy, survey)
-        known = [cut.states for cut in self._cuts if cut.method == method]
-        if states in known or all(states[n] == s.state_dim for n, s in survey.spectra.items()):
+        if all(states[n] == s.state_dim for n, s in survey.spectra.items()):
             return None
         uniform = self._trials.run.settings.uniform
         line = python_line(policy, method, uniform=uniform, given=ask.given)
@@ -123,10 +144,41 @@ class Look:
             self._notes.append(f"Not looked at: {size_text(policy)} by {method}: {error}")
             self._failed.append(error)
             return None
-        row = replace(row, method=method, size=size_text(policy), command=line)
-        self._proposals.append(proposal)
-        self._cuts.append(row)
-        return row
+        return replace(row, method=method, size=size_text(policy), command=line), proposal
+
+    def _each(self, method: str, survey: Survey, present: CutAdvice, costs: Costs) -> None:
+        """Cut each layer alone, and then all of them as far as that says that each can go."""
+        grid, budget = self._ask.grid, self._ask.budget
+        quality = Budget(**budget.quality)
+        alone: dict[str, list[CutAdvice]] = {}
+        for site, spectrum in survey.spectra.items():
+
+            def to(rank: int, site: str = site) -> CutAdvice | None:
+                found = self._looked(method, survey, grid.layers({site: rank}))
+                return found and replace(found[0], breaks=broken(found[0], quality, costs))
+
+            fewest, depth = grid.fewest(spectrum), None if budget.limits else DEPTH
+            alone[site] = cut_alone(spectrum, fewest, to, lambda cut: cut.holds, depth)
+        self._alone[method] = alone
+        ladder = plans(survey, alone, share_of(budget, present, costs), self._ask.batch)
+
+        def holds_at(states: Mapping[str, int]) -> bool | None:
+            fewer = {n: r for n, r in states.items() if r < survey.spectra[n].state_dim}
+            row = self._add(method, survey, grid.layers(fewer)) if fewer else None
+            return None if row is None else not broken(row, quality, costs)
+
+        limits = {n: x for n, x in budget.cost.items() if n != "milliseconds"}
+        if quality.limits:
+            descend(ladder, holds_at)
+        elif limits:
+
+            def fits(states: Mapping[str, int]) -> bool:
+                size = sizes(self._trials, survey, states, self._ask.batch)
+                return all(size[name] <= limit for name, limit in limits.items())
+
+            states = first_that_fits(ladder, fits)
+            if states is not None:
+                holds_at(states)
 
     def _refine(self, method: str, survey: Survey, holds: Callable[[CutAdvice], bool]) -> None:
         """Bisect between the smallest rank that holds the limits on quality and the next below.
@@ -178,14 +230,18 @@ class Look:
                 )
 
     def _not_asked(self) -> list[str]:
-        """Methods that nobody asked for."""
+        """What nobody asked for."""
         sites = list(next(iter(self._surveys.values())).sites.values())
         other = [
             name
             for name in sites[0].adapter.methods
             if name not in self._surveys and all(name in s.adapter.methods for s in sites)
         ]
-        return [f"Methods that were not looked at: {', '.join(other)}."] if other else []
+        found = [f"Methods that were not looked at: {', '.join(other)}."] if other else []
+        several = len(sites) > 1 and not self._trials.run.settings.uniform
+        if several and self._ask.evaluate is not None and not self._ask.each_layer:
+            found.append("What each layer alone would cost was not looked at (each_layer).")
+        return found
 
 
 def row_of(

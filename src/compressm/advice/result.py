@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
 from compressm.advice.budget import Budget
 from compressm.advice.rows import CutAdvice, LayerAdvice
-from compressm.advice.tables import LAYER_LEGEND, Cells, cut_table, layer_table, plain
+from compressm.advice.tables import (
+    LAYER_LEGEND,
+    Cells,
+    cut_table,
+    each_table,
+    layer_table,
+    plain,
+)
 
 
 @final
@@ -78,9 +86,25 @@ class Advice:
         shown = [f"{name}: {text}." for name, text in said.items() if name in self.table.columns]
         return f"{' '.join(shown)} All right after the cut, with no training after it."
 
+    @property
+    def each_legend(self) -> str:
+        """What the table of layers that were cut alone says; empty where there is none."""
+        if not any(cuts for layer in self.layers for cuts in layer.alone.values()):
+            return ""
+        name = self.present.figures.name if self.present.loss is None else "the loss"
+        return f"Each layer cut alone, the others as they are: states left, and how {name} changes."
+
+    def each_table(self, names: Mapping[str, str] | None = None) -> Cells:
+        """What cuts of single layers do; `names`: how layers are called."""
+        judged = bool(self.budget.quality)
+        return each_table(self.layers, self.present, judged=judged, names=names)
+
     def __str__(self) -> str:
         """The tables of layers and cuts, the verdict, what was not looked at, and the commands."""
         parts = ["Layers", plain(layer_table(self.layers)), LAYER_LEGEND]
+        if self.each_legend:
+            parts += ["", "Each layer", plain(self.each_table())]
+            parts.append(self.each_legend)
         if self.cuts:
             parts += ["", "Cuts", plain(self.table), self.legend]
         parts += ["", self.verdict, *self.notes, ""]

@@ -1,9 +1,9 @@
-"""What an advice says about one layer, and about one cut."""
+"""What an advice says about one cut, and about one layer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 from compressm.advice.figures import Figures
@@ -13,37 +13,12 @@ NO_FIGURES = Figures()
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class LayerAdvice:
-    """One layer.
-
-    Attributes:
-        site: module path.
-        family: the layer family.
-        states: that it has.
-        fewest: that a cut can leave it.
-        parameters, state_bytes: what each state costs, in the model and for each sequence.
-        keeps: by method and by energy dropped, as in {"auto": {0.05: 12}}, the states that stay.
-        reason: why it cannot be cut; None where it can.
-    """
-
-    site: str
-    family: str
-    states: int
-    fewest: int
-    parameters: int
-    state_bytes: int
-    keeps: Mapping[str, Mapping[float, int]]
-    reason: str | None = None
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
 class CutAdvice:
     """One cut that was made, looked at and undone; or the model as it is.
 
     Attributes:
         method: by which states are ranked; empty of the model as it is.
-        size: what was asked for: "rank 16", "tolerance 0.05".
+        size: what was asked for: "rank 16", "tolerance 0.05", "ranks blocks.0=16,blocks.1=4".
         states: what each layer then has, by module path.
         parameters: of the whole model.
         state_bytes: of recurrent state for each sequence, all layers together.
@@ -94,3 +69,30 @@ class CutAdvice:
     def holds(self) -> bool:
         """Whether it is within the budget."""
         return not self.breaks
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LayerAdvice:
+    """One layer.
+
+    Attributes:
+        site: module path.
+        family: the layer family.
+        states: that it has.
+        fewest: that a cut can leave it.
+        parameters, state_bytes: what each state costs, in the model and for each sequence.
+        keeps: by method and by energy dropped, as in {"auto": {0.05: 12}}, the states that stay.
+        reason: why it cannot be cut; None where it can.
+        alone: by method, cuts of this layer alone, from large to small; empty unless asked for.
+    """
+
+    site: str
+    family: str
+    states: int
+    fewest: int
+    parameters: int
+    state_bytes: int
+    keeps: Mapping[str, Mapping[float, int]]
+    reason: str | None = None
+    alone: Mapping[str, tuple[CutAdvice, ...]] = field(default_factory=dict)

@@ -75,6 +75,50 @@ def _layer_cells(layer: LayerAdvice, method: str, shares: Sequence[float]) -> tu
     return (layer.family, str(layer.states), str(layer.fewest), *costs, *kept)
 
 
+def each_table(
+    layers: Sequence[LayerAdvice],
+    present: CutAdvice,
+    *,
+    judged: bool,
+    names: Mapping[str, str] | None = None,
+) -> Cells:
+    """What cuts of single layers do to the loss, or to the metric where there is no loss.
+
+    Args:
+        layers: of one model.
+        present: the model as it is.
+        judged: whether there is a limit on loss or metric.
+        names: how they are called; None: by their paths.
+    """
+    figure = "metric" if present.loss is None else "loss"
+    cuts = [cut for layer in layers for alone in layer.alone.values() for cut in alone]
+    form = _form([getattr(cut, figure) for cut in (present, *cuts)], 4 if figure == "loss" else 2)
+
+    def cell(site: str, cut: CutAdvice | None) -> str:
+        if cut is None:
+            return MISSING
+        after = getattr(cut, figure)
+        change = None if after is None else after - getattr(present, figure)
+        return f"{cut.states[site]}: {_number(change, f'+{form}')}"
+
+    titles = ("holds down to", "breaks at") if judged else ("½", "¼", "⅛")
+    methods = list(dict.fromkeys(method for layer in layers for method in layer.alone))
+    rows = []
+    for method in methods:
+        for layer in layers:
+            called = (names or {}).get(layer.site) or layer.site or "(model)"
+            found = layer.alone[method]
+            shown = [*found, None, None, None][: len(titles)]
+            if judged:
+                held = [cut for cut in found if cut.holds]
+                shown = [held[-1] if held else None, next((c for c in found if not c.holds), None)]
+            cells = [cell(layer.site, cut) for cut in shown]
+            rows.append((called, *([method] if len(methods) > 1 else []), *cells))
+    return Cells(
+        columns=("layer", *(["method"] if len(methods) > 1 else []), *titles), rows=tuple(rows)
+    )
+
+
 def cut_table(
     present: CutAdvice,
     cuts: Sequence[CutAdvice],

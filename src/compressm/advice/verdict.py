@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from compressm.advice.budget import EXAMPLES, QUALITY, Budget
+from compressm.advice.commands import BY_LAYER
 from compressm.advice.rows import CutAdvice
 from compressm.advice.tables import states_text
 
@@ -38,6 +39,26 @@ def broken(cut: CutAdvice, budget: Budget, costs: Costs) -> tuple[str, ...]:
     """The limits that a cut does not hold, by name."""
     found = costs(cut)
     return tuple(name for name, limit in budget.limits.items() if not found[name] <= limit)
+
+
+def share_of(budget: Budget, present: CutAdvice, costs: Costs) -> Callable[[CutAdvice], float]:
+    """What a cut costs of the limits on loss and metric, of the nearest; 1 is all that there is.
+
+    Where there is no such limit, by how much the loss rises, else the metric gets worse.
+    """
+
+    def share(cost: float, limit: float) -> float:
+        if limit > 0 or cost == math.inf:
+            return max(cost, 0.0) / (limit or 1.0)
+        return math.inf if cost > 0 else 0.0
+
+    def cost_of(cut: CutAdvice) -> float:
+        found, judge = costs(cut), _judge(present)
+        if budget.quality:
+            return max(share(found[name], limit) for name, limit in budget.quality.items())
+        return 0.0 if judge is None else max(found[judge], 0.0)
+
+    return cost_of
 
 
 def chosen(
@@ -192,7 +213,8 @@ def _size(cut: CutAdvice) -> tuple[float, int, int]:
 
 def _name(cut: CutAdvice) -> str:
     method, states = "" if cut.method == "auto" else f", {cut.method}", states_text(cut.states)
-    return f"{states} state{'s' if states != '1' else ''} ({cut.size}{method})"
+    size = "each layer by itself" if cut.size.startswith(BY_LAYER) else cut.size
+    return f"{states} state{'s' if states != '1' else ''} ({size}{method})"
 
 
 def _worth(cut: CutAdvice, present: CutAdvice) -> bool:

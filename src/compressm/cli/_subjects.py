@@ -72,7 +72,7 @@ class Subject:
         Raises:
             ConfigError: there are no data, or a model of this kind has no such figure.
         """
-        if self.evaluate is None and (limits or option == "--evaluate"):
+        if self.evaluate is None and (limits or option in ("--evaluate", "--each-layer")):
             raise ConfigError(
                 f"{option}: {self.path} names no data set to evaluate it on; add --texts"
             )

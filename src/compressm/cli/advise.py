@@ -11,12 +11,14 @@ import typer
 
 from compressm.cli import _text
 from compressm.cli._numbers import ranks_in
+from compressm.errors import ConfigError
 from compressm.report.names import short_names
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from compressm.advice import Advice, Budget, CutAdvice
+    from compressm.advice.candidates import Grid
     from compressm.advice.tables import Cells
     from compressm.cli._subjects import Subject
 
@@ -64,6 +66,12 @@ def advise(
     eval_texts: Annotated[
         Path | None, typer.Option(help="Text file to evaluate it on; else that of --texts.")
     ] = None,
+    each_layer: Annotated[
+        bool,
+        typer.Option(
+            "--each-layer", help="Cut every layer alone, too, and each as far as it can go."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Say which layers can be cut, how far, at what loss and for what gain, and how to do it.
@@ -78,9 +86,12 @@ def advise(
 
         compressm advise model.safetensors --budget loss=+0.02,parameters=100k
 
+        compressm advise runs/digits-lru --budget loss=+0.02 --each-layer
+
         compressm advise saved-mamba --texts novel.txt -b milliseconds=40
     """
     from compressm.advice import Budget
+    from compressm.advice.candidates import Grid
     from compressm.cli import _models, _subjects
     from compressm.families import check_method
 
@@ -96,10 +107,15 @@ def advise(
         data_dir=data_dir,
         texts=texts,
         eval_texts=eval_texts,
-        needed=bool(limits.quality),
+        needed=each_layer or bool(limits.quality),
     )
     subject.require_evaluation(limits.quality, "--budget")
-    found = _advice(subject, limits, methods, ranks, batch, min_rank, multiple_of)
+    if each_layer:
+        if subject.uniform:
+            raise ConfigError(f"--each-layer: all layers of {model} keep one size; leave it out")
+        subject.require_evaluation([], "--each-layer")
+    grid = Grid(ranks=ranks, min_rank=min_rank, multiple_of=multiple_of)
+    found = _advice(subject, limits, methods, grid, batch, each_layer)
     if as_json:
         result = {"model": str(model), **json.loads(found.to_json())}
         typer.echo(json.dumps(result, indent=2, allow_nan=False))
@@ -111,10 +127,9 @@ def _advice(
     subject: Subject,
     limits: Budget,
     methods: list[str],
-    ranks: list[int] | None,
+    grid: Grid,
     batch: int,
-    min_rank: int,
-    multiple_of: int,
+    each_layer: bool,
 ) -> Advice:
     """The advice for a model from disk, whose lines are commands."""
     from dataclasses import replace
@@ -122,6 +137,7 @@ def _advice(
     from rich.console import Console
 
     import compressm
+    from compressm.advice.commands import BY_LAYER
 
     with Console(stderr=True).status("Cuts are made, evaluated, timed and undone …"):
         found = compressm.advise(
@@ -132,26 +148,34 @@ def _advice(
             budget=limits,
             step=subject.step,
             batch=batch,
-            ranks=ranks,
-            min_rank=min_rank,
-            multiple_of=multiple_of,
+            ranks=grid.ranks,
+            min_rank=grid.min_rank,
+            multiple_of=grid.multiple_of,
             uniform=subject.uniform,
+            each_layer=each_layer,
         )
     shared = [*subject.options]
-    for name, value in (("--min-rank", min_rank), ("--multiple-of", multiple_of)):
+    for name, value in (("--min-rank", grid.min_rank), ("--multiple-of", grid.multiple_of)):
         shared += [] if value == 1 else [name, str(value)]
 
     def line(cut: CutAdvice) -> CutAdvice:
-        kind, number = cut.size.split()
+        kind, number = cut.size.split(maxsplit=1)
         named = [] if cut.method == "auto" else [cut.method]
-        out = "-".join([subject.path.resolve().stem, number, *named]) + subject.suffix
-        words = ["compressm", "compress", str(subject.path), "-o", out, f"--{kind}", number]
+        option, called = kind, number
+        if kind == BY_LAYER:
+            option, called = "rank", f"{cut.total_states}-by-layer"
+        out = "-".join([subject.path.resolve().stem, called, *named]) + subject.suffix
+        words = ["compressm", "compress", str(subject.path), "-o", out, f"--{option}", number]
         words += ["--method", *named] if named else []
         return replace(cut, command=shlex.join([*words, *shared]))
 
     cuts = tuple(line(cut) for cut in found.cuts)
+    layers = tuple(
+        replace(layer, alone={m: tuple(map(line, alone)) for m, alone in layer.alone.items()})
+        for layer in found.layers
+    )
     best = next((cut for cut, was in zip(cuts, found.cuts, strict=True) if was is found.best), None)
-    return replace(found, cuts=cuts, best=best)
+    return replace(found, layers=layers, cuts=cuts, best=best)
 
 
 def _show(subject: Subject, found: Advice) -> None:
@@ -169,6 +193,8 @@ def _show(subject: Subject, found: Advice) -> None:
         _table(layer_table(found.layers, names)),
         LAYER_LEGEND,
     )
+    if found.each_legend:
+        _text.show(out, "Each layer", _table(found.each_table(names)), found.each_legend)
     if found.cuts:  # in two parts, which are narrow enough for 80 columns
         saved = ("parameters", "bytes", "MB", "ms", "× now")
         cost = ("loss", "rise", "error", metric_title(found.present))
