@@ -126,10 +126,26 @@ def test_limits_on_size_take_the_most_states_within_them(scene):
     assert [cut.size for cut in held.cuts] == ["rank 8"]
 
 
+def test_the_largest_rank_within_a_size_whatever_else_the_model_holds():
+    mixed = nn.Sequential(LRU(3, 64), LRU(3, 32))
+    mixed.half = nn.Linear(100, 100).to(torch.bfloat16)
+    mixed.register_buffer("table", torch.zeros(20_000, dtype=torch.float64))
+    sizes = advise(mixed, ranks=[34, 33, 3])
+    for larger, cut in ((sizes.cuts[0], sizes.cuts[1]), (sizes.present, sizes.cuts[2])):
+        for name in ("memory_mb", "parameters", "state_bytes"):
+            limit = getattr(cut, name)
+            found = advise(mixed, budget=Budget(**{name: limit}), tolerances=[], ranks=[1])
+            assert getattr(found.best, name) == limit
+            assert found.best.states == cut.states
+            assert getattr(larger, name) > limit
+
+
 def test_limits_that_nothing_reaches_or_that_exclude_each_other(scene):
     far = advise(scene.model, scene.optimizer, budget=Budget(parameters=5), ranks=[8, 1])
     assert far.best is None
     assert "reaches parameters=5 (the least is" in far.verdict
+    far = advise(scene.model, scene.optimizer, budget=Budget(parameters=5), ranks=[8])
+    assert "with 1 state (rank 1))" in far.verdict  # not even the smallest that there is
     both = advise(
         scene.model,
         scene.optimizer,

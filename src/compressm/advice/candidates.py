@@ -90,16 +90,25 @@ def sizes(
     trials: Trials, survey: Survey, states: Mapping[str, int], batch: int
 ) -> dict[str, float]:
     """What a plan leaves, from what each state costs; without a cut."""
-    spectra, model = survey.spectra, trials.run.model
-    gone = sum((s.state_dim - states[name]) * s.cost.parameters for name, s in spectra.items())
-    parameters = trials.run.parameters
-    weights = weight_bytes(model) * (1 - gone / max(parameters, 1))
+    gone = {
+        name: (spectrum.state_dim - states[name]) * spectrum.cost.parameters
+        for name, spectrum in survey.spectra.items()
+    }
+    weights = float(weight_bytes(trials.run.model))
+    weights -= sum(n * _bytes_each(survey, name) for name, n in gone.items())
     held = state_bytes(survey, states)
     return {
-        "parameters": parameters - gone,
+        "parameters": trials.run.parameters - sum(gone.values()),
         "state_bytes": held,
         "memory_mb": (weights + batch * held) / 1e6,
     }
+
+
+def _bytes_each(survey: Survey, name: str) -> float:
+    """Bytes of a parameter that a cut makes smaller; the rest of a model may have another dtype."""
+    site = survey.sites[name]
+    cut = [site.module.get_parameter(name) for name in site.adapter.parameters(site.module)]
+    return sum(p.nbytes for p in cut) / max(sum(p.numel() for p in cut), 1)
 
 
 def state_bytes(survey: Survey, states: Mapping[str, int]) -> int:
