@@ -142,3 +142,14 @@ def test_sizes_that_come_to_the_same_are_written_once(call, tiny_run, tmp_path):
     assert "skipped 7: the layers would keep as many states as in 8" in text
     assert set(read_card(out / "3").state_dims.values()) == {4}
     assert not (out / "7").exists()
+
+
+def test_a_model_without_a_finite_loss_has_no_budget(
+    call, refuses, tiny_run, tmp_path, monkeypatch
+):
+    nothing = {"val/loss": float("nan"), "val/accuracy": 0.5}
+    monkeypatch.setattr("compressm.cli._models.RunData.evaluate", lambda *_: nothing)
+    options = [tiny_run, "-o", tmp_path / "sizes", "--rank", "6,2"]
+    refuses("needs a finite loss", "compress", *options, "--metric-budget", "loss=+1")
+    assert not list(tmp_path.iterdir())
+    assert call("compress", *options, "--metric-budget", "metric=-1").code == 0

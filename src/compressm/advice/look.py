@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from compressm.advice.budget import EXAMPLES, QUALITY, Budget
+from compressm.advice.budget import Budget
 from compressm.advice.candidates import Grid, sizes, state_bytes, weight_bytes
 from compressm.advice.commands import python_line, size_text
 from compressm.advice.each import DEPTH, cut_alone, descend, first_that_fits, plans
@@ -15,11 +15,19 @@ from compressm.advice.figures import Evaluate, evaluated, timed_in_turns
 from compressm.advice.layers import layers_of, uncuttable
 from compressm.advice.result import Advice
 from compressm.advice.rows import NO_FIGURES, CutAdvice
-from compressm.advice.verdict import Costs, broken, chosen, costs_to, share_of, verdict
+from compressm.advice.verdict import (
+    Costs,
+    broken,
+    chosen,
+    costs_to,
+    require_figures,
+    share_of,
+    verdict,
+)
 from compressm.engine.proposal import Proposal
 from compressm.engine.survey import Survey
 from compressm.engine.trials import Trials
-from compressm.errors import CompressmError, InputError
+from compressm.errors import CompressmError
 from compressm.policies import Policy
 
 # Cuts between the last that holds a limit on loss or metric and the first that does not.
@@ -222,12 +230,7 @@ class Look:
         if self._ask.evaluate is None:
             self._notes.append("Loss and metric were not evaluated: nothing was given that does.")
             return
-        for name in QUALITY:
-            if name in self._ask.budget.limits and getattr(present, name) is None:
-                raise InputError(
-                    f"budget: {EXAMPLES[name]} needs a finite {name}, and the evaluation of the "
-                    "model as it is gives none"
-                )
+        require_figures(self._ask.budget, present)
 
     def _not_asked(self) -> list[str]:
         """What nobody asked for."""

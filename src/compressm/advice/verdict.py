@@ -9,10 +9,13 @@ from compressm.advice.budget import EXAMPLES, QUALITY, Budget
 from compressm.advice.commands import BY_LAYER
 from compressm.advice.rows import CutAdvice
 from compressm.advice.tables import states_text
+from compressm.errors import InputError
 
 # A smaller share of memory, or of the step time, is not worth a cut.
 LEAST = 0.05
 _NOTHING = "Nothing is to be gained here: "
+# Names of metrics may end with their unit.
+_PERCENT = " %"
 Costs = Callable[[CutAdvice], Mapping[str, float]]
 
 
@@ -39,6 +42,20 @@ def broken(cut: CutAdvice, budget: Budget, costs: Costs) -> tuple[str, ...]:
     """The limits that a cut does not hold, by name."""
     found = costs(cut)
     return tuple(name for name, limit in budget.limits.items() if not found[name] <= limit)
+
+
+def require_figures(budget: Budget, present: CutAdvice) -> None:
+    """Refuse limits on figures that the model as it is does not have.
+
+    Raises:
+        InputError: it names the first.
+    """
+    for name in budget.quality:
+        if getattr(present, name) is None:
+            raise InputError(
+                f"budget: {EXAMPLES[name]} needs a finite {name}, and the evaluation of the model "
+                "as it is gives none"
+            )
 
 
 def share_of(budget: Budget, present: CutAdvice, costs: Costs) -> Callable[[CutAdvice], float]:
@@ -141,11 +158,15 @@ def _paid(best: CutAdvice, present: CutAdvice) -> str:
         (present.figures.name, present.metric, best.metric),
     )
     told = [
-        f"{name} goes from {before:.4g} to {after:.4g}"
+        f"{name.removesuffix(_PERCENT)} goes from {_figure(name, before)} to {_figure(name, after)}"
         for name, before, after in figures
         if before is not None and after is not None
     ]
     return f"Right after it {' and '.join(told)}." if told else ""
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:.4g}{_PERCENT if name.endswith(_PERCENT) else ''}"
 
 
 def _lucky(cuts: Sequence[CutAdvice], best: CutAdvice, budget: Budget) -> str:

@@ -15,7 +15,7 @@ from compressm.advice.candidates import Grid
 from compressm.advice.look import row_of
 from compressm.advice.rows import CutAdvice
 from compressm.advice.tables import cut_table, states_text
-from compressm.advice.verdict import broken, chosen, costs_to
+from compressm.advice.verdict import broken, chosen, costs_to, require_figures
 from compressm.cli import _text
 from compressm.cli._stock import require_place
 from compressm.cli._subjects import Subject
@@ -122,6 +122,7 @@ def write_sizes(
         rows: dict[str, CutAdvice] = {}
         with trials.cut(None):
             present = row_of(trials, survey, None, evaluate, batch=1)
+        require_figures(budget, present)
         for rank in (rank for rank in ranks if rank <= most):
             name, states = str(rank), trials.plan(grid.rank(rank), survey)
             same = next((known for known, row in rows.items() if row.states == states), None)
