@@ -1,7 +1,13 @@
 """Runs are made once, stored whole, and go on after a kill."""
 
+import contextlib
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, replace
 
 import pytest
@@ -155,6 +161,44 @@ def test_what_is_done_is_not_done_again_and_an_overridden_run_is_another(tmp_pat
     others = runs_of(arms, overrides=["trainer.steps=4"])
     assert store.finished(others[0]) is None
     assert store.path(others[0]) != store.path(runs_of(arms)[0])
+
+
+def test_no_run_goes_on_unseen_when_the_program_is_killed(tmp_path):
+    definition = tmp_path / "tiny.yaml"
+    settings = json.dumps([*SETTINGS, "trainer.steps=1000000", "trainer.val_every=1000000"])
+    definition.write_text(
+        f"question: '?'\nrecipe: digits-lru\noverrides: {settings}\nseeds: [0, 1]\n"
+        "arms: {full: {kind: full}}\n"
+    )
+    words = ["bench", "reproduce", str(definition), "--processes", "2"]
+    program = subprocess.Popen(
+        [sys.executable, "-m", "compressm", *words, "--results", str(tmp_path / "results")],
+        cwd=tmp_path,
+        start_new_session=True,  # a group of its own, so that its processes can be counted
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        until(lambda: len(list((tmp_path / "runs" / "experiments").glob("*/*"))) == 2)
+        program.kill()
+        program.wait()
+        until(lambda: not alive(program.pid))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+
+
+def until(done, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+def alive(group):
+    """Whether a process of this group is there; one that has ended and was not fetched is not."""
+    listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True)
+    rows = [line.split() for line in listed.stdout.splitlines()]
+    return any(int(pgid) == group and not state.startswith("Z") for pgid, state in rows)
 
 
 def test_a_failure_is_stored_and_tried_again(tmp_path):

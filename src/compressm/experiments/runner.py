@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Empty
+from threading import Thread
 from typing import Any, Protocol
 
 from compressm.experiments.definition import Run
@@ -120,9 +123,13 @@ def _together(
     context = get_context("spawn")  # torch's threads do not survive a fork
     waiting, made = list(runs), []
     active: dict[Future[Outcome], Run] = {}
+    server = SyncManager(ctx=context)
+    server.start(initializer=_end_with_parent)
     with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(min(processes, len(runs)), mp_context=context) as pool,
+        server as manager,
+        ProcessPoolExecutor(
+            min(processes, len(runs)), mp_context=context, initializer=_end_with_parent
+        ) as pool,
     ):
         told = manager.Queue()
         try:
@@ -154,6 +161,21 @@ def _together(
                 process.terminate()
             raise
     return made
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, whatever killed that.
+
+    Else a run would go on unseen, beside the same run of the next call, on the same files.
+    """
+
+    def wait_and_end() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait_and_end, daemon=True).start()
 
 
 def _tell(run: Run, results: Results, work: Path, told: Any) -> Outcome:
