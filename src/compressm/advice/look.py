@@ -20,6 +20,7 @@ from compressm.advice.verdict import (
     broken,
     chosen,
     costs_to,
+    pays,
     require_figures,
     share_of,
     verdict,
@@ -103,21 +104,22 @@ class Look:
         cuts.sort(key=lambda cut: (order.index(cut.method), -cut.total_states))
         layers = layers_of(self._surveys, ask.grid, self._alone)
         best = chosen(present, cuts, ask.budget, costs)
+        words = verdict(
+            present,
+            cuts,
+            best,
+            ask.budget,
+            costs,
+            cuttable=any(layer.reason is None for layer in layers),
+        )
         return Advice(
             layers=layers,
             present=present,
             cuts=tuple(cuts),
             budget=ask.budget,
             batch=ask.batch,
-            best=best,
-            verdict=verdict(
-                present,
-                cuts,
-                best,
-                ask.budget,
-                costs,
-                cuttable=any(layer.reason is None for layer in layers),
-            ),
+            best=best if best is not None and pays(best, present) else None,
+            verdict=words,
             notes=(*self._notes, *uncuttable(layers), *self._not_asked()),
         )
 

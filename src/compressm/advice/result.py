@@ -31,7 +31,8 @@ class Advice:
         cuts: those that were looked at, by method and from large to small.
         budget: the limits that were given.
         batch: sequences whose states count in `memory_mb`.
-        best: the cut to make; None where there is none, or no budget says what is wanted.
+        best: the cut to make; None where there is none, where it saves next to nothing, or where no
+            budget says what is wanted.
         verdict: what to do, in words.
         notes: what was not looked at, and why.
     """

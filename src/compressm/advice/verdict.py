@@ -126,9 +126,8 @@ def verdict(
     if best is None and budget.limits and not content:
         return _unheld(present, cuts, budget, costs)
     smallest = min(cuts, key=_size)
-    needed = bool(present.breaks)
     judged = smallest if best is None else best
-    if not (needed or _worth(judged, present)):
+    if not pays(judged, present):
         even = "even " if best is None else ""
         return f"{_NOTHING}{even}{_name(judged)} would have {_left(judged, present)}."
     if best is None:
@@ -238,8 +237,10 @@ def _name(cut: CutAdvice) -> str:
     return f"{states} state{'s' if states != '1' else ''} ({size}{method})"
 
 
-def _worth(cut: CutAdvice, present: CutAdvice) -> bool:
-    """Whether a cut saves memory or time that anybody would notice."""
+def pays(cut: CutAdvice, present: CutAdvice) -> bool:
+    """Whether a cut is needed for a limit, or saves memory or time that anybody would notice."""
+    if present.breaks:
+        return True
     faster = cut.time_ratio is not None and cut.time_ratio <= 1 - LEAST
     return faster or cut.memory_mb <= (1 - LEAST) * present.memory_mb
 
