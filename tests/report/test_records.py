@@ -4,6 +4,7 @@ import pytest
 
 from compressm.errors import CheckpointError
 from compressm.report import compare, read_run
+from compressm.report.page import page_text
 
 from .runs import CUTS, SITES, event, write_run
 
@@ -31,6 +32,26 @@ def test_a_cut_that_a_guard_undid_goes_back_up(tmp_path):
     run = read_run(write_run(tmp_path / "run", events))
     assert run.state_dims()[SITES[0]].states == (16, 8, 16, 4, 4)
     assert [e.step for e in run.cuts] == [10, 20]
+
+
+def test_a_layer_that_an_event_leaves_out_keeps_its_states(tmp_path):
+    events = [event(10, (16, 16), (8, 8)), event(20, (8,), (4,), sites=SITES[:1])]
+    stairs = read_run(write_run(tmp_path / "run", events)).state_dims()
+    assert stairs[SITES[0]].states == (16, 8, 4, 4)
+    assert stairs[SITES[1]].states == (16, 8, 8, 8)
+
+
+def test_times_that_are_no_numbers_are_not_known(tmp_path):
+    folder = write_run(tmp_path / "run", CUTS, seconds=True)
+    with (folder / "metrics.jsonl").open("a") as file:
+        for name in ("seconds", "step_ms", "training_bytes", "joules"):
+            file.write(
+                f'{{"step": 100, "run/{name}": NaN}}\n{{"step": 90, "run/{name}": Infinity}}\n'
+            )
+    run = read_run(folder)
+    assert [step for step, _ in run.pacing.seconds] == [0, 10, 20]
+    assert run.pacing.joules == 4
+    assert "wall-clock" in page_text([run], title="t")
 
 
 def test_an_unfinished_run_ends_at_its_last_line(tmp_path):

@@ -13,7 +13,7 @@ Series = Callable[[str], tuple[list[int], list[float]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Pacing:
-    """One run; every answer is None where its files do not say.
+    """One run; every answer is None where its files do not say, or say no finite number.
 
     Attributes:
         seconds: wall-clock of the run at each known step, steps ascending; of several lines of one
@@ -32,7 +32,7 @@ class Pacing:
     @classmethod
     def of(cls, series: Series, joules: float | None = None) -> Pacing:
         """From the steps and values of metrics by name; `joules`, if the whole run is counted."""
-        so_far = series("run/joules")[1]
+        so_far = [joules for _, joules in _last_of_each(series("run/joules"))]
         return cls(
             seconds=_last_of_each(series("run/seconds")),
             step_ms=_last_of_each(series("run/step_ms")),
@@ -84,7 +84,8 @@ class Pacing:
 
 
 def _last_of_each(series: tuple[list[int], list[float]]) -> list[tuple[int, float]]:
-    return sorted(dict(zip(*series, strict=True)).items())
+    known = dict(zip(*series, strict=True))
+    return sorted((step, value) for step, value in known.items() if math.isfinite(value))
 
 
 def _last(known: Sequence[tuple[int, float]], until: int | None) -> tuple[int, float] | None:

@@ -136,8 +136,9 @@ class RunRecord:
         steps, states = [0], {site: [n] for site, n in start.items()}
         for event in self.events:
             steps.append(event.step or 0)
-            for change in event.sites:
-                states[change.site].append(change.after)
+            after = {change.site: change.after for change in event.sites}
+            for site, values in states.items():
+                values.append(after.get(site, values[-1]))
         steps.append(self.last_step)
         return {
             site: Staircase(steps=tuple(steps), states=(*values, values[-1]))
