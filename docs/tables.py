@@ -34,6 +34,7 @@ import messages
 import operator_tables
 import rival_tables
 import rivals
+import schedule_tables
 import summaries
 
 from compressm.experiments import Results
@@ -213,6 +214,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "fsdd-sizes": (("fsdd-sizes",), rivals.summary, rival_tables.rivals),
     "listops-sizes": (("listops-sizes",), rivals.summary, rival_tables.rivals),
     "smnist-paper-sizes": (("smnist-paper-sizes",), rivals.summary, rival_tables.rivals),
+    "schedule": (("smnist-schedule",), schedule_tables.summary, schedule_tables.table),
     "mamba-sizes": (("mamba-lm-sizes",), summaries.compared, mamba_tables.language),
     "gdn-sizes": (("gdn-lm-sizes",), summaries.compared, mamba_tables.language),
     "lost": ((*RIVALS, *OTHERS), evidence.lost, evidence_tables.lost),
