@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,11 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "bounds": (("claims-bounds",), evidence.bounds, evidence_tables.bounds),
     "ways": (("claims-cost",), evidence.ways, evidence_tables.ways),
     "choices": (("ablation-choices",), choices.summary, choices.table),
+    "fresh": (
+        ("ablation-choices",),
+        partial(summaries.ablation, only=("full", "scratch", "method")),
+        ablation,
+    ),
 }
 
 # Tables of several experiments that are made of those which are there.

@@ -189,7 +189,7 @@ def test_every_run_of_the_choices_answers_a_question_and_every_way_has_runs():
     tests = {way: test for ways in choices.QUESTIONS.values() for way, test in ways}
     assert [way for way, test in tests.items() if not any(map(test, runs))] == []
     unseen = {run["arm"] for run in runs if not any(test(run) for test in tests.values())}
-    assert unseen == {"full", "deep"}
+    assert unseen == {"full", "deep", "scratch"}
 
 
 def test_every_table_has_the_definitions_that_it_is_made_of():
