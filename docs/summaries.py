@@ -203,7 +203,7 @@ def _choice(table: Sequence[Json], given: str) -> dict[str, float]:
             given == "loss" or method.observability != "gradient"
         )
         mine = [row["val"]["mean"] for row in table if row["arm"] == name]
-        if able and len(mine) == len(sizes):
+        if able and mine and len(mine) == len(sizes):
             means[name] = fmean(mine)
     return dict(sorted(means.items(), key=lambda item: -item[1]))
 

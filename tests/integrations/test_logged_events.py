@@ -2,6 +2,7 @@
 
 import csv
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -77,6 +78,21 @@ def test_a_csv_logger_gets_a_row_for_every_event(tmp_path):
         assert float(row["compressm/data_error/net.0"]) == event.sites[0].data_error
     losses = [row["step"] for row in rows if row["loss"]]
     assert {row["step"] for row in cuts} <= set(losses), "on the axis of the training loss"
+
+
+def test_the_progress_bar_shows_the_states_from_the_first_batch_on():
+    class Bar(pl.Callback):
+        def __init__(self):
+            self.shown = []
+
+        def on_train_batch_end(self, trainer, *_):
+            self.shown.append(trainer.progress_bar_metrics.get("compressm/states"))
+
+    bar = Bar()
+    trainer = trainer_of(cutting(2, **HOW), bar, max_epochs=2)
+    trainer.fit(Logged(), batches(3))
+    # The bar of a batch is drawn with what was logged up to it.
+    assert bar.shown == [16, 8, 8, 8, 8, 8]
 
 
 def test_a_tensorboard_logger_gets_them_too(tmp_path):

@@ -12,8 +12,9 @@ from compressm.checkpoints import watch_loads
 from compressm.compressor import Compressor
 from compressm.errors import InputError, MissingExtraError
 from compressm.events import Event
+from compressm.families import sites_in
 from compressm.integrations.deferred import DeferredCompressor
-from compressm.integrations.scalars import scalars, write_histograms
+from compressm.integrations.scalars import PREFIX, scalars, write_histograms
 
 try:
     import lightning.pytorch as pl
@@ -37,7 +38,8 @@ class CompressionCallback(pl.Callback):
 
     The copies of `EMAWeightAveraging`, `WeightAveraging`, `StochasticWeightAveraging` and any
     `AveragedModel` in a callback or in the module are cut along. Every event goes to all loggers of
-    the trainer, as numbers under `compressm/`, and to TensorBoard as histograms of the spectra.
+    the trainer, as numbers under `compressm/`, and to TensorBoard as histograms of the spectra. The
+    progress bar shows the states of all layers together (`compressm/states`).
 
     Args:
         target: attribute path of the module to compress, such as "model"; by default the
@@ -104,9 +106,20 @@ class CompressionCallback(pl.Callback):
             wrapper=_wrapper(trainer, pl_module),
         )
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         """Cut if the optimizer step that was just made is due."""
         event = self._deferred.step(trainer.global_step)
+        if event is not None or batch_idx == 0:  # an epoch begins with an empty bar
+            sites = sites_in(self._deferred.part_of(pl_module)).values()
+            states = float(sum(site.state_dim for site in sites))
+            pl_module.log(f"{PREFIX}states", states, prog_bar=True, logger=False)
         if event is None:
             return
         # The axis on which Lightning and its own callbacks log this batch.
