@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from compressm.cli import main
 from compressm.train import energy, load_recipe
@@ -80,10 +81,12 @@ def bad_models(tmp_path, tiny_run):
     whole = (tiny_run / "checkpoints" / "best.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.safetensors").write_text("weights")
+    torch.save({"state_dict": {}}, tmp_path / "last.ckpt")
     (tmp_path / "empty").mkdir()
     return {
         tmp_path / "nowhere": "there is no run folder or model file",
         tmp_path / "cut.safetensors": "cut.safetensors is not a readable",
         tmp_path / "text.safetensors": "text.safetensors is not a readable",
+        tmp_path / "last.ckpt": "last.ckpt is a pickle",
         tmp_path / "empty": "holds no model",
     }

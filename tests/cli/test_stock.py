@@ -157,7 +157,7 @@ def _config(content):
 SPOILT = {
     "truncated": (_truncated, "not a readable .safetensors"),
     "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "not a readable"),
-    "pickle": (_pickled("model.safetensors"), "not a readable .safetensors"),
+    "pickle": (_pickled("model.safetensors"), "model.safetensors is a pickle"),
     "only a pickle": (_pickled("pytorch_model.bin"), "holds no model*.safetensors"),
     "foreign": (_weights(lambda w: (w.clear(), w.update(a=torch.ones(2)))), "missing weight"),
     "one missing": (_weights(lambda w: w.pop("backbone.layers.1.mixer.A_log")), "A_log"),

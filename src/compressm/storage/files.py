@@ -14,7 +14,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -220,9 +220,22 @@ def _opened(path: str | Path) -> Iterator[Any]:
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
     except (SafetensorError, OSError) as error:
+        if _is_pickle(path):
+            raise CheckpointError(
+                f"{path} is a pickle (torch.save, a checkpoint of Lightning), which can hold any "
+                "program and is never opened; load it into its model in Python and give that to "
+                "compressm.advise, compressm.compress_ or compressm.export.export"
+            ) from error
         raise CheckpointError(
             f"{path} is not a readable .safetensors file (truncated, or of another kind): {error}"
         ) from error
+
+
+def _is_pickle(path: str | Path) -> bool:
+    """Whether it begins as files of `torch.save` do: a zip archive, or a bare pickle."""
+    with suppress(OSError), open(path, "rb") as file:
+        return file.read(4).startswith((b"PK\x03\x04", b"\x80\x02"))
+    return False
 
 
 def _metadata(archive: Any, path: str | Path) -> dict[str, str]:
