@@ -110,6 +110,20 @@ def test_a_whole_sequence_is_a_scan(model, inputs):
         torch.testing.assert_close(exported.run([new])[0], model(new), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("layer", ["lru", "gated-deltanet"])
+@pytest.mark.parametrize("form", ["step", "block", "sequence"])
+def test_the_runtime_has_nothing_to_complain_of(layer, form, inputs, capfd):
+    import onnxruntime
+
+    model = SequenceClassifier(
+        input="real", features=3, width=16, state_dim=6, depth=2, classes=5, layer=layer
+    )
+    exported = exported_of(model, inputs, form=form)
+    for made in (exported, to_int8(exported, inputs)):
+        onnxruntime.InferenceSession(made.content, providers=["CPUExecutionProvider"])
+    assert capfd.readouterr().err == ""
+
+
 def test_steps_are_timed_in_turns(file, inputs):
     times = step_milliseconds([file[1], file[1]], [inputs[:1]] * 2, rounds=3)
     assert len(times) == 2

@@ -67,6 +67,7 @@ class Onnx(Format):
             )
         proto = made.model_proto
         _strip(proto.graph)
+        _drop_unused(proto.graph)
         entry = proto.metadata_props.add()
         entry.key, entry.value = "compressm", graph.card()
         onnx.checker.check_model(proto)
@@ -107,7 +108,28 @@ def _strip(graph: Any) -> None:
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _strip(attribute.g)
+    for inner in _inner(graph):
+        _strip(inner)
+
+
+def _drop_unused(graph: Any) -> None:
+    """Take out constants that no node reads: ONNX Runtime warns of them at every start."""
+    used = _read(graph)
+    kept = [constant for constant in graph.initializer if constant.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    for inner in _inner(graph):
+        _drop_unused(inner)
+
+
+def _read(graph: Any) -> set[str]:
+    """Names that its nodes and outputs read, those of the graphs in it included."""
+    names = {name for node in graph.node for name in node.input}
+    names.update(output.name for output in graph.output)
+    return names.union(*map(_read, _inner(graph)))
+
+
+def _inner(graph: Any) -> list[Any]:
+    """The graphs in its nodes: what a Scan repeats."""
+    attributes = (attribute for node in graph.node for attribute in node.attribute)
+    return [attribute.g for attribute in attributes if attribute.HasField("g")]
