@@ -10,9 +10,12 @@ from statistics import median
 
 import numpy as np
 
-from compressm.export import export
+from compressm.export import exported_of, to_int8
+from compressm.storage.files import write_text
 from compressm.train.model_files import load_run_model
+from compressm.train.provenance import provenance
 from compressm.train.sizes import states_of
+from compressm.version import stamp
 
 # Each model is streamed so often, the two in turns.
 _TURNS = 3
@@ -31,46 +34,72 @@ def stream(file, signal, folder):
     return json.loads(done.stdout), np.load(outputs)
 
 
-def compare(runs, inputs, *, starts, keep, seconds_a_step, score, held_out):
-    """Export each run, stream the inputs through it, and print what that took and gave.
+def compare(runs, inputs, *, starts, keep, seconds_a_step, score, held_out, json_file=None):
+    """Export each run, also with weights of 8 bits, stream the inputs through all, print a table.
 
     Args:
         runs: run folders by name.
         inputs: (T, B, ...).
         starts, keep: (T,), see `stream.py`.
         seconds_a_step: of real time.
-        score: name of a figure, and a function from the kept outputs (K, B, ...) to it.
+        score: name of a figure, its unit, and a function from the kept outputs (K, B, ...) to it.
         held_out: sequences to check the files on, a tensor (B, L, C).
+        json_file: also write all figures here, with what the runs were made by.
     """
+    figures, configurations = {}, {}
     with tempfile.TemporaryDirectory() as name:
-        folder, files, states = Path(name), {}, {}
+        folder, files = Path(name), {}
         np.savez(folder / "signal.npz", inputs=inputs, starts=starts, keep=keep)
         for run, path in runs.items():
-            model, _ = load_run_model(path)
-            files[run] = folder / f"{run}.onnx"
-            parity = export(model, files[run], held_out).parity
-            states[run] = ", ".join(map(str, states_of(model).values()))
-            print(f"{run}: the file is off by {parity.relative:.1e} of the largest output")
-        told, outputs = {run: [] for run in runs}, {}
+            model, config = load_run_model(path)
+            configurations[run] = config.to_dict()
+            plain = exported_of(model, held_out)
+            print(f"{run}: the file is off by {plain.parity.relative:.1e} of the largest output")
+            for kind, exported in ((run, plain), (f"{run}, int8", to_int8(plain, held_out))):
+                files[kind] = folder / f"{kind}.onnx"
+                files[kind].write_bytes(exported.content)
+                figures[kind] = {
+                    "states": list(states_of(model).values()),
+                    "file_bytes": len(exported.content),
+                    "off_by_relative": exported.parity.relative,
+                }
+        passes = {kind: [] for kind in files}
         for _ in range(_TURNS):
-            for run, file in files.items():
-                found, outputs[run] = stream(file, folder / "signal.npz", folder)
-                told[run].append(found)
-        figure, value = score
+            for kind, file in files.items():
+                found, outputs = stream(file, folder / "signal.npz", folder)
+                passes[kind].append(found)
+                figures[kind][score[0]] = score[2](outputs)
+    for kind, told in passes.items():
+        step = median(one["seconds"] / one["steps"] for one in told)
+        figures[kind] |= {
+            "step_microseconds": 1e6 * step,
+            "real_time_factor": step / seconds_a_step,
+            "state_bytes": told[-1]["state_bytes"],
+            "peak_megabytes": told[-1]["peak_megabytes"],
+            "model_megabytes": told[-1]["peak_megabytes"] - told[-1]["megabytes_before"],
+        }
+    show(figures, score)
+    if json_file is not None:
+        signal = {"steps": len(inputs), "seconds": len(inputs) * seconds_a_step}
+        facts = {**stamp(), **provenance(), "configurations": configurations, "signal": signal}
+        write_text(json_file, json.dumps({**facts, "figures": figures}, indent=1) + "\n")
+
+
+def show(figures, score):
+    """The table of all models, and what its columns mean."""
+    name, unit, _ = score
+    print(
+        f"\n{'model':<12} {'states':>8} {'step':>9} {'real-time factor':>17} {'state':>9} "
+        f"{'file':>10} {'memory':>9} {'of the model':>13}  {name}"
+    )
+    for kind, row in figures.items():
         print(
-            f"\n{'model':<6} {'states':>8} {'step':>9} {'real-time factor':>17} {'state':>9} "
-            f"{'file':>10} {'memory':>9} {'of the model':>13}  {figure}"
+            f"{kind:<12} {', '.join(map(str, row['states'])):>8} "
+            f"{row['step_microseconds']:>6.1f} µs {row['real_time_factor']:>17.2e} "
+            f"{row['state_bytes']:>7,} B {row['file_bytes']:>8,} B "
+            f"{row['peak_megabytes']:>6.1f} MB {row['model_megabytes']:>10.1f} MB  "
+            f"{row[name]:.4g} {unit}".rstrip()
         )
-        for run, passes in told.items():
-            a_step = median(one["seconds"] / one["steps"] for one in passes)
-            one = passes[-1]
-            own = one["peak_megabytes"] - one["megabytes_before"]
-            print(
-                f"{run:<6} {states[run]:>8} {1e6 * a_step:>6.1f} µs "
-                f"{a_step / seconds_a_step:>17.2e} {one['state_bytes']:>7,} B "
-                f"{files[run].stat().st_size:>8,} B {one['peak_megabytes']:>6.1f} MB "
-                f"{own:>10.1f} MB  {value(outputs[run])}"
-            )
     print(
         "\nReal-time factor: seconds of processor time on one core for a second of signal; median "
         f"of {_TURNS} passes in turns, each in a fresh process. Memory: its peak, with the "

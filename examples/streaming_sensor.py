@@ -47,6 +47,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("full", help="run folder of the model that was never cut")
     parser.add_argument("small", help="run folder of the compressed model")
+    parser.add_argument("--json", help="also write the figures here")
     given = parser.parse_args()
     rows, window, horizon = signal(given.small)
     # A forecast at row t is of the rows t + 1 … t + horizon.
@@ -57,7 +58,7 @@ def main():
     ahead = np.lib.stride_tricks.sliding_window_view(rows, horizon, axis=0)[at + 1]
 
     def error(outputs):
-        return f"{np.square(outputs - ahead).mean():.4f}"
+        return float(np.square(outputs - ahead).mean())
 
     print(f"{ROWS:,} rows of {rows.shape[1]} channels at one a second: an hour of signal")
     compare(
@@ -66,8 +67,9 @@ def main():
         starts=starts,
         keep=keep,
         seconds_a_step=1.0,
-        score=(f"mse of {horizon} rows ahead", error),
+        score=("mse", f"({horizon} rows ahead)", error),
         held_out=torch.from_numpy(rows[:window].T[:, :, None].copy()),
+        json_file=given.json,
     )
 
 

@@ -43,6 +43,7 @@ def main():
     parser.add_argument("full", help="run folder of the model that was never cut")
     parser.add_argument("small", help="run folder of the compressed model")
     parser.add_argument("--seconds", type=float, default=20.0, help="of signal [20]")
+    parser.add_argument("--json", help="also write the figures here")
     given = parser.parse_args()
     waves, digits, held_out = recordings(given.small, given.seconds)
     lengths = np.array([len(wave) for wave in waves])
@@ -52,7 +53,7 @@ def main():
     print(f"{len(waves)} test recordings, {ends[-1] / RATE:.1f} s of speech at {RATE:,} Hz")
 
     def accuracy(outputs):
-        return f"{100 * (outputs[:, 0].argmax(-1) == digits).mean():.1f} %"
+        return float(100 * (outputs[:, 0].argmax(-1) == digits).mean())
 
     few = held_out[[0, 1]]
     compare(
@@ -61,8 +62,9 @@ def main():
         starts=starts,
         keep=keep,
         seconds_a_step=1 / RATE,
-        score=("accuracy", accuracy),
+        score=("accuracy", "%", accuracy),
         held_out=few["inputs"][:, : int(few["mask"].sum(1).min())],
+        json_file=given.json,
     )
 
 

@@ -1,5 +1,6 @@
 """The examples stream real data through models that were hardly trained, where the data are."""
 
+import json
 import os
 import runpy
 import sys
@@ -51,10 +52,17 @@ def test_two_models_stream_side_by_side(signal, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     run = str(tmp_path / "run")
     monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.setattr(sys, "argv", ["example", run, run, *arguments])
+    written = tmp_path / "figures.json"
+    words = ["example", run, run, *arguments, "--json", str(written)]
+    monkeypatch.setattr(sys, "argv", words)
     runpy.run_path(str(EXAMPLES / f"streaming_{signal}.py"), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()
     assert said in lines[0]
-    full, small = (next(x for x in lines[4:] if x.startswith(n)) for n in ("full", "small"))
-    figures = [line.split()[-2:] for line in (full, small)]
-    assert figures[0] == figures[1], "the same model gives the same figure"
+    stored = json.loads(written.read_text())
+    full, small = stored["figures"]["full"], stored["figures"]["small"]
+    for name in ("states", "state_bytes", "file_bytes", "mse", "accuracy"):
+        assert full.get(name) == small.get(name), "the same model gives the same figure"
+    assert stored["figures"]["small, int8"]["states"] == [4]
+    assert stored["configurations"]["small"]["model"]["width"] == 4
+    (row,) = [line for line in lines if line.startswith("small, int8")]
+    assert f"{stored['figures']['small, int8']['file_bytes']:,} B" in row
