@@ -36,6 +36,7 @@ import operator_tables
 import rival_tables
 import rivals
 import schedule_tables
+import streaming_table
 import summaries
 
 from compressm.experiments import Results
@@ -70,7 +71,7 @@ def fill(text: str, results: Path = RESULTS) -> str:
 
     def make(match: re.Match[str]) -> str:
         name, *words = match[2].split()
-        listed = listings.LISTINGS | listings.BLOCKS
+        listed = {**listings.LISTINGS, **listings.BLOCKS, "streaming": streaming_table.table}
         made = listed[name]() if name in listed else _from_results(name, words, results)
         return f"{match[1]}\n{made}\n\n{match[3]}"
 
