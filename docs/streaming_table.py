@@ -20,12 +20,12 @@ def table() -> str:
         stored = json.loads((_RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         rows += [_row(name, kind, figures) for kind, figures in stored["figures"].items()]
         made.append(f"{name} {stored['signal']['seconds']:,.0f} s")
-    return (
-        listings.table([*columns, "error"], rows)
-        + f"\n\nSignals: {', '.join(made)}. Medians of three passes in turns, each in a "
-        + "fresh process; seconds are those of the processor. Memory: what came with and after the model. One "
-        + "seed. Source: `experiments/results/streaming`."
+    note = (
+        f"Signals: {', '.join(made)}. Medians of three passes in turns, each in a fresh process; "
+        "seconds are those of the processor. Memory: what came with and after the model. One seed. "
+        "Source: `experiments/results/streaming`."
     )
+    return "\n".join([listings.table([*columns, "error"], rows), "", note])
 
 
 def _row(signal: str, kind: str, figures: dict[str, Any]) -> list[str]:
