@@ -119,7 +119,7 @@ def test_limits_on_size_take_the_most_states_within_them(scene):
     budget = Budget(state_bytes=8 * 2 * 11)
     found = advise(scene.model, data=scene.data, budget=budget, ranks=[8, 4])
     assert max(found.best.states.values()) == 11
-    assert advise(scene.model, budget=Budget(parameters=700)).best.parameters <= 700
+    assert advise(scene.model, budget="parameters=0.7k").best.parameters <= 700
     held = advise(scene.model, data=scene.data, budget=Budget(memory_mb=50), ranks=[8])
     assert held.best is None
     assert "No cut is needed for the budget: the model holds memory_mb=50 as it is" in held.verdict
@@ -263,6 +263,7 @@ def test_text_and_json_say_the_same(advice):
         ({"budget": Budget(loss=0.1)}, "budget: loss=.* give evaluate="),
         ({"budget": Budget(milliseconds=3)}, "needs a step to time; give step= or data="),
         ({"budget": {"loss": 1}}, "budget: expected a Budget"),
+        ({"budget": "los=1"}, "budget: got 'los=1' .did you mean 'loss'"),
         ({"budget": Budget(loss=0.1), "evaluate": lambda: 1.0}, "needs a finite loss"),
         ({"budget": Budget(metric=1), "evaluate": lambda: math.nan}, "needs a finite metric"),
         ({"evaluate": lambda: {"a": 1, "b": 2}}, "evaluate: expected a number, or a dict"),

@@ -33,7 +33,7 @@ def advise(
     forward: Forward | None = None,
     loss: Loss | None = None,
     methods: Sequence[str] = ("auto",),
-    budget: Budget | None = None,
+    budget: Budget | str | None = None,
     step: Callable[[], object] | None = None,
     batch: int = 1,
     ranks: Sequence[int] | None = None,
@@ -59,7 +59,8 @@ def advise(
         higher_is_better: whether a larger metric is better; a loss is better when it is smaller.
         data, forward, loss: see `measure`; the first batch is the step that is timed.
         methods: by which states are ranked, see `measure`.
-        budget: limits that a cut must hold; it chooses one.
+        budget: limits that a cut must hold, as a `Budget` or as text, such as
+            "loss=+0.02, parameters=1.2M"; it chooses one.
         step: what is timed instead of a forward pass of the first batch in evaluation mode. It must
             not change the weights.
         batch: sequences whose states count as memory.
@@ -81,7 +82,8 @@ def advise(
     """
     instance("model", model, nn.Module, hint="for files there is `compressm advise PATH`")
     limits = Budget() if budget is None else budget
-    instance("budget", limits, Budget, hint="for example Budget(loss=0.02, parameters=1.2e6)")
+    limits = Budget.parse([limits]) if isinstance(limits, str) else limits
+    instance("budget", limits, Budget, hint='for example "loss=+0.02, parameters=1.2M"')
     names = _names(methods)
     for name, given in (("evaluate", evaluate), ("step", step)):
         if given is not None:
