@@ -85,14 +85,14 @@ QUESTIONS: dict[str, list[tuple[str, Test]]] = {
 }
 
 
-def summary(folder: Path, experiment: str) -> Json:
+def summary(folder: Path, *experiments: str) -> Json:
     """Accuracies by question, way and number of states in all layers together; a way that has its
     own sizes stands by itself.
 
     "gain" is what a way has more than the default of its question in validation accuracy, over all
     sizes that both have, seed by seed.
     """
-    found = results_of(folder, experiment)
+    found = [run for experiment in experiments for run in results_of(folder, experiment)]
     return {
         "questions": {question: _question(ways, found) for question, ways in QUESTIONS.items()},
         "full": {
@@ -140,7 +140,7 @@ def table(results: Json, question: str) -> str:
         results: of `summary`.
         question: one of `QUESTIONS`.
     """
-    rows = results["questions"][question]
+    rows = _whole(results["questions"][question])
     if not rows:
         return "*These runs are not there yet.*"
     sizes = sorted({size for row in rows for size in row["cells"]}, reverse=True)
@@ -159,18 +159,25 @@ def table(results: Json, question: str) -> str:
         listings.table(["way", *columns, "gain by validation"], body),
         "",
         f"Accuracy in percent at the last step, mean ± standard deviation over {n} "
-        f"seed{'s' if n > 1 else ''}; gains are over the first row, the default: means over "
-        f"sizes, seed by seed. {_verdict(rows)}{_when(rows)} {results['source']}",
+        f"seed{'s' if n > 1 else ''}; gains are over the first row, the default when these runs "
+        f"were made: means over sizes, seed by seed. {_verdict(rows, n)}{_when(rows)} "
+        f"{results['source']}",
     ]
     return "\n".join(parts)
 
 
-def _verdict(rows: Sequence[Json]) -> str:
+def _whole(rows: Sequence[Json]) -> list[Json]:
+    """The ways that as many seeds have run as any of the question."""
+    counts = [min(cell["n"] for cell in row["cells"].values()) for row in rows]
+    return [row for row, count in zip(rows, counts, strict=True) if count == max(counts)]
+
+
+def _verdict(rows: Sequence[Json], seeds: int) -> str:
     """The rule: another way becomes the default where its gain is more than its deviation."""
     better = [row for row in rows if "gain" in row and row["gain"]["mean"] > row["gain"]["std"]]
     better = [row for row in better if row["gain"]["n"] > 2]
     if not better:
-        return "No way gains more than the deviation of its gain over three seeds."
+        return f"No way gains more than the deviation of its gain over {seeds} seeds."
     best = max(better, key=lambda row: row["gain"]["mean"])
     return f"More than the deviation is gained by: {best['way']}."
 

@@ -227,6 +227,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "bounds": (("claims-bounds",), evidence.bounds, evidence_tables.bounds),
     "ways": (("claims-cost",), evidence.ways, evidence_tables.ways),
     "choices": (("ablation-choices",), choices.summary, choices.table),
+    "choices-again": (("ablation-choices", "ablation-again"), choices.summary, choices.table),
     "fresh": (
         ("ablation-choices",),
         partial(summaries.ablation, only=("full", "scratch", "method")),
