@@ -19,7 +19,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+}
 
 
 def megabytes():

@@ -1,11 +1,14 @@
 """Files of a single stream, and ExecuTorch where it is installed, which `dev` does not bring."""
 
+import json
+
 import pytest
 import torch
 
 from compressm.errors import MissingExtraError
 from compressm.export import exported_of, outputs_of
-from compressm.export.graphs import streaming, trace
+from compressm.export.graphs import trace
+from compressm.export.streamed import streaming
 from compressm.nn import SequenceClassifier
 
 
@@ -21,6 +24,12 @@ def test_a_step():
     exported = exported_of(classifier(), torch.randn(3, 20, 3), format="executorch")
     assert exported.parity.relative < 1e-5
     assert exported.parity.sequences == 3  # one after the other
+    from executorch.runtime import Runtime
+
+    (card,) = Runtime.get().load_program(exported.content).load_method("compressm").execute([])
+    said = json.loads(card)
+    assert said["inputs"] == {"name": "inputs", "shape": [1, 3], "dtype": "float32"}
+    assert said["states"][0] == {"name": "state_0", "shape": [1, 8], "dtype": "float32"}
 
 
 @torch.no_grad()

@@ -6,9 +6,11 @@ from torch import nn
 
 from compressm.errors import ConfigError, InputError, ParityError
 from compressm.export import Parity, export, exported_of, outputs_of
-from compressm.export.graphs import streaming, trace
-from compressm.nn import SequenceClassifier
+from compressm.export.graphs import trace
+from compressm.export.streamed import streaming
+from compressm.nn import S4D, S5, SequenceClassifier
 from compressm.ops.scan import scan
+from tests.families import mambas
 
 
 def classifier(layer="lru", kind=SequenceClassifier, **changes):
@@ -116,6 +118,31 @@ class Ours(Complex):
         return scan(inputs[:, None] + 0j, torch.ones(3), torch.ones(3))[:, 0].real, state
 
 
+class Torn(Complex):
+    """Its forward gives more than the outputs."""
+
+    def forward(self, inputs):
+        return inputs, inputs
+
+
+class Diverged(Complex):
+    def forward(self, inputs):
+        return inputs / 0
+
+
+class Unlike(Complex):
+    """Its forward has an output for each step, where its pooling says one for all."""
+
+    pooling = "last"
+
+    def step(self, inputs, state):
+        return inputs[:, :1] + state[:, :1], state
+
+
+def two_ways():
+    return classifier("s5", layer_options={"bidirectional": True})
+
+
 class Started(nn.Module):
     def initial_state(self, batch):
         return torch.ones(batch, 2)
@@ -135,6 +162,11 @@ class Started(nn.Module):
         (Curious(), "torch.export cannot trace its step: "),
         (Ours(), "its step calls compressm.diagonal_scan.default, an operator of compressm"),
         (Started(), "state 0 of its initial_state is not zero"),
+        (Torn(), "its forward gives a tuple; expected the outputs as a tensor"),
+        (Diverged(), "what it gives for these inputs is infinite or no number"),
+        (Unlike(), r"give outputs \(2, 1\) for whole sequences, and its forward gives \(2, 3, 1\)"),
+        (two_ways(), "a bidirectional layer cannot stream"),
+        (classifier().to("meta"), "cannot be copied to the CPU: NotImplementedError"),
     ],
 )
 def test_models_that_cannot_be_exported(model, message, tmp_path):
@@ -168,3 +200,125 @@ def test_what_is_asked_is_checked_first(options, error, message, tmp_path):
     with pytest.raises(error, match=message):
         export(classifier(), tmp_path / "x", given.pop("inputs"), **given)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_that_cannot_stream_is_refused_before_anything_runs(monkeypatch):
+    model = two_ways()
+
+    def run(*_):
+        raise AssertionError("it ran")
+
+    monkeypatch.setattr(SequenceClassifier, "forward", run)
+    with pytest.raises(InputError, match="cannot stream"):
+        exported_of(model, torch.randn(2, 3, 3), format="torch-export")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (torch.full((2, 3), 5), r"cannot run torch.int64 of shape \(2, 3\): IndexError"),
+        (torch.full((2, 3), -1), r"cannot run torch.int64 of shape \(2, 3\): IndexError"),
+        (torch.zeros(2, 3, dtype=torch.complex64), "expected real values or tokens"),
+        (torch.full((2, 3, 3), torch.inf), "expected finite values"),
+    ],
+)
+def test_inputs_that_are_none(inputs, message):
+    with pytest.raises(InputError, match=message):
+        exported_of(classifier(input="token"), inputs, format="torch-export")
+
+
+def test_whole_numbers_are_no_real_values():
+    with pytest.raises(InputError, match=r"RuntimeError: .*; expected what it was trained on"):
+        exported_of(classifier(), torch.zeros(2, 3, 3, dtype=torch.int16), format="torch-export")
+
+
+class Gated(nn.Module):
+    """A model of somebody, with a module of torch that is called `cell`."""
+
+    pooling = "none"
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(3, 4)
+
+    def initial_state(self, batch):
+        return torch.zeros(batch, 4)
+
+    def step(self, inputs, state):
+        state = self.cell(inputs, state)
+        return state, state
+
+    def forward(self, inputs):
+        state, every = self.initial_state(len(inputs)), []
+        for one in inputs.unbind(1):
+            every.append(self.step(one, state)[0])
+            state = every[-1]
+        return torch.stack(every, 1)
+
+
+class Around(Gated):
+    """The same inside of another module."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = Gated()
+
+    def step(self, inputs, state):
+        return self.cell.step(inputs, state)
+
+
+@pytest.mark.parametrize("make", [Gated, Around, lambda: S5(3, 4), lambda: S4D(3, 2)])
+def test_layers_by_themselves_and_modules_called_cell(make):
+    torch.manual_seed(0)
+    inputs = torch.randn(2, 9, 3)
+    assert exported_of(make(), inputs, format="torch-export").parity.relative < 1e-5
+
+
+@pytest.mark.parametrize("around", [torch.autocast("cpu", torch.bfloat16), torch.inference_mode()])
+def test_a_graph_holds_nothing_of_what_is_set_around_it(around):
+    with around:
+        exported = exported_of(classifier(), torch.randn(2, 9, 3), format="torch-export")
+    assert exported.parity.relative < 1e-6
+    values = [node.meta.get("val") for node in exported.graph.program.graph.nodes]
+    assert torch.bfloat16 not in {
+        value.dtype for value in values if isinstance(value, torch.Tensor)
+    }
+
+
+def test_cells_are_computed_of_all_digits_of_the_weights():
+    model = classifier("s5").double()
+    exact = model.encoder.blocks[0].layer.cell()
+    fixed = streaming(model).fixed.encoder.blocks[0].layer
+    for name, value in fixed.named_buffers():
+        torch.testing.assert_close(value, getattr(exact, name).float(), rtol=0, atol=0)
+
+
+class Turned(Gated):
+    """Its state has an axis of one entry, which is laid out as no fresh tensor is."""
+
+    def initial_state(self, batch):
+        return torch.zeros(batch, 1, 4).mT
+
+    def step(self, inputs, state):
+        new = self.cell(inputs, state[..., 0])
+        return new, new[..., None]
+
+    def forward(self, inputs):
+        state, every = self.initial_state(len(inputs)), []
+        for one in inputs.unbind(1):
+            found, state = self.step(one, state)
+            every.append(found)
+        return torch.stack(every, 1)
+
+
+@pytest.mark.parametrize("form", ["block", "sequence"])
+def test_a_scan_takes_states_of_any_strides(form):
+    exported = exported_of(Turned(), torch.randn(2, 9, 3), format="torch-export", form=form)
+    assert exported.parity.relative < 1e-5
+
+
+def test_a_backbone_of_transformers_has_no_outputs():
+    pytest.importorskip("transformers")
+    backbone = mambas.language_model("Mamba", 4, layers=1).backbone
+    with pytest.raises(InputError, match="MambaModel puts out hidden states and has no head"):
+        exported_of(backbone, torch.zeros(1, 3, dtype=torch.int64), format="torch-export")

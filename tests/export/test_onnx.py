@@ -59,7 +59,7 @@ def test_a_device_needs_neither_torch_nor_compressm(file, model, tmp_path):
     )
     told = json.loads(done.stdout)
     assert told["steps"] == 40
-    assert told["state_bytes"] == exported.graph.state_bytes == 2 * 12 * 4 + 16 * 4 + 8
+    assert told["state_bytes"] == exported.graph.state_bytes == 2 * 12 * 4 + 16 * 8 + 8
     assert told["peak_megabytes"] >= told["megabytes_before"] > 0
     with torch.no_grad():
         expected = torch.stack([model(new[:, :15]), model(new[:, 15:])])
@@ -70,6 +70,7 @@ def test_a_file_says_what_it_is(file):
     proto = onnx.load_from_string(file[1].content)
     (card,) = (json.loads(one.value) for one in proto.metadata_props if one.key == "compressm")
     assert card["form"] == "step"
+    assert card["inputs"] == {"name": "inputs", "shape": ["batch", 3], "dtype": "float32"}
     assert card["outputs"] == "last step"
     assert card["states"][0] == {"name": "state_0", "shape": ["batch", 12], "dtype": "float32"}
 

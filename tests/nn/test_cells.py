@@ -56,6 +56,18 @@ def test_eigenvalues_are_computed_in_float64():
     torch.testing.assert_close(modulus, exact, rtol=1e-14, atol=0)
 
 
+def test_a_state_that_hardly_decays_does_not_grow_by_rounding():
+    """|λ| of what float32 holds stays below one, or a stream would run over after some days."""
+    torch.manual_seed(0)
+    layer = LRU(3, 2_000)
+    with torch.no_grad():
+        layer.nu_log.fill_(-18.0)  # a decay of 1.5e-8 for each step
+    cell = layer.cell()
+    modulus = torch.hypot(cell.re[:2_000].double(), cell.im[2_000:].double())
+    assert float(modulus.max()) < 1
+    torch.testing.assert_close(modulus, torch.ones_like(modulus), rtol=0, atol=2e-7)
+
+
 def test_a_layer_that_reads_both_ways_has_none():
     with pytest.raises(InputError, match="cannot stream"):
         S5(4, 3, bidirectional=True).cell()

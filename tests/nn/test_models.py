@@ -14,6 +14,7 @@ from compressm.nn import (
     register_layer,
     state_dims,
 )
+from compressm.nn.pooling import pool_step, start_pooling
 
 
 def classifier(**changes):
@@ -191,3 +192,17 @@ def test_bad_mask_and_bad_layer():
     with pytest.raises(InputError, match="Linear lacks"):
         Block(nn.Linear(3, 3))
     assert make_layer("lru", 3, 2, r_min=0.5).r_min == 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mean_of_forty_million_steps_still_hears_each_of_them(dtype):
+    """In float32 a zero would no longer pull the mean of such a stream down."""
+    before = start_pooling(torch.zeros(4, dtype=dtype), 2, "mean")
+    many = 40_000_000
+    state = before._replace(mean=before.mean + 0.75, steps=before.steps + many)
+    for value in [0.0] * 50 + [8.0] * 3:
+        features, state = pool_step(torch.full((2, 4), value, dtype=dtype), state)
+    expected = torch.full((2, 4), (0.75 * many + 24) / (many + 53), dtype=torch.float64)
+    torch.testing.assert_close(state.mean, expected, rtol=1e-14, atol=0)
+    assert features.dtype == dtype
+    assert not before.mean.any()

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from compressm.arguments import amount, instance
 from compressm.errors import CompressmError, ConfigError, InputError
 from compressm.export.formats import FORMATS, INT8, Format, Run
-from compressm.export.graphs import FORMS, Form, Graph, streaming, trace
-from compressm.export.parity import Parity, compare, expected_of, outputs_of
+from compressm.export.graphs import FORMS, Form, Graph, trace
+from compressm.export.parity import Parity, compare, expected_of, in_float32, outputs_of
+from compressm.export.streamed import streaming
 from compressm.storage.files import write_bytes
 from compressm.storage.outputs import require_file
 
@@ -86,6 +87,8 @@ def export(
     return exported
 
 
+# Under autocast the graph would hold its casts, and the comparison its rounding.
+@in_float32()
 def exported_of(
     model: nn.Module,
     inputs: Tensor,
@@ -103,7 +106,7 @@ def exported_of(
     writer = require_format(format, form)()
     streamed = streaming(model)
     given = _sequences(inputs)
-    expected = expected_of(streamed, given)
+    expected = expected_of(streamed.model, given)
     graph = trace(streamed, given, form, single=writer.single)
     try:
         content = writer.encode(graph)
@@ -147,7 +150,13 @@ def _sequences(inputs: Tensor) -> Tensor:
             f"shape {tuple(inputs.shape)}"
         )
     given = inputs.detach().cpu()
-    return given.float() if given.is_floating_point() else given.long()
+    if given.is_complex():
+        raise InputError(f"inputs: expected real values or tokens, got {given.dtype}")
+    if not given.is_floating_point():
+        return given.long()
+    if not given.isfinite().all():
+        raise InputError("inputs: expected finite values, got some that are infinite or no number")
+    return given.float()
 
 
 def _require_int8(format: str) -> Callable[[bytes], bytes]:

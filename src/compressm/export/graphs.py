@@ -7,7 +7,6 @@ or (B, L), by a scan of that step.
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import warnings
@@ -22,9 +21,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from compressm.errors import CompressmError, InputError
-from compressm.families.reclassed import Reclassed
-from compressm.integrations.cpu import accelerate_cpu
-from compressm.integrations.stock_steps import CausalLM, is_stock_model
+from compressm.export.streamed import Streamed
 from compressm.version import stamp
 
 Form = Literal["step", "block", "sequence"]
@@ -42,6 +39,7 @@ class Graph:
         form: "step", "block" (many steps, states in and out) or "sequence" (from zero states).
         per_step: whether there is an output for every step of a stretch, not only for the last.
         single: whether it holds one stream only, so a batch of one.
+        step: shape of the inputs of one step without the batch, and their type.
         states: shapes of the states without the batch, and their types; all are zero at the start.
     """
 
@@ -49,6 +47,7 @@ class Graph:
     form: Form
     per_step: bool
     single: bool
+    step: tuple[tuple[int, ...], torch.dtype]
     states: tuple[tuple[tuple[int, ...], torch.dtype], ...]
 
     @property
@@ -82,38 +81,23 @@ class Graph:
 
     def card(self) -> str:
         """What a file says of itself and of who wrote it, as JSON."""
+        lead: list[int | str] = [1 if self.single else "batch"]
+        length = [] if self.form == "step" else ["length"]
+        inputs = _described("inputs", [*lead, *length, *self.step[0]], self.step[1])
         states = [
-            {
-                "name": f"state_{i}",
-                "shape": [1 if self.single else "batch", *shape],
-                "dtype": str(dtype).split(".")[1],
-            }
+            _described(f"state_{i}", [*lead, *shape], dtype)
             for i, (shape, dtype) in enumerate(self.states[: self._carried])
         ]
         outputs = "each step" if self.per_step else "last step"
-        said = {"form": self.form, "outputs": outputs, "states": states}
+        said = {"form": self.form, "inputs": inputs, "outputs": outputs, "states": states}
         return json.dumps({**stamp(), **said})
 
 
-def streaming(model: nn.Module) -> nn.Module:
-    """The model in float32 on the CPU, in evaluation mode, as a copy that can be streamed.
-
-    Raises:
-        InputError: it has no `initial_state` and `step`.
-    """
-    copied = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
-    if is_stock_model(copied):
-        copied = CausalLM(copied)
-    missing = [name for name in ("initial_state", "step") if not hasattr(copied, name)]
-    if missing:
-        raise InputError(
-            f"model: {type(model).__name__} has no {' and no '.join(missing)}; expected a "
-            "SequenceClassifier, a recurrent language model of transformers, or a module with both"
-        )
-    return copied
+def _described(name: str, shape: list[int | str], dtype: torch.dtype) -> dict[str, Any]:
+    return {"name": name, "shape": shape, "dtype": str(dtype).split(".")[1]}
 
 
-def trace(model: nn.Module, inputs: Tensor, form: Form, *, single: bool) -> Graph:
+def trace(model: Streamed, inputs: Tensor, form: Form, *, single: bool) -> Graph:
     """The graph of a model that `streaming` made, of any batch and, of a stretch, any length.
 
     Args:
@@ -125,12 +109,13 @@ def trace(model: nn.Module, inputs: Tensor, form: Form, *, single: bool) -> Grap
     Raises:
         InputError: a layer computes with complex tensors, or its state does not start at zero.
     """
-    fixed = _with_cells(model)
+    fixed = model.fixed
     size = 1 if single else _BATCH
     step = _Step(fixed, size)
     _require_zero(step.zeros, size)
     one = inputs[:1, :1].repeat(size, _LENGTH, *(1 for _ in inputs.shape[2:]))
-    zeros = tuple(step.zeros)
+    # Laid out plainly: an axis of one entry may have any stride, and a scan compares them.
+    zeros = tuple(torch.zeros(z.shape, dtype=z.dtype, device="cpu") for z in step.zeros)
     batch = None if single else Dim("batch", min=1)
     each = tuple({0: batch} for _ in zeros)
     per_step = getattr(fixed, "pooling", "none") == "none"
@@ -145,7 +130,15 @@ def trace(model: nn.Module, inputs: Tensor, form: Form, *, single: bool) -> Grap
         else:
             program = _traced(_Sequence(block, zeros), (one,), (stretch,))
     states = tuple((tuple(z.shape[1:]), z.dtype) for z in zeros)
-    return Graph(program=program, form=form, per_step=per_step, single=single, states=states)
+    entering = (tuple(one.shape[2:]), one.dtype)
+    return Graph(
+        program=program,
+        form=form,
+        per_step=per_step,
+        single=single,
+        step=entering,
+        states=states,
+    )
 
 
 def _traced(module: nn.Module, given: tuple[Tensor, ...], axes: Any) -> ExportedProgram:
@@ -214,19 +207,6 @@ class _Sequence(nn.Module):
         states = [z.repeat(inputs.shape[0], *(1 for _ in z.shape[1:])) for z in zeros]
         outputs: Tensor = self.block(inputs, *states)[0]
         return outputs
-
-
-def _with_cells(model: nn.Module) -> nn.Module:
-    """A copy whose layers are cells, and whose stock layers run transformers' own code."""
-    copied = copy.deepcopy(model)
-    if any(isinstance(module, Reclassed) for module in copied.modules()):
-        accelerate_cpu(copied, enable=False)
-    for module in list(copied.modules()):
-        for name, child in module.named_children():
-            if hasattr(child, "cell"):
-                cell: Any = child.cell
-                setattr(module, name, cell())
-    return copied
 
 
 def _require_zero(states: list[Tensor], batch: int) -> None:

@@ -5,14 +5,23 @@ B batch, L length.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from compressm.errors import ParityError
+from compressm.errors import CompressmError, InputError, ParityError
 from compressm.export.formats import Run
 from compressm.export.graphs import Graph
+
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """What a file computes in, whatever is set around it: no autocast, no gradients."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +61,16 @@ def compare(graph: Graph, run: Run, expected: Tensor, inputs: Tensor) -> Parity:
         run: the file, read again.
         expected: outputs of the model for the sequences, (B, L, K), or (B, K) of the last step.
         inputs: (B, L, C) or (B, L).
+
+    Raises:
+        InputError: the outputs differ in shape.
     """
     got = outputs_of(graph, run, inputs)
+    if got.shape != expected.shape:
+        raise InputError(
+            f"model: its steps give outputs {tuple(got.shape)} for whole sequences, and its "
+            f"forward gives {tuple(expected.shape)}; with pooling 'none' there is one for each step"
+        )
     absolute = float((got - expected).abs().max())
     return Parity(
         absolute=absolute,
@@ -65,11 +82,37 @@ def compare(graph: Graph, run: Run, expected: Tensor, inputs: Tensor) -> Parity:
 
 @torch.no_grad()
 def expected_of(model: nn.Module, inputs: Tensor) -> Tensor:
-    """What the model itself gives in float32, by whichever code it runs."""
-    outputs: Tensor = model(inputs)
+    """What the model itself gives in float32, by whichever code it runs.
+
+    Raises:
+        InputError: it cannot run the inputs, or what it gives is no tensor of finite numbers.
+    """
+    try:
+        outputs = model(inputs)
+    except CompressmError:
+        raise
+    # Whatever a model that somebody else wrote says to inputs that are not its own.
+    except Exception as error:
+        text = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"inputs: the model cannot run {inputs.dtype} of shape {tuple(inputs.shape)}: "
+            f"{type(error).__name__}: {text}; expected what it was trained on: real values "
+            "(batch, length, channels) of a floating type, or tokens (batch, length) of its "
+            "vocabulary"
+        ) from error
+    if not isinstance(outputs, Tensor):
+        raise InputError(
+            f"model: its forward gives a {type(outputs).__name__}; expected the outputs as a tensor"
+        )
+    if not outputs.isfinite().all():
+        raise InputError(
+            "model: what it gives for these inputs is infinite or no number, so there is nothing "
+            "to compare a file with; has its training diverged?"
+        )
     return outputs
 
 
+@in_float32()
 def outputs_of(graph: Graph, run: Run, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
     """What a file gives for whole sequences: of a block or a step the states are handed on.
 

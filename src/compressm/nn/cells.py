@@ -126,8 +126,12 @@ class ChannelCell(nn.Module):
 
 
 def _eigenvalues(decay: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
-    """Real and imaginary part of λ, in float64."""
-    modulus = torch.exp(-decay.detach().double())
+    """Real and imaginary part of λ, in float64.
+
+    A state that dies out slower than float32 can say gets the slowest decay that it can: rounding
+    could lengthen λ by 2^-24 √2, and a state that grows ends a stream, if only after hours.
+    """
+    modulus = torch.exp(-decay.detach().double()).clamp_max(1 - 2**-23)
     angle = phase.detach().double()
     return modulus * torch.cos(angle), modulus * torch.sin(angle)
 

@@ -54,11 +54,11 @@ def pool(x: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
 class Pooled(NamedTuple):
     """What pooling carries from step to step.
 
-    A mean and a count, and not a sum: of a stream of millions of steps a sum in float32 would stop
-    growing.
+    In float64: after some ten million steps what one of them adds to a mean, or to a sum, is less
+    than the digits of float32. What is small would be lost then, while what is large still counts.
     """
 
-    mean: Tensor  # (B, H), of the features of all steps so far
+    mean: Tensor  # (B, H), float64, of the features of all steps so far
     steps: Tensor  # (B, 1), int64
 
 
@@ -67,7 +67,9 @@ def start_pooling(like: Tensor, batch: int, pooling: Pooling) -> Pooled | tuple[
     if pooling != "mean":
         return ()
     steps = torch.zeros(batch, 1, dtype=torch.int64, device=like.device)
-    return Pooled(like.new_zeros(batch, like.shape[-1]), steps)
+    # Apple's devices have no float64.
+    dtype = torch.float32 if like.device.type == "mps" else torch.float64
+    return Pooled(like.new_zeros(batch, like.shape[-1], dtype=dtype), steps)
 
 
 def pool_step(x: Tensor, before: Pooled | tuple[()]) -> tuple[Tensor, Pooled | tuple[()]]:
@@ -76,4 +78,4 @@ def pool_step(x: Tensor, before: Pooled | tuple[()]) -> tuple[Tensor, Pooled | t
         return x, ()
     steps = before.steps + 1
     mean = before.mean + (x - before.mean) / steps
-    return mean, Pooled(mean, steps)
+    return mean.to(x.dtype), Pooled(mean, steps)

@@ -31,7 +31,9 @@ class Executorch(Format):
         except ImportError as error:
             raise MissingExtraError("executorch", self.extra) from error
         with quiet():
-            program = to_edge_transform_and_lower(graph.program).to_executorch()
+            program = to_edge_transform_and_lower(
+                graph.program, constant_methods={"compressm": graph.card()}
+            ).to_executorch()
         return bytes(program.buffer)
 
     def read(self, content: bytes) -> Run:
