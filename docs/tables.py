@@ -223,7 +223,10 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "quarter": ((*RIVALS, *OTHERS), evidence.quarter, evidence_tables.quarter),
     "energy": ((*RIVALS, *OTHERS), evidence.energy, evidence_tables.energy),
     "cut-seconds": ((*RIVALS, *OTHERS), evidence.cut_seconds, evidence_tables.cut_seconds),
-    "settling": (("claims-settling",), evidence.settling, evidence_tables.settling),
+    **{
+        name: ((f"claims-{name}",), evidence.settling, evidence_tables.settling)
+        for name in ("settling", "settling-images", "settling-language")
+    },
     "bounds": (("claims-bounds",), evidence.bounds, evidence_tables.bounds),
     "ways": (("claims-cost",), evidence.ways, evidence_tables.ways),
     "choices": (("ablation-choices",), choices.summary, choices.table),
