@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 import listings
-from evidence_tables import plain, signed
+from cells import plain, signed
 from summaries import Json, Result, over, results_of
 
 _METHOD = "gradient-data"

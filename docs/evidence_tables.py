@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import listings
-import mamba_tables
 import rival_tables
+from cells import plain, seeds, signed
 
 Json = dict[str, Any]
 
@@ -127,7 +126,7 @@ def settling(results: Json) -> str:
         "steps. Correlation: Spearman's, weighted by energy, of directions followed through "
         f"{settings['looks']} measurements. Doomed: share of the energy in directions that a cut "
         f"at {at} would remove. Mean ± standard deviation over the layers of "
-        f"{mamba_tables.seeds(results['rows'])}. {results['source']}"
+        f"{seeds(results['rows'])}. {results['source']}"
     )
 
 
@@ -148,7 +147,7 @@ def bounds(results: Json) -> str:
     return (
         f"{listings.table([*columns, 'highest'], rows)}\n\nH-infinity error of every layer as it "
         "is stored, from a frequency grid that follows its poles, over the bound in the event; "
-        f"{mamba_tables.seeds(results['rows'])}, cut at 10 % and after the whole training. "
+        f"{seeds(results['rows'])}, cut at 10 % and after the whole training. "
         f"{results['source']}"
     )
 
@@ -194,14 +193,3 @@ def _way(way: str, row: Json) -> str:
     states = row["full_states"] if way == "full" else row["states"]
     names = {"full": "never cut", "small": "small", "distillation": "small, with a teacher"}
     return f"{names[way]}, {states} states"
-
-
-def plain(cell: Mapping[str, float], digits: int) -> str:
-    """Mean ± standard deviation, or the single value that there is."""
-    spread = f" ± {cell['std']:.{digits}f}" if cell["n"] > 1 else ""
-    return f"{cell['mean']:.{digits}f}{spread}"
-
-
-def signed(cell: Mapping[str, float], digits: int) -> str:
-    """The same of differences."""
-    return ("+" if cell["mean"] >= 0 else "") + plain(cell, digits)

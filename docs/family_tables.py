@@ -8,6 +8,7 @@ from typing import Any
 
 import listings
 import summaries
+from cells import plain, signed
 
 from compressm.experiments import grouped, load_definition
 
@@ -30,10 +31,10 @@ _FIGURES = {
     "error": (
         "output_error_percent",
         2,
-        "",
+        plain,
         "Relative error of the logits on validation data in percent",
     ),
-    "rise": ("loss_rise_nats", 4, "+", "Rise of the validation loss in nats"),
+    "rise": ("loss_rise_nats", 4, signed, "Rise of the validation loss in nats"),
 }
 _TIMES = (
     "full_step_milliseconds",
@@ -99,7 +100,7 @@ def families(results: Json, key: str) -> str:
 
 
 def _cuts(results: Json, key: str) -> str:
-    figure, digits, sign, caption = _FIGURES[key]
+    figure, digits, write, caption = _FIGURES[key]
     rows = []
     for row in results["rows"]:
         values = {
@@ -111,7 +112,7 @@ def _cuts(results: Json, key: str) -> str:
         shown = []
         for column in _COLUMNS:
             cell = cells.get(column)
-            text = "–" if cell is None else _cell(cell, digits, sign)
+            text = "–" if cell is None else write(cell, digits)
             shown.append(f"**{text}**" if cell is not None and cell["mean"] == best else text)
         rows.append([row["layer"], *shown, _no_worse(values)])
     seeds = _seeds(len(found) for row in results["rows"] for found in row["cuts"].values())
@@ -147,7 +148,7 @@ def _time(results: Json) -> str:
             f"{row['cut_share_percent']['mean']:.1f}",
             f"{row['full_run_seconds']['mean']:.1f}",
             f"{row['cut_run_seconds']['mean']:.1f}",
-            _cell(row["run_speedup"], 2, "") + " ×",
+            plain(row["run_speedup"], 2) + " ×",
         ]
         for row in results["times"]
     ]
@@ -177,8 +178,3 @@ def _time(results: Json) -> str:
 def _seeds(counts: Iterable[int]) -> str:
     most = max(counts)
     return "1 seed" if most == 1 else f"{most} seeds"
-
-
-def _cell(cell: Mapping[str, float], digits: int, sign: str) -> str:
-    spread = f" ± {cell['std']:.{digits}f}" if cell["n"] > 1 else ""
-    return f"{cell['mean']:{sign}.{digits}f}{spread}"

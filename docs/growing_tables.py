@@ -8,6 +8,7 @@ from typing import Any
 
 import listings
 import summaries
+from cells import plain
 
 from compressm.experiments import grouped
 
@@ -57,10 +58,10 @@ def growing(results: Json) -> str:
             [
                 f"{row['first']}, {_NAMES[row['arm']]}",
                 ends,
-                _plus(row["val"]),
-                _plus(row["test"]),
-                _plus(row["processor"], 0),
-                _plus(row["wall"], 0),
+                plain(row["val"], 1),
+                plain(row["test"], 1),
+                plain(row["processor"], 0),
+                plain(row["wall"], 0),
                 str(row["val"]["n"]),
             ]
         )
@@ -88,11 +89,6 @@ def ways(results: Json) -> str:
 def _said(way: list[tuple[int, int]]) -> Iterator[str]:
     for step, states in way:
         yield f"{states} at step {step:,}" if step else f"{states}"
-
-
-def _plus(cell: Json, digits: int = 1) -> str:
-    deviation = f" ± {cell['std']:.{digits}f}" if cell["n"] > 1 else ""
-    return f"{cell['mean']:.{digits}f}{deviation}"
 
 
 _NAMES = {"elastic": "elastic", "scratch": "fixed"}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import listings
+from cells import plain, seeds, signed
 
 Json = dict[str, Any]
 
@@ -17,24 +17,6 @@ _ARMS = {
 _PRECISIONS = {"32": "float32", "bf16": "bfloat16 products"}
 
 
-def _signed(cell: Mapping[str, float], digits: int = 4) -> str:
-    """Mean ± standard deviation of differences."""
-    spread = f" ± {cell['std']:.{digits}f}" if cell["n"] > 1 else ""
-    return f"{cell['mean']:+.{digits}f}{spread}"
-
-
-def _plain(cell: Mapping[str, float], digits: int = 4) -> str:
-    return _signed(cell, digits).removeprefix("+")
-
-
-def seeds(rows: Sequence[Json]) -> str:
-    """How many; of rows that differ, the fewest and the most."""
-    counts = sorted({len(row["seeds"]) for row in rows})
-    if counts == [1]:
-        return "1 seed"
-    return "–".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) + " seeds"
-
-
 def language(results: Json) -> str:
     """One row for each arm: loss right after the cut and at the end, against the full model.
 
@@ -44,7 +26,7 @@ def language(results: Json) -> str:
     rows = []
     for row in results["table"]:
         over = [
-            _signed(row[key]) if key in row else "–"
+            signed(row[key], 4) if key in row else "–"
             for key in ("rise", "last_val_loss_nats_over_full", "chosen_test_loss_nats_over_full")
         ]
         rows.append(
@@ -52,9 +34,9 @@ def language(results: Json) -> str:
                 _ARMS.get(row["arm"], f"cut, `{row['arm']}`"),
                 row["kept"],
                 over[0],
-                _plain(row["last_val_loss_nats"]),
+                plain(row["last_val_loss_nats"], 4),
                 over[1],
-                _plain(row["chosen_test_loss_nats"]),
+                plain(row["chosen_test_loss_nats"], 4),
                 over[2],
                 f"{row['chosen_test_bits_per_token']['mean']:.3f}",
             ]
@@ -86,10 +68,10 @@ def classifier(results: Json) -> str:
     rows = []
     for row in results["table"]:
         key = "chosen_test_accuracy_percent"
-        rise = _signed(row["rise"]) if "rise" in row else "–"
+        rise = signed(row["rise"], 4) if "rise" in row else "–"
         name = _ARMS.get(row["arm"], f"cut, `{row['arm']}`")
-        against = "–" if row["arm"] == "full" else _signed(row[f"{key}_over_full"], 1)
-        rows.append([name, row["kept"], rise, _plain(row[key], 1), against])
+        against = "–" if row["arm"] == "full" else signed(row[f"{key}_over_full"], 1)
+        rows.append([name, row["kept"], rise, plain(row[key], 1), against])
     columns = ["model", "states", "rise of the loss at the cut", "test accuracy, %", "over full"]
     return (
         listings.table(columns, rows)
@@ -109,10 +91,10 @@ def damping(results: Json) -> str:
         [
             f"`{row['experiment']}`",
             f"{row['damping']:g}",
-            _signed(row["rise"]),
-            _signed(row["val_over_full"]),
-            _signed(row["test_over_full"]),
-            _plain(row["test_accuracy"], 1),
+            signed(row["rise"], 4),
+            signed(row["val_over_full"], 4),
+            signed(row["test_over_full"], 4),
+            plain(row["test_accuracy"], 1),
         ]
         for row in results["table"]
     ]
@@ -222,81 +204,11 @@ def cuts(results: Json, percent: str) -> str:
     for method, way in dict.fromkeys((row["method"], row.get("way")) for row in found):
         rises = [cells.get((method, way, size)) for size in sizes]
         name = f"`{method}`, {way}" if way else f"`{method}`"
-        rows.append([name, *("–" if rise is None else _signed(rise) for rise in rises)])
+        rows.append([name, *("–" if rise is None else signed(rise, 4) for rise in rises)])
     return (
         listings.table(["method", *(f"{size} states" for size in sizes)], rows)
         + f"\n\nRise of the validation loss in {results['unit']}, "
-        + f"from {_plain(found[0]['before'])}, mean ± standard deviation over "
+        + f"from {plain(found[0]['before'], 4)}, mean ± standard deviation over "
         + f"{seeds(found)}; no step was taken after the cut. "
-        + results["source"]
-    )
-
-
-def recall(results: Json) -> str:
-    """Recall accuracy by state dimension: from scratch, and cut early or late.
-
-    Args:
-        results: of `summaries.recall`.
-    """
-    table = results["table"]
-    full = next(row for row in table if row["arm"] == "full")
-    cells = {(row["arm"], row["at"], row["kept"]): row for row in table}
-    sizes = sorted({row["kept"] for row in table if row["arm"] != "full"}, reverse=True)
-
-    def cell(key: tuple[Any, ...], name: str) -> str:
-        row = cells.get(key, {})
-        return _plain(row[name], 1) if name in row else "–"
-
-    methods = {row["arm"]: row["method"] for row in table}
-    rows = [[full["kept"], *["–"] * 3, _plain(full["test"], 1), "–"]]
-    for size in sizes:
-        rows.append(
-            [
-                size,
-                cell(("scratch", None, size), "test"),
-                cell(("cut", 0.1, size), "test"),
-                cell(("cut", 0.8, size), "after_cut"),
-                cell(("cut", 0.8, size), "test"),
-                cell(("at-once", 0.8, size), "after_cut"),
-            ]
-        )
-    columns = [
-        "states",
-        "from scratch",
-        "cut at 10 %, end",
-        "cut at 80 %, at once",
-        "cut at 80 %, end",
-        f"at 80 %, at once, `{methods['at-once']}`",
-    ]
-    return (
-        listings.table(columns, rows)
-        + "\n\nAccuracy at the queries in percent, mean ± standard deviation over "
-        + f"{seeds(table)}; cut by `{methods['cut']}` where nothing else is said. At once: "
-        + "validation, before any further step; the others: test, of the model that validation "
-        + f"chose. {results['source']}"
-    )
-
-
-def guards(results: Json) -> str:
-    """Where a guard on recall accuracy stopped.
-
-    Args:
-        results: of `summaries.recall`.
-    """
-    found = results["guards"]
-    rows = [
-        [
-            f"{100 * guard['at']:.0f} %",
-            guard["kept"],
-            ", ".join(map(str, guard["left"])),
-            _plain(guard["before_cut"], 1),
-            _plain(guard["after_cut"], 1),
-        ]
-        for guard in sorted(found, key=lambda g: (g["at"], -g["kept"]))
-    ]
-    columns = ["cut at", "asked for", "states left, by seed", "accuracy before, %", "after, %"]
-    return (
-        listings.table(columns, rows)
-        + f"\n\nThe guard allows {found[0]['max_drop']:.0f} point of validation accuracy. "
         + results["source"]
     )

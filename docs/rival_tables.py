@@ -7,6 +7,7 @@ from typing import Any
 
 import figures
 import listings
+from cells import plain
 
 Json = dict[str, Any]
 
@@ -69,7 +70,7 @@ def rivals(results: Json, key: str) -> str:
     if not any(row[key] for row in results["rows"]):
         return "*Not measured in these runs.*"
     rows = [
-        [name(row, results), *(_cell(row[key].get(size), digits) for size in results["sizes"])]
+        [name(row, results), *(plain(row[key].get(size), digits) for size in results["sizes"])]
         for row in results["rows"]
     ]
     header = ["way", *(f"{size} states" for size in results["sizes"])]
@@ -123,13 +124,6 @@ def _said(key: str, value: Any) -> str:
     if key == "every":
         return "every step" if value == 1 else f"every {value} steps"
     return f"{key} {value}"
-
-
-def _cell(cell: Mapping[str, float] | None, digits: int) -> str:
-    if cell is None:
-        return "–"
-    spread = f" ± {cell['std']:.{digits}f}" if cell["n"] > 1 else ""
-    return f"{cell['mean']:.{digits}f}{spread}"
 
 
 def _seeds(results: Json) -> str:

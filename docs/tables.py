@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,13 @@ import loop_tables
 import mamba_tables
 import messages
 import operator_tables
+import recall_tables
 import rival_tables
 import rivals
 import schedule_tables
 import streaming_table
 import summaries
+from cells import plain
 
 from compressm.experiments import Results
 
@@ -142,7 +144,7 @@ def ablation(results: Json, key: str, *arms: str) -> str:
         row = [_arm_name(arm, full)]
         for size in sizes:
             cell = cells.get((arm, full["kept"] if arm == "full" and full else size))
-            text = "–" if cell is None else figure(cell)
+            text = "–" if cell is None else plain(cell, 1)
             top = cell is not None and arm != "full" and cell["mean"] == best[size]
             row.append(f"**{text}**" if top else text)
         rows.append(row)
@@ -161,11 +163,6 @@ def _arm_name(arm: str, full: Json | None) -> str:
     if arm == "full" and full:
         return f"never cut ({full['kept']} states)"
     return "trained small from scratch" if arm == "scratch" else f"`{arm}`"
-
-
-def figure(cell: Mapping[str, float]) -> str:
-    """Mean ± standard deviation, or the single value that there is."""
-    return f"{cell['mean']:.1f}" + (f" ± {cell['std']:.1f}" if cell["n"] > 1 else "")
 
 
 Render = Callable[..., str]
@@ -187,8 +184,8 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "ablation-fit": (("ablation-fit",), summaries.cuts, mamba_tables.cuts),
     "ablation-fit-end": (("ablation-fit",), summaries.ablation, ablation),
     "mamba2-cut": (("mamba2-cut",), summaries.cuts, mamba_tables.cuts),
-    "recall": (("recall",), summaries.recall, mamba_tables.recall),
-    "recall-guard": (("recall",), summaries.recall, mamba_tables.guards),
+    "recall": (("recall",), summaries.recall, recall_tables.recall),
+    "recall-guard": (("recall",), summaries.recall, recall_tables.guards),
     "mamba-time": (
         ("mamba-lm-time", "mamba-lm-time-bf16"),
         summaries.whole_runs,
@@ -202,8 +199,8 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "gla": (("gla-lm",), summaries.compared, mamba_tables.language),
     "gdn-cut": (("gdn-lm",), summaries.cuts, mamba_tables.cuts),
     "gla-cut": (("gla-lm",), summaries.cuts, mamba_tables.cuts),
-    "gdn-recall": (("gdn-recall",), summaries.recall, mamba_tables.recall),
-    "gdn-recall-guard": (("gdn-recall",), summaries.recall, mamba_tables.guards),
+    "gdn-recall": (("gdn-recall",), summaries.recall, recall_tables.recall),
+    "gdn-recall-guard": (("gdn-recall",), summaries.recall, recall_tables.guards),
     "every-family": (("families",), family_tables.summary, family_tables.families),
     "growing": (("growing",), growing_tables.summary, growing_tables.growing),
     "growing-ways": (("growing",), growing_tables.summary, growing_tables.ways),

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from compressm.storage.files import read_tensors
+from compressm.storage.tensors import read_tensors
 from compressm.train import bundled_recipes, load_recipe
 from compressm.train.run import train
 

@@ -16,8 +16,8 @@ from compressm.experiments.kinds import build_kind
 from compressm.experiments.store import Results
 from compressm.nn import LRU
 from compressm.report.reading import read_run
-from compressm.storage.files import read_tensors, write_tensors
 from compressm.storage.state_trees import load_tree, save_tree
+from compressm.storage.tensors import read_tensors, write_tensors
 from compressm.train import load_recipe
 from compressm.train.folder import RunFolder
 from compressm.train.logger import JsonlLogger

@@ -3,6 +3,7 @@
 import json
 
 import mamba_tables
+import recall_tables
 import summaries
 
 from tests.docs.test_tables import rows_of
@@ -182,9 +183,9 @@ def test_recall_and_its_guard():
     guard = row("guard", 4, "greedy-fit", 0.8, left=[4, 19, 4], max_drop=1.0)
     guard |= {"before_cut": cell(99.0), "after_cut": cell(98.5, 0.2)}
     results = {"source": "", "table": table, "guards": [guard]}
-    _, _, full, eight = rows_of(mamba_tables.recall(results))
+    _, _, full, eight = rows_of(recall_tables.recall(results))
     assert full[4] == "99.5 ± 0.0"
     assert eight == ["8", "80.0 ± 0.0", "–", "70.0 ± 3.0", "95.0 ± 0.0", "40.0 ± 0.0"]
-    text = mamba_tables.guards(results)
+    text = recall_tables.guards(results)
     assert rows_of(text)[2] == ["80 %", "4", "4, 19, 4", "99.0 ± 0.0", "98.5 ± 0.2"]
     assert "allows 1 point" in text

@@ -8,7 +8,7 @@ import torch
 
 from compressm.errors import CompressmError
 from compressm.policies import Policy
-from compressm.storage import files
+from compressm.storage import files, tensors
 from tests.faults.cases import CASES
 from tests.faults.disks import ENOSPC
 from tests.faults.inject import ERRORS, InjectedError
@@ -167,7 +167,7 @@ def test_a_rollback_needs_no_room_on_the_disk(name, tmp_path, monkeypatch):
 
     def fill(result):
         filled.append(1)
-        monkeypatch.setattr(files, "save_file", lambda *_, **__: (_ for _ in ()).throw(ENOSPC))
+        monkeypatch.setattr(tensors, "save_file", lambda *_, **__: (_ for _ in ()).throw(ENOSPC))
         return result
 
     metric = stage.scene.metric

@@ -13,15 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compressm.errors import CheckpointError, InputError, OutputError
-from compressm.storage.files import (
-    PARTIAL,
-    append_record,
-    read_tensors,
-    write_folder,
-    write_tensors,
-    write_text,
-)
+from compressm.storage.files import PARTIAL, append_record, write_folder, write_text
 from compressm.storage.state_trees import from_text, joined, load_tree, save_tree, split, to_text
+from compressm.storage.tensors import read_tensors, write_tensors
 
 TREE = {
     "step": 3,
@@ -213,7 +207,8 @@ def test_a_folder_is_new_or_keeps_what_is_not_replaced(tmp_path):
 _FULL = """
 import resource, sys, torch
 from compressm.errors import OutputError
-from compressm.storage.files import append_record, write_tensors, write_text
+from compressm.storage.files import append_record, write_text
+from compressm.storage.tensors import write_tensors
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 for write in (
     lambda: write_text("text", "x" * 5000),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compressm.arguments import shown
 from compressm.errors import CheckpointError
-from compressm.storage.files import read_shapes, read_tensors
+from compressm.storage.tensors import read_shapes, read_tensors
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

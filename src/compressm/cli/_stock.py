@@ -14,8 +14,9 @@ from compressm.checkpoints import load_compressed
 from compressm.cli import _passages
 from compressm.cli._models import require_method
 from compressm.errors import CheckpointError, ConfigError, InputError, MissingExtraError
-from compressm.storage.files import read_tensors, reason, write_folder
+from compressm.storage.files import reason, write_folder
 from compressm.storage.outputs import require_folder
+from compressm.storage.tensors import read_tensors
 
 _CONFIG = "config.json"
 

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from compressm.errors import CheckpointError, InputError
-from compressm.storage.files import read_tensors, write_tensors
+from compressm.storage.tensors import read_tensors, write_tensors
 
 _TREE = "tree"
 

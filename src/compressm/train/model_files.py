@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from compressm.checkpoints import load_compressed
 from compressm.data import Task
 from compressm.errors import CheckpointError, CompressmError
-from compressm.storage.files import read_tensors, write_tensors
+from compressm.storage.tensors import read_tensors, write_tensors
 from compressm.train.build import build_model
 from compressm.train.config import RunConfig
 from compressm.train.parse import build_config

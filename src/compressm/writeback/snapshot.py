@@ -19,8 +19,8 @@ from compressm.edits import holder_of
 from compressm.runtime.interrupts import held
 from compressm.runtime.randomness import random_states, set_random_states
 from compressm.storage.bits import same_bits, tensors_in
-from compressm.storage.files import read_tensors, write_tensors
 from compressm.storage.state_trees import joined, named, numbered, split
+from compressm.storage.tensors import read_tensors, write_tensors
 from compressm.writeback.companions import Companion
 from compressm.writeback.loaded_states import on_parameter_devices
 from compressm.writeback.optimizer_references import repoint_
