@@ -95,7 +95,7 @@ def sums(scene, patch, number=1):
 
 
 def disk(scene, patch, number=1, after=False):
-    failing(files, "save_file", number, ENOSPC, patch, after=after)
+    failing(tensors, "save_file", number, ENOSPC, patch, after=after)
 
 
 SABOTAGE = {
