@@ -14,9 +14,9 @@ def plain(cell: Mapping[str, float] | None, digits: int) -> str:
     return f"{cell['mean']:.{digits}f}{spread}"
 
 
-def signed(cell: Mapping[str, float], digits: int) -> str:
+def signed(cell: Mapping[str, float] | None, digits: int) -> str:
     """The same of differences."""
-    return ("+" if cell["mean"] >= 0 else "") + plain(cell, digits)
+    return ("+" if cell is not None and cell["mean"] >= 0 else "") + plain(cell, digits)
 
 
 def seeds(rows: Sequence[Mapping[str, Any]]) -> str:

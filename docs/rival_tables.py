@@ -7,7 +7,7 @@ from typing import Any
 
 import figures
 import listings
-from cells import plain
+from cells import plain, signed
 
 Json = dict[str, Any]
 
@@ -30,6 +30,10 @@ _ARMS = {
 # figure: (digits, what it is)
 _FIGURES = {
     "test": (1, "Test accuracy in percent of the model that validation chose"),
+    "over": (
+        1,
+        "Points of test accuracy by which the run that is cut in training is better, seed by seed",
+    ),
     "seconds": (
         0,
         "Seconds of processor time: training steps, cuts, and the teacher's training where there "
@@ -69,9 +73,11 @@ def rivals(results: Json, key: str) -> str:
     digits, caption = _FIGURES[key]
     if not any(row[key] for row in results["rows"]):
         return "*Not measured in these runs.*"
+    write = signed if key == "over" else plain
     rows = [
-        [name(row, results), *(plain(row[key].get(size), digits) for size in results["sizes"])]
+        [name(row, results), *(write(row[key].get(size), digits) for size in results["sizes"])]
         for row in results["rows"]
+        if (key, row["arm"]) != ("over", OURS)
     ]
     header = ["way", *(f"{size} states" for size in results["sizes"])]
     return f"{listings.table(header, rows)}\n\n{caption}. {_seeds(results)} {results['source']}"
@@ -99,14 +105,14 @@ def _losses(results: Json) -> str:
         return "*The runs that are cut in training are not there yet.*"
     lines = []
     for row in results["rows"]:
-        for size, cell in row["test"].items():
-            mine = ours["test"].get(size)
-            gap = cell["mean"] - mine["mean"] if mine else 0.0
-            if row["arm"] not in ("full", OURS) and gap >= SEEN:
-                lines.append((gap, f"- {size} states: {name(row, results)}, by {gap:.1f} points"))
+        for size, gap in row["over"].items():
+            if row["arm"] not in ("full", OURS) and gap["mean"] <= -SEEN:
+                points = plain({**gap, "mean": -gap["mean"]}, 1)
+                said = f"- {size} states: {name(row, results)}, by {points} points"
+                lines.append((gap["mean"], said))
     if not lines:
         return f"At no size does another way have the higher mean. {results['source']}"
-    said = "\n".join(line for _, line in sorted(lines, key=lambda line: -line[0]))
+    said = "\n".join(line for _, line in sorted(lines))
     return f"Ways whose mean test accuracy is higher than ours:\n\n{said}\n\n{results['source']}"
 
 

@@ -40,6 +40,7 @@ def summary(folder: Path, experiment: str) -> Json:
         row["step"] = _means(whole, lambda r: r["figures"].get("step_milliseconds"))
         row["joules"] = _means(whole, joules)
         for key, beside in (
+            ("over", _ours_over),
             ("equal_seconds", _by_then),
             ("seconds_to", _until),
             ("joules_to", _joules_until),
@@ -110,6 +111,11 @@ def lines(result: Result) -> list[Json]:
                 line["joules"] = spent * seconds / _seconds(result)
             found.append(line)
     return found
+
+
+def _ours_over(result: Result, ours: Result) -> float:
+    """Points of test accuracy by which our run is better."""
+    return _accuracy(ours) - _accuracy(result)
 
 
 def _by_then(result: Result, ours: Result) -> float | None:

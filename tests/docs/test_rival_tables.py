@@ -71,9 +71,18 @@ def test_one_row_a_way_and_one_column_a_size(results):
 
 def test_where_we_lose_is_said_and_the_full_model_is_no_rival(results):
     _, text = rows_of("losses", results)
-    assert "- 16 states: Hankel nuclear norm, then cut, every step, by 1.5 points" in text
-    assert text.count("by 1.5 points") == 2
+    assert "- 16 states: Hankel nuclear norm, then cut, every step, by 1.5 ± 0.0 points" in text
+    assert text.count("by 1.5 ± 0.0 points") == 2
     assert "never cut" not in text
+
+
+def test_differences_are_taken_seed_by_seed(results):
+    (_, _, *rows), _ = rows_of("over", results)
+    assert rows == [
+        ["never cut (64 states)", "-2.0 ± 0.0", "-3.0 ± 0.0"],
+        ["Hankel nuclear norm, then cut, every step", "-1.5 ± 0.0", "-1.5 ± 0.0"],
+        ["small from scratch", "+8.0 ± 0.0", "+8.0 ± 0.0"],
+    ]
 
 
 def test_at_equal_seconds_a_model_counts_from_its_last_cut_on(results):
