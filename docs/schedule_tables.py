@@ -68,8 +68,8 @@ def weights_table(results: Json) -> str:
     ]
     given = results["settings"]
     note = (
-        f"Accuracy in percent of the model that is cut to {given['kept']} states at the end, with a "
-        f"penalty every {given['every']} steps; one seed. {results['source']}"
+        f"Accuracy in percent of the model that is cut to {given['kept']} states at the end, with "
+        f"a penalty every {given['every']} steps; one seed. {results['source']}"
     )
     return "\n".join([listings.table(["weight", "validation", "test"], body), "", note])
 
