@@ -1,23 +1,40 @@
-"""Which schedule a model that is cut was trained by, chosen by validation on a seed of its own."""
+"""Which schedule models were trained by, chosen by validation on a seed of its own."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import listings
-from summaries import Json, results_of
+from summaries import Json, Result, results_of
+
+# Of a model that is never cut.
+_WHOLE = 0
+_PARTS = ("val", "test")
 
 
 def summary(folder: Path, experiment: str) -> Json:
     """Chosen models by variant of the recipe and states kept; one seed, the best first."""
     found: dict[str, dict[int, Json]] = {}
     for run in results_of(folder, experiment):
+        if _weight(run) is not None:
+            continue
         row = found.setdefault(run["axes"]["variant"], {"optim": run["configuration"]["optim"]})
         row["dropout"] = run["configuration"]["model"]["dropout"]
-        row[run["settings"]["kept"]] = run["figures"]["chosen"]
+        row[run["settings"].get("kept", _WHOLE)] = run["figures"]["chosen"]
     sizes = sorted({key for row in found.values() for key in row if isinstance(key, int)})
     rows = sorted(found.values(), key=lambda row: -row[sizes[0]]["val_accuracy_percent"])
     return {"rows": rows, "sizes": sizes}
+
+
+def weights(folder: Path, experiment: str) -> Json:
+    """Chosen models by the weight of a regulariser; one seed, from small to large."""
+    found = [run for run in results_of(folder, experiment) if _weight(run) is not None]
+    rows = [{"weight": _weight(run), **run["figures"]["chosen"]} for run in found]
+    return {"rows": sorted(rows, key=lambda row: row["weight"]), "settings": found[0]["settings"]}
+
+
+def _weight(run: Result) -> float | None:
+    return {**run["settings"], **run["axes"]}.get("weight")
 
 
 def table(results: Json) -> str:
@@ -29,17 +46,32 @@ def table(results: Json) -> str:
             row["optim"]["decay"],
             f"{row['optim']['ssm_lr_factor']:g}",
             f"{row['dropout']:g}",
-            *(_accuracy(row, size, part) for size in sizes for part in ("val", "test")),
+            *(_accuracy(row, size, part) for size in sizes for part in _PARTS),
         ]
         for row in results["rows"]
     ]
-    columns = [f"{size} states, {part}" for size in sizes for part in ("validation", "test")]
+    of = [f"{size} states" if size else "never cut" for size in sizes]
+    columns = [f"{size}, {part}" for size in of for part in ("validation", "test")]
     names = ["rate", "decay", "of states", "dropout", *columns]
     note = (
         "Accuracy in percent of the model that validation chose, one seed; of states: the factor "
         f"of their rate. {results['source']}"
     )
     return "\n".join([listings.table(names, body), "", note])
+
+
+def weights_table(results: Json) -> str:
+    """One row a weight: validation and test accuracy after the cut."""
+    body = [
+        [f"{row['weight']:g}", *(f"{row[f'{part}_accuracy_percent']:.1f}" for part in _PARTS)]
+        for row in results["rows"]
+    ]
+    given = results["settings"]
+    note = (
+        f"Accuracy in percent of the model that is cut to {given['kept']} states at the end, with "
+        f"a penalty every {given['every']} steps; one seed. {results['source']}"
+    )
+    return "\n".join([listings.table(["weight", "validation", "test"], body), "", note])
 
 
 def _accuracy(row: Json, size: int, part: str) -> str:

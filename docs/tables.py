@@ -41,7 +41,7 @@ import streaming_table
 import summaries
 from cells import plain
 
-from compressm.experiments import Results
+from compressm.experiments import Results, load_definition
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -85,7 +85,18 @@ def _from_results(name: str, words: Sequence[str], results: Path) -> str:
     if missing:
         return f"*Not measured yet; `compressm bench reproduce {missing[0]}` does it.*"
     found = _summary(name, results)
-    return render({**found, "source": f"Source: {_folders(found['experiments'])}."}, *words)
+    source = f"Source: {_folders(found['experiments'])}.{_still_open(name, results)}"
+    return render({**found, "source": source}, *words)
+
+
+def _still_open(name: str, results: Path) -> str:
+    """How many runs of a comparison are there, where some are not."""
+    if name not in RIVALS:
+        return ""
+    runs = load_definition(ROOT / "experiments" / f"{name}.yaml").runs()
+    stored = Results(results, name)
+    done = sum(stored.finished(run) is not None for run in runs)
+    return "" if done == len(runs) else f" Of {len(runs)} runs {done} are done."
 
 
 def _folders(experiments: Sequence[str]) -> str:
@@ -214,6 +225,14 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "listops-sizes": (("listops-sizes",), rivals.summary, rival_tables.rivals),
     "smnist-paper-sizes": (("smnist-paper-sizes",), rivals.summary, rival_tables.rivals),
     "schedule": (("smnist-schedule",), schedule_tables.summary, schedule_tables.table),
+    **{
+        f"{data}-{what}": ((f"{data}-small-schedule",), summarise, render)
+        for data in ("smnist", "scifar")
+        for what, summarise, render in (
+            ("schedule", schedule_tables.summary, schedule_tables.table),
+            ("weights", schedule_tables.weights, schedule_tables.weights_table),
+        )
+    },
     "mamba-sizes": (("mamba-lm-sizes",), summaries.compared, mamba_tables.language),
     "gdn-sizes": (("gdn-lm-sizes",), summaries.compared, mamba_tables.language),
     "lost": ((*RIVALS, *OTHERS), evidence.lost, evidence_tables.lost),
