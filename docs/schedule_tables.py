@@ -30,7 +30,8 @@ def weights(folder: Path, experiment: str) -> Json:
     """Chosen models by the weight of a regulariser; one seed, from small to large."""
     found = [run for run in results_of(folder, experiment) if _weight(run) is not None]
     rows = [{"weight": _weight(run), **run["figures"]["chosen"]} for run in found]
-    return {"rows": sorted(rows, key=lambda row: row["weight"]), "settings": found[0]["settings"]}
+    rows.sort(key=lambda row: row["weight"])
+    return {"rows": rows, "settings": found[0]["settings"] if found else {}}
 
 
 def _weight(run: Result) -> float | None:
@@ -62,6 +63,8 @@ def table(results: Json) -> str:
 
 def weights_table(results: Json) -> str:
     """One row a weight: validation and test accuracy after the cut."""
+    if not results["rows"]:
+        return f"*No weight was tried yet.* {results['source']}"
     body = [
         [f"{row['weight']:g}", *(f"{row[f'{part}_accuracy_percent']:.1f}" for part in _PARTS)]
         for row in results["rows"]
