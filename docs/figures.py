@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -34,8 +35,8 @@ def lines(
     """
     cells = [cell for way in named.values() for cell in way.values()]
     means = [cell["mean"] for cell in cells] + ([level["mean"]] if level else [])
-    low, high = min(means), max(means)
-    low, high = low - 0.06 * (high - low or 1.0), high + 0.06 * (high - low or 1.0)
+    ticks = round_ticks(min(means), max(means))
+    low, high = ticks[0], ticks[-1]
 
     def x(size: int) -> float:
         return _LEFT + _WIDTH * (sizes.index(size) + 0.5) / len(sizes)
@@ -43,11 +44,15 @@ def lines(
     def y(value: float) -> float:
         return _TOP + _HEIGHT * (high - min(max(value, low), high)) / (high - low)
 
-    parts = [_axes(sizes, x, y, low, high, y_label)]
+    parts = [_axes(sizes, x, y, ticks, y_label)]
+    others = sorted((name for name in named if name != ours), key=lambda name: _place(named[name]))
+    order = [*others, *([ours] if ours in named else [])]
     if level:
-        at = y(level["mean"])
-        parts.append(stroke([(_LEFT, at), (_LEFT + _WIDTH, at)], "#444444", dash="1 4"))
-    order = [*(name for name in named if name != ours), *([ours] if ours in named else [])]
+        at, row = y(level["mean"]), _TOP + 10 + 18 * len(order)
+        left = _LEFT + _WIDTH + 20
+        for line in ([(_LEFT, at), (_LEFT + _WIDTH, at)], [(left, row), (left + 24, row)]):
+            parts.append(stroke(line, "#444444", dash="1 4"))
+        parts.append(words(left + 30, row + 4, "never cut"))
     for place, name in enumerate(order):
         colour = _OURS if name == ours else _COLOURS[place % len(_COLOURS)]
         dash = "" if name == ours else _DASHES[place // len(_COLOURS) % len(_DASHES)]
@@ -57,7 +62,7 @@ def lines(
             ends = [(x(size), y(cell["mean"] + sign * cell["std"])) for sign in (-1, 1)]
             parts.append(stroke(ends, colour, width=1.0))
         parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in points]
-        row = _TOP + 10 + 18 * place
+        row = _TOP + 10 + 18 * (len(order) - 1 - place)
         left = _LEFT + _WIDTH + 20
         parts.append(stroke([(left, row), (left + 24, row)], colour, dash=dash, width=2.4))
         parts.append(words(left + 30, row + 4, name))
@@ -70,12 +75,30 @@ def lines(
     )
 
 
-def _axes(sizes: Sequence[int], x: Any, y: Any, low: float, high: float, label: str) -> str:
+def round_ticks(low: float, high: float) -> list[float]:
+    """Four to nine multiples of 1, 2 or 5 times a power of ten, around both ends."""
+    if high <= low:
+        high = low + 1.0
+    steps = (base * 10.0**power for power in range(-6, 9) for base in (1, 2, 5))
+    step = next(step for step in steps if (high - low) / step <= 6)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [k * step for k in range(first, last + 1)]
+
+
+def _place(way: Mapping[int, Mapping[str, float]]) -> tuple[int, float]:
+    """The worst at the smallest size comes first: it is drawn first, and listed last."""
+    smallest = min(way)
+    return -smallest, way[smallest]["mean"]
+
+
+def _axes(sizes: Sequence[int], x: Any, y: Any, ticks: Sequence[float], label: str) -> str:
     bottom = _TOP + _HEIGHT
-    parts = [stroke([(_LEFT, _TOP), (_LEFT, bottom), (_LEFT + _WIDTH, bottom)], "#888888")]
-    for k in range(5):
-        value = low + (high - low) * k / 4
-        parts.append(words(_LEFT - 8, y(value) + 4, f"{value:.1f}", anchor="end"))
+    parts = [
+        stroke([(_LEFT, y(tick)), (_LEFT + _WIDTH, y(tick))], "#e4e4e4", width=1.0)
+        for tick in ticks[1:]
+    ]
+    parts.append(stroke([(_LEFT, _TOP), (_LEFT, bottom), (_LEFT + _WIDTH, bottom)], "#888888"))
+    parts += [words(_LEFT - 8, y(tick) + 4, f"{tick:g}", anchor="end") for tick in ticks]
     parts += [words(x(size), bottom + 18, str(size), anchor="middle") for size in sizes]
     parts.append(words(_LEFT + _WIDTH / 2, bottom + 38, "states of every layer", anchor="middle"))
     turned = f'transform="rotate(-90 14 {_TOP + _HEIGHT / 2})"'

@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 import tables
+from figures import round_ticks
 
 STEPS, SIZES = 40, (16, 8)
 # arm, axes, test accuracy of seed 0 (each next seed is 1 more), seconds, last cut, validation curve
@@ -156,9 +157,21 @@ def test_the_figure_has_a_line_for_every_way_and_lies_beside_the_pages(results):
     assert len(dots) == 3 * len(SIZES)
     # Higher accuracy is higher up, and fewer states are further right.
     by_way = [dots[i : i + 2] for i in range(0, len(dots), 2)]
-    heights = {("norm", "scratch", "ours")[i]: way[0][1] for i, way in enumerate(by_way)}
+    heights = {("scratch", "norm", "ours")[i]: way[0][1] for i, way in enumerate(by_way)}
     assert heights["norm"] < heights["ours"] < heights["scratch"]
     assert all(left[0] < right[0] and left[1] < right[1] for left, right in by_way)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (41.8, 94.1, [40, 50, 60, 70, 80, 90, 100]),
+        (93.1, 94.1, [93, 93.2, 93.4, 93.6, 93.8, 94, 94.2]),
+        (50.0, 50.0, [50, 50.2, 50.4, 50.6, 50.8, 51]),
+    ],
+)
+def test_ticks_are_round_numbers_around_both_ends(low, high, ticks):
+    assert round_ticks(low, high) == pytest.approx(ticks)
 
 
 def test_the_figures_are_up_to_date():
