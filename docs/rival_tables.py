@@ -45,10 +45,7 @@ _FIGURES = {
         "Validation accuracy in percent, the best by the second at which the run cut in training "
         "of the same seed and size had ended (–: not at that size by then)",
     ),
-    "joules": (
-        0,
-        "Joules of processor and accelerator: mean power of the run times the seconds of training",
-    ),
+    "joules": (0, "Joules of processor and accelerator, spent on training and cuts"),
     "seconds_to": (
         0,
         "Seconds of processor time until the validation accuracy is at most a point below the best "

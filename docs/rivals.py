@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from compressm.experiments import spent_until
 
 _OURS = "cut"
 _ACCURACY = "val_accuracy_percent"
+# What a file says of joules that are an estimate (`compressm.train.energy`).
+_RATED = re.compile(
+    r"estimated: this process's share of processor time at ([\d.]+) W for all cores"
+)
 
 
 def summary(folder: Path, experiment: str) -> Json:
@@ -83,14 +88,19 @@ def _seconds(result: Result) -> float:
 
 
 def joules(result: Result) -> float | None:
-    """Of processor and accelerator: mean power of the run, over the seconds of its training.
+    """Of processor and accelerator, in the seconds of training.
 
+    Where nothing measured them they are an estimate from processor time, so here they are that of
+    the training; where something did, mean power of the run times the seconds of its training.
     The run itself may have begun from a trunk, or with a teacher, that another run has trained.
     Memory is left out: where nothing measures it, its power is a constant of the machine.
     """
     found = result.get("energy")
     if not found:
         return None
+    rated = _RATED.match(found["method"])
+    if rated:
+        return _seconds(result) * float(rated[1]) / result["machine"]["cores"]
     power = (found["joules"] - found["memory_joules"]) / found["seconds"]
     return power * float(result["figures"]["train_seconds"])
 

@@ -22,7 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ablation_tables
 import choices
+import claims
+import claims_tables
 import concepts
 import evidence
 import evidence_tables
@@ -39,7 +42,6 @@ import rivals
 import schedule_tables
 import streaming_table
 import summaries
-from cells import plain
 
 from compressm.experiments import Results, load_definition
 
@@ -100,6 +102,8 @@ def _still_open(name: str, results: Path) -> str:
 
 
 def _folders(experiments: Sequence[str]) -> str:
+    if not experiments:
+        return "none of them"
     *most, last = (f"`experiments/results/{one}`" for one in experiments)
     return " and ".join([", ".join(most), last] if most else [last])
 
@@ -120,7 +124,7 @@ def _there(experiments: Sequence[str], results: Path) -> list[str]:
 def _summary(name: str, results: Path) -> Json:
     named, summarise, _ = EXPERIMENTS[name]
     experiments = _there(named, results)
-    return {**summarise(results, *experiments), "experiments": experiments}
+    return {"experiments": experiments, **summarise(results, *experiments)}
 
 
 def drawings(results: Path = RESULTS) -> dict[Path, str]:
@@ -132,58 +136,15 @@ def drawings(results: Path = RESULTS) -> dict[Path, str]:
     }
 
 
-def ablation(results: Json, key: str, *arms: str) -> str:
-    """One row for each arm, one column for each size: mean ± standard deviation over seeds.
-
-    Args:
-        results: of `summaries.ablation`.
-        key: "after_cut", "val", "test" or "test_over_published".
-        arms: rows to show; without them all.
-    """
-    cells = {(row["arm"], row["kept"]): row[key] for row in results["table"] if key in row}
-    full = next((row for row in results["table"] if row["arm"] == "full"), None)
-    sizes = sorted({kept for arm, kept in cells if arm != "full"}, reverse=True)
-    order = {name: place for place, name in enumerate(("full", "scratch", *listings.methods()))}
-    present = sorted({arm for arm, _ in cells}, key=lambda arm: (order.get(arm, len(order)), arm))
-    shown = [arm for arm in present if not arms or arm in arms]
-    best = {
-        size: max((cells[arm, size]["mean"] for arm in shown if (arm, size) in cells), default=None)
-        for size in sizes
-    }
-    rows = []
-    for arm in shown:
-        row = [_arm_name(arm, full)]
-        for size in sizes:
-            cell = cells.get((arm, full["kept"] if arm == "full" and full else size))
-            text = "–" if cell is None else plain(cell, 1)
-            top = cell is not None and arm != "full" and cell["mean"] == best[size]
-            row.append(f"**{text}**" if top else text)
-        rows.append(row)
-    counts = sorted({cell["n"] for cell in cells.values()})
-    seeds = "–".join(str(n) for n in sorted({counts[0], counts[-1]}))
-    unit = "Points" if "_over_" in key else "Accuracy in percent"
-    return (
-        listings.table(["method", *(f"{size} states" for size in sizes)], rows)
-        + f"\n\n{unit}, mean ± standard deviation over {seeds} "
-        + f"seed{'s' if counts[-1] > 1 else ''}; bold: the highest mean of its column. "
-        + results["source"]
-    )
-
-
-def _arm_name(arm: str, full: Json | None) -> str:
-    if arm == "full" and full:
-        return f"never cut ({full['kept']} states)"
-    return "trained small from scratch" if arm == "scratch" else f"`{arm}`"
-
-
 Render = Callable[..., str]
 # Experiments with the ways by which `rivals.summary` goes, and others that are full, cut and small.
 RIVALS = ("smnist-rivals", "scifar-rivals", "smnist-paper-sizes", "fsdd-sizes", "listops-sizes")
-OTHERS = ("ablation", "recall", "gdn-recall", "mamba-cifar", "mamba-lm", "mamba-lm-sizes")
-OTHERS += ("mamba2-lm", "gdn-lm", "gdn-lm-sizes", "gla-lm")
+OTHERS = ("ablation", "ablation-fit", "ablation-choices", "ablation-again", "recall", "gdn-recall")
+OTHERS += ("mamba-cifar", "mamba-lm", "mamba-lm-sizes", "mamba2-lm", "gdn-lm", "gdn-lm-sizes")
+OTHERS += ("gla-lm",)
 # name: (experiments, their summary, what makes the table)
 EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
-    "ablation": (("ablation",), summaries.ablation, ablation),
+    "ablation": (("ablation",), summaries.ablation, ablation_tables.ablation),
     "smnist-rivals": (("smnist-rivals",), rivals.summary, rival_tables.rivals),
     "scifar-rivals": (("scifar-rivals",), rivals.summary, rival_tables.rivals),
     "transport": (("transport",), summaries.transport, loop_tables.transport),
@@ -193,7 +154,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "mamba-damping": (("mamba-lm", "mamba-cifar"), summaries.damping, mamba_tables.damping),
     "mamba-cut": (("mamba-cut",), summaries.cuts, mamba_tables.cuts),
     "ablation-fit": (("ablation-fit",), summaries.cuts, mamba_tables.cuts),
-    "ablation-fit-end": (("ablation-fit",), summaries.ablation, ablation),
+    "ablation-fit-end": (("ablation-fit",), summaries.ablation, ablation_tables.ablation),
     "mamba2-cut": (("mamba2-cut",), summaries.cuts, mamba_tables.cuts),
     "recall": (("recall",), summaries.recall, recall_tables.recall),
     "recall-guard": (("recall",), summaries.recall, recall_tables.guards),
@@ -240,17 +201,17 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "energy": ((*RIVALS, *OTHERS), evidence.energy, evidence_tables.energy),
     "cut-seconds": ((*RIVALS, *OTHERS), evidence.cut_seconds, evidence_tables.cut_seconds),
     **{
-        name: ((f"claims-{name}",), evidence.settling, evidence_tables.settling)
+        name: ((f"claims-{name}",), claims.settling, claims_tables.settling)
         for name in ("settling", "settling-images", "settling-language")
     },
-    "bounds": (("claims-bounds",), evidence.bounds, evidence_tables.bounds),
-    "ways": (("claims-cost",), evidence.ways, evidence_tables.ways),
+    "bounds": (("claims-bounds",), claims.bounds, claims_tables.bounds),
+    "ways": (("claims-cost",), claims.ways, claims_tables.ways),
     "choices": (("ablation-choices",), choices.summary, choices.table),
     "choices-again": (("ablation-choices", "ablation-again"), choices.summary, choices.table),
     "fresh": (
         ("ablation-choices",),
         partial(summaries.ablation, only=("full", "scratch", "method")),
-        ablation,
+        ablation_tables.ablation,
     ),
 }
 

@@ -7,6 +7,7 @@ import pytest
 import tables
 
 from compressm.experiments import load_definition
+from compressm.numerics.matrix_state.fitting import FIT_DAMPING
 from tests.docs.pages import ROOT
 from tests.docs.test_tables import marked, rows_of
 
@@ -64,8 +65,9 @@ def test_a_quarter_of_the_states_against_scratch_seed_by_seed(results):
 def test_what_is_lost_is_said_of_all_experiments_and_what_is_won_is_counted(results):
     text = tables.fill(marked("lost"), results)
     _, _, *rows = rows_of(text)
-    assert rows == [["`listops-sizes`", "16", "small from scratch", "+0.5 ± 0.9", "3"]]
-    assert "In 1 of 2 comparisons" in text
+    assert rows == [["`listops-sizes`", "16", "small from scratch", "+0.5 ± 0.9 points", "3"]]
+    assert "In 1 of 2 comparisons another way is better on average, in 1 of them" in text
+    assert "0 of the 2 are with our own way" in text
     assert "`experiments/results/fsdd-sizes` and `experiments/results/listops-sizes`" in text
 
 
@@ -81,7 +83,35 @@ def test_another_cut_of_ours_is_another_way(results):
         late = {"axes": {"kept": 16, "at": 0.8}, "settings": {"method": "gradient-data"}}
         store(results, "fsdd-sizes", "cut", seed, 85.0, **late)
     _, _, first, _ = rows_of(tables.fill(marked("lost"), results))
-    assert first == ["`fsdd-sizes`", "16", "cut at 80 %", "+3.0 ± 1.0", "3"]
+    assert first == ["`fsdd-sizes`", "16", "cut at 80 %", "+3.0 ± 1.0 points", "3"]
+
+
+def test_the_default_that_is_said_once_more_is_no_other_way(results):
+    for seed in range(3):
+        said = {"method": "gradient-data", "fit_damping": FIT_DAMPING}
+        again = {"axes": {"kept": 16}, "settings": said}
+        store(results, "fsdd-sizes", "damping", seed, 99.0, **again)
+    assert "In 1 of 2 comparisons" in tables.fill(marked("lost"), results)
+
+
+def test_language_models_are_compared_by_the_loss_that_chose_them(results):
+    """Scratch has the higher accuracy and the higher loss, a cut of its own the lower loss."""
+    data = {"data": {"name": "byte_lm"}, "model": {"state_dim": 64, "depth": 1}}
+    ways = [
+        ("cut", "cut", "greedy-fit", 50.0, 1.30),
+        ("scratch", "scratch", None, 60.0, 1.40),
+        ("cut", "cut", "diagonal", 40.0, 1.25),
+    ]
+    for seed in range(2):
+        for arm, kind, method, accuracy, loss in ways:
+            axes = {"kept": 16} | ({"method": method} if method else {})
+            chosen = {"test_accuracy_percent": accuracy, "test_loss_nats": loss + 0.01 * seed}
+            more = {"axes": axes, "configuration": data, "figures": {"chosen": chosen}}
+            store(results, "gla-lm", arm, seed, accuracy, kind=kind, **more)
+    _, _, *rows = rows_of(tables.fill(marked("lost"), results))
+    expected = ["`gla-lm`", "16", "cut at 10 %, `diagonal`", "+0.0500 ± 0.0000 nats", "2"]
+    assert rows[-1] == expected
+    assert len(rows) == 2
 
 
 def test_joules_until_both_have_come_as_far(results):

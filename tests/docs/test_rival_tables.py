@@ -123,10 +123,23 @@ def test_joules_are_shown_where_they_were_taken(results):
     arm, axes, accuracy, seconds, cut, curve = ARMS[2]
     for seed in range(3):
         own = {**axes, "kept": 16}
-        more = {"energy": {"joules": 600.0, "memory_joules": 100.0, "seconds": 160.0}}
+        found = {"joules": 600.0, "memory_joules": 100.0, "seconds": 160.0, "method": "measured"}
+        more = {"energy": found}
         store(results, arm, own, seed, accuracy, seconds, cut, curve, **more)
     (_, _, *rows), _ = rows_of("joules", results)
     assert rows[-1] == ["small from scratch", "250 ± 0", "–"]
+
+
+def test_joules_that_are_an_estimate_go_by_processor_time(results):
+    """Work beside a run lengthens its wall-clock, which is then no measure of what it took."""
+    arm, axes, accuracy, seconds, cut, curve = ARMS[2]
+    method = "estimated: this process's share of processor time at 8 W for all cores"
+    found = {"joules": 600.0, "memory_joules": 100.0, "seconds": 160.0, "method": method}
+    for seed in range(3):
+        own, more = {**axes, "kept": 16}, {"energy": found, "machine": {"cores": 2}}
+        store(results, arm, own, seed, accuracy, seconds, cut, curve, **more)
+    (_, _, *rows), _ = rows_of("joules", results)
+    assert rows[-1] == ["small from scratch", "160 ± 0", "–"]  # 4 W for 40 s
 
 
 def test_stale_pages_are_counted_and_left_alone_with_check(tmp_path, capsys):
