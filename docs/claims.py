@@ -24,6 +24,7 @@ def settling(folder: Path, experiment: str) -> Json:
         last = [layer[-1] for layer in layers]
         row: Json = {"family": variant, "method": method, "methods": group[0]["figures"]["methods"]}
         row["seeds"] = [r["seed"] for r in group]
+        row["accuracy"] = over(r["figures"]["chosen"]["test_accuracy_percent"] for r in group)
         row["correlation"] = over(line["rank_correlation"] for line in last)
         row["before"] = over(layer[0]["doomed_at_first_percent"] for layer in layers)
         row["after"] = over(line["doomed_now_percent"] for line in last)

@@ -16,6 +16,7 @@ def settling(results: Json) -> str:
         [
             row["family"],
             f"`{row['methods'][0]}`",
+            plain(row["accuracy"], 1),
             plain(row["correlation"], 2),
             f"{row['states_first']['mean']:.1f} → {row['states_last']['mean']:.1f}",
             *(plain(row[name], 1) for name in ("before", "after", "highest")),
@@ -24,15 +25,15 @@ def settling(results: Json) -> str:
     ]
     settings = results["settings"]
     at = f"{100 * settings['first']:.0f} %"
-    columns = ["layer", "spectrum of", f"correlation of ranks, {at} and 100 %"]
+    columns = ["layer", "spectrum of", "accuracy, %", f"correlation of ranks, {at} and 100 %"]
     columns += [f"states for {100 * (1 - settings['tolerance']):.0f} % of the energy"]
     columns += [f"doomed at {at}, %", "at the end, %", "highest on the way, %"]
     return (
         f"{listings.table(columns, rows)}\n\nModels that are never cut, {results['steps']:,} "
-        "steps. Correlation: Spearman's, weighted by energy, of directions followed through "
-        f"{settings['looks']} measurements. Doomed: share of the energy in directions that a cut "
-        f"at {at} would remove. Mean ± standard deviation over the layers of "
-        f"{seeds(results['rows'])}. {results['source']}"
+        "steps; accuracy on the test part at the end. Correlation: Spearman's, weighted by "
+        f"energy, of directions followed through {settings['looks']} measurements. Doomed: share "
+        f"of the energy in directions that a cut at {at} would remove. Mean ± standard "
+        f"deviation over the layers of {seeds(results['rows'])}. {results['source']}"
     )
 
 

@@ -53,8 +53,12 @@ def summary(folder: Path, experiment: str) -> Json:
     found = summaries.results_of(folder, experiment)
     order = list(load_definition(DEFINITIONS / f"{experiment}.yaml").variants)
     cuts: dict[str, dict[str, dict[int, Json]]] = {name: {} for name in order}
+    before: dict[str, list[float]] = {}
     times = []
     for result in found:
+        if result["kind"] == "full":
+            accuracy = result["figures"]["chosen"]["test_accuracy_percent"]
+            before.setdefault(result["axes"]["variant"], []).append(accuracy)
         if result["kind"] == "cut":
             column = cuts[result["axes"]["variant"]].setdefault(_column(result), {})
             column[result["seed"]] = result["figures"]
@@ -64,7 +68,11 @@ def summary(folder: Path, experiment: str) -> Json:
         means = {key: summaries.over(f[key] for f in figures) for key in _TIMES}
         times.append({"layer": name, "seeds": [r["seed"] for r in group], **means})
     return {
-        "rows": [{"layer": name, "cuts": found} for name, found in cuts.items() if found],
+        "rows": [
+            {"layer": name, "cuts": found, "before": before.get(name)}
+            for name, found in cuts.items()
+            if found
+        ],
         "times": times,
         **_sizes(found),
     }
@@ -114,11 +122,13 @@ def _cuts(results: Json, key: str) -> str:
             cell = cells.get(column)
             text = "–" if cell is None else write(cell, digits)
             shown.append(f"**{text}**" if cell is not None and cell["mean"] == best else text)
-        rows.append([row["layer"], *shown, _no_worse(values)])
+        before = row["before"] and summaries.over(row["before"])
+        rows.append([row["layer"], plain(before, 1), *shown, _no_worse(values)])
     seeds = _seeds(len(found) for row in results["rows"] for found in row["cuts"].values())
     return (
-        listings.table(["layer", *_COLUMNS, "default no worse than any"], rows)
-        + f"\n\n{caption}, right after a cut of the trained model ({results['steps']:,} steps) "
+        listings.table(["layer", "accuracy, %", *_COLUMNS, "default no worse than any"], rows)
+        + "\n\nAccuracy: of the model that is never cut, on the test part. "
+        + f"{caption}, right after a cut of the trained model ({results['steps']:,} steps) "
         + f"from {results['full']} to {results['cut_settings']['kept']} states in every layer, "
         + f"mean ± standard deviation over {seeds}; bold: the lowest mean of its row; the last "
         + f"column counts seeds. –: the family has no such method. {results['source']}"

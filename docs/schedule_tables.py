@@ -7,23 +7,29 @@ from pathlib import Path
 import listings
 from summaries import Json, Result, results_of
 
-# Of a model that is never cut.
-_WHOLE = 0
+# A column: the kind of run, and the states that it ends with, 0 where it is never cut.
+Column = tuple[str, int]
 _PARTS = ("val", "test")
+_WAYS = {"cut": "cut", "full": "never cut", "scratch": "from scratch"}
 
 
 def summary(folder: Path, experiment: str) -> Json:
-    """Chosen models by variant of the recipe and states kept; one seed, the best first."""
-    found: dict[str, dict[int, Json]] = {}
+    """Chosen models by variant of the recipe, way and states kept; one seed, the best first."""
+    found: dict[str, Json] = {}
     for run in results_of(folder, experiment):
         if _weight(run) is not None:
             continue
-        row = found.setdefault(run["axes"]["variant"], {"optim": run["configuration"]["optim"]})
+        row = found.setdefault(run["axes"]["variant"], {"cells": {}})
+        row["optim"] = run["configuration"]["optim"]
         row["dropout"] = run["configuration"]["model"]["dropout"]
-        row[run["settings"].get("kept", _WHOLE)] = run["figures"]["chosen"]
-    sizes = sorted({key for row in found.values() for key in row if isinstance(key, int)})
-    rows = sorted(found.values(), key=lambda row: -row[sizes[0]]["val_accuracy_percent"])
-    return {"rows": rows, "sizes": sizes}
+        row["cells"][run["kind"], run["settings"].get("kept", 0)] = run["figures"]["chosen"]
+    columns = sorted({column for row in found.values() for column in row["cells"]})
+    rows = sorted(found.values(), key=lambda row: -_validation(row, columns[0]))
+    return {"rows": rows, "columns": columns}
+
+
+def _validation(row: Json, column: Column) -> float:
+    return float(row["cells"][column]["val_accuracy_percent"])
 
 
 def weights(folder: Path, experiment: str) -> Json:
@@ -39,21 +45,21 @@ def _weight(run: Result) -> float | None:
 
 
 def table(results: Json) -> str:
-    """One row a schedule: its settings, then validation and test accuracy for each size."""
-    sizes = results["sizes"]
+    """One row a schedule: its settings, then validation and test accuracy for each column."""
+    columns = results["columns"]
     body = [
         [
             f"{row['optim']['lr']:g}",
             row["optim"]["decay"],
             f"{row['optim']['ssm_lr_factor']:g}",
             f"{row['dropout']:g}",
-            *(_accuracy(row, size, part) for size in sizes for part in _PARTS),
+            *(_accuracy(row, column, part) for column in columns for part in _PARTS),
         ]
         for row in results["rows"]
     ]
-    of = [f"{size} states" if size else "never cut" for size in sizes]
-    columns = [f"{size}, {part}" for size in of for part in ("validation", "test")]
-    names = ["rate", "decay", "of states", "dropout", *columns]
+    of = [(f"{size} states " if size else "") + _WAYS[kind] for kind, size in columns]
+    named = [f"{way}, {part}" for way in of for part in ("validation", "test")]
+    names = ["rate", "decay", "of states", "dropout", *named]
     note = (
         "Accuracy in percent of the model that validation chose, one seed; of states: the factor "
         f"of their rate. {results['source']}"
@@ -77,5 +83,6 @@ def weights_table(results: Json) -> str:
     return "\n".join([listings.table(["weight", "validation", "test"], body), "", note])
 
 
-def _accuracy(row: Json, size: int, part: str) -> str:
-    return f"{row[size][f'{part}_accuracy_percent']:.1f}" if size in row else "–"
+def _accuracy(row: Json, column: Column, part: str) -> str:
+    cell = row["cells"].get(column)
+    return "–" if cell is None else f"{cell[f'{part}_accuracy_percent']:.1f}"

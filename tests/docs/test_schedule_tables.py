@@ -12,6 +12,7 @@ def store(folder, variant, val, test, *, rate, **settings):
     optim = {"lr": rate, "decay": "cosine", "ssm_lr_factor": 0.25}
     content = {
         "arm": "full",
+        "kind": "full",
         "seed": 7,
         "status": "done",
         "axes": {"variant": variant},
