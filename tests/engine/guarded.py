@@ -31,10 +31,12 @@ class Loop:
             guard = {"max_drop": 0.1, "companions": [self.scheduler]} | compression
             metric = guard.pop("metric")
             schedule = guard.pop("schedule", Schedule.at(5))
+            keep, select = guard.pop("keep", CUT), guard.pop("select", "largest")
             self.compressor = Compressor(
                 self.model,
                 self.optimizer,
-                policy=FixedRank(CUT),
+                policy=FixedRank(keep),
+                select=select,
                 schedule=schedule,
                 guard=Guard(lambda: self.record(metric(self)), **guard),
             )

@@ -32,6 +32,8 @@ _CAREFUL = {
     "shallow_snapshot.py",
     "guarded_cut.py",
     "state_trees.py",
+    "tensors.py",
+    "trial.py",
 }
 _PACKAGE = str(Path(compressm.__file__).parent)
 assert {path.name for path in Path(_PACKAGE).rglob("*.py")} >= _CAREFUL

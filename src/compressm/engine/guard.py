@@ -36,6 +36,8 @@ class Guard:
         recovery_steps: judge after so many optimizer steps instead of at once. The steps are lost
             when the cut is undone.
         max_attempts: cuts tried, each half as deep as the one before.
+        search: once one of them passed, spend the attempts that are left between it and the one
+            before, halfway each time, and keep the deepest that passed. Not with recovery steps.
         on_failure: when no attempt passed: "wait" for the next step of the schedule, or "stop".
         companions: LR schedulers, gradient scalers, …: anything with `state_dict` and
             `load_state_dict` that moves during recovery steps.
@@ -50,6 +52,7 @@ class Guard:
     total_drop: float | None = None
     recovery_steps: int = 0
     max_attempts: int = 3
+    search: bool = False
     on_failure: Literal["wait", "stop"] = "wait"
     companions: Sequence[Companion] = ()
     snapshot_folder: str | Path | None = None
@@ -62,6 +65,11 @@ class Guard:
             amount("total_drop", self.total_drop)
         for name, least in (("recovery_steps", 0), ("max_attempts", 1)):
             object.__setattr__(self, name, whole(name, getattr(self, name), least))
+        if self.search and self.recovery_steps:
+            raise InputError(
+                f"search: expected no recovery_steps beside it, got {self.recovery_steps}; every "
+                "further attempt would lose them"
+            )
         if self.on_failure not in ("wait", "stop"):
             raise InputError(f"on_failure: expected 'wait' or 'stop', got {self.on_failure!r}")
         _require_companions(self.companions)
@@ -124,6 +132,11 @@ def _require_companions(companions: Any) -> None:
                 "companions: expected objects with state_dict and load_state_dict, got "
                 f"{shown(companion)}"
             )
+
+
+def between(refused: Mapping[str, int], passed: Mapping[str, int]) -> dict[str, int]:
+    """The plan halfway from one that cost too much to one that did not, nearer to the latter."""
+    return {site: rank - int((rank - refused.get(site, rank)) / 2) for site, rank in passed.items()}
 
 
 def gentler(plan: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:

@@ -40,7 +40,7 @@ class Cut(Kind):
         batches: training batches that data-driven methods look at.
         go_on: train to the end afterwards; else only the cut is made.
         guard: figure on validation data that a guard holds, such as "val_accuracy_percent".
-        max_drop, attempts: of that guard.
+        max_drop, attempts, search: of that guard.
         fit_damping: of the fit of rows, in place of the library's.
     """
 
@@ -58,6 +58,7 @@ class Cut(Kind):
     guard: str | None = None
     max_drop: float = 0.0
     attempts: int = 6
+    search: bool = False
     fit_damping: float | None = None
 
     def validate(self) -> None:
@@ -117,6 +118,7 @@ class Cut(Kind):
                 max_drop=self.max_drop,
                 higher_is_better="loss" not in figure and "bits" not in figure,
                 max_attempts=self.attempts,
+                search=self.search,
             )
         return compress_(
             live.model,
