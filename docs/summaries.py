@@ -37,12 +37,13 @@ def _by_arm(results: Iterable[Result]) -> dict[tuple[Any, ...], list[Result]]:
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for (arm, method, kept), group in grouped(results, ("method", "kept")).items():
         name = method if arm in ("cut", "method") else arm
-        groups[name, _full_size(group) if arm == "full" else kept] = group
+        groups[name, full_size(group) if arm == "full" else kept] = group
     order = ["full", "joint", *SELECTIVE, *METHODS, "scratch"]
     return dict(sorted(groups.items(), key=lambda item: (order.index(item[0][0]), -item[0][1])))
 
 
-def _full_size(group: Sequence[Result]) -> int:
+def full_size(group: Sequence[Result]) -> int:
+    """States of the model that is never cut."""
     configuration = group[0]["configuration"]
     # Migrated ablation runs say in words what they were; their full model had 64 states.
     return 64 if isinstance(configuration, str) else int(configuration["model"]["state_dim"])
@@ -136,27 +137,6 @@ def cuts(folder: Path, experiment: str) -> Json:
     # Old results of language models have the loss alone.
     classes = "val_accuracy_percent" in known and "val_bits_per_token" not in known
     return {"unit": "nats" if classes else "nats per byte", "table": table}
-
-
-def recall(folder: Path, experiment: str) -> Json:
-    """Accuracy by size: from scratch, cut early and late, and what the guard let pass."""
-    key = "accuracy_percent"
-    table, guards = [], []
-    found = results_of(folder, experiment)
-    for (arm, method, at, kept), group in grouped(found, ("method", "at", "kept")).items():
-        figures = [r["figures"] for r in group]
-        entry: Json = {"arm": arm, "method": method, "at": at, "seeds": [r["seed"] for r in group]}
-        entry["kept"] = _full_size(group) if arm == "full" else kept
-        for moment in ("before_cut", "after_cut"):
-            if moment in figures[0]:
-                entry[moment] = over(f[moment][f"val_{key}"] for f in figures)
-        if "chosen" in figures[0]:
-            entry["test"] = over(f["chosen"][f"test_{key}"] for f in figures)
-        if arm == "guard":
-            entry["left"] = [f.get("largest_states") or max(f["states"].values()) for f in figures]
-            entry["max_drop"] = group[0]["settings"]["max_drop"]
-        (guards if arm == "guard" else table).append(entry)
-    return {"table": table, "guards": guards}
 
 
 def ablation(folder: Path, experiment: str, only: Sequence[str] = ()) -> Json:
@@ -257,7 +237,7 @@ def pace(folder: Path, experiment: str) -> Json:
     """Step times of two sizes in turn, one run for each smaller size, the largest first."""
     found = results_of(folder, experiment)
     found.sort(key=lambda r: -r["settings"]["kept"])
-    runs = [{"full": _full_size([r]), **r["settings"], **r["figures"]} for r in found]
+    runs = [{"full": full_size([r]), **r["settings"], **r["figures"]} for r in found]
     return {"threads": found[0]["threads"], "runs": runs}
 
 

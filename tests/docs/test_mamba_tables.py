@@ -180,12 +180,13 @@ def test_recall_and_its_guard():
         row("at-once", 8, "diagonal", 0.8, after_cut=cell(40.0)),
         row("scratch", 8, test=cell(80.0)),
     ]
-    guard = row("guard", 4, "greedy-fit", 0.8, left=[4, 19, 4], max_drop=1.0)
+    guard = row("guard", 4, "greedy-fit", 0.8, left=[4, 19, 4], max_drop=1.0, search=True)
     guard |= {"before_cut": cell(99.0), "after_cut": cell(98.5, 0.2)}
-    results = {"source": "", "table": table, "guards": [guard]}
+    results = {"source": "", "table": table, "guards": [guard, guard | {"search": False}]}
     _, _, full, eight = rows_of(recall_tables.recall(results))
     assert full[4] == "99.5 ± 0.0"
     assert eight == ["8", "80.0 ± 0.0", "–", "70.0 ± 3.0", "95.0 ± 0.0", "40.0 ± 0.0"]
     text = recall_tables.guards(results)
     assert rows_of(text)[2] == ["80 %", "4", "4, 19, 4", "99.0 ± 0.0", "98.5 ± 0.2"]
+    assert rows_of(text)[3][1] == "4, with `search`"
     assert "allows 1 point" in text
