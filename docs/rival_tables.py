@@ -57,12 +57,13 @@ _FIGURES = {
 }
 
 
-def rivals(results: Json, key: str) -> str:
+def rivals(results: Json, key: str, *arms: str) -> str:
     """One row for each way, one column for each size.
 
     Args:
         results: of `rivals.summary`.
         key: one of `_FIGURES`, or "losses", or "figure": a link to what `drawing` makes.
+        arms: rows to show; without them all.
     """
     if key == "losses":
         return _losses(results)
@@ -76,7 +77,7 @@ def rivals(results: Json, key: str) -> str:
     rows = [
         [name(row, results), *(write(row[key].get(size), digits) for size in results["sizes"])]
         for row in results["rows"]
-        if (key, row["arm"]) != ("over", OURS)
+        if (key, row["arm"]) != ("over", OURS) and (not arms or row["arm"] in arms)
     ]
     header = ["way", *(f"{size} states" for size in results["sizes"])]
     return f"{listings.table(header, rows)}\n\n{caption}. {_seeds(results)} {results['source']}"

@@ -70,6 +70,14 @@ def test_one_row_a_way_and_one_column_a_size(results):
     assert "experiments/results/smnist-rivals" in text
 
 
+def test_a_few_rows_may_be_named(results):
+    (_, _, *rows), _ = rows_of("test cut scratch", results)
+    assert [row[0].split(",")[0] for row in rows] == [
+        "cut in training (ours)",
+        "small from scratch",
+    ]
+
+
 def test_where_we_lose_is_said_and_the_full_model_is_no_rival(results):
     _, text = rows_of("losses", results)
     assert (
