@@ -52,31 +52,40 @@ def lost(folder: Path, *experiments: str) -> Json:
 
 
 def quarter(folder: Path, *experiments: str) -> Json:
-    """Test accuracy at a quarter of the states: never cut, cut by the default, from scratch.
+    """Test accuracy at a quarter of the states or fewer: never cut, cut by the default, scratch.
 
     Differences are taken seed by seed.
     """
     rows = []
     for experiment in experiments:
-        found = results_of(folder, experiment)
-        full = {r["seed"]: r for r in found if r["arm"] == "full"}
-        states = max(map(runs.states, full.values()), default=0)
-        at = [r for r in found if 4 * runs.kept(r) == states]
-        cut = {r["seed"]: r for r in at if runs.is_ours(r)}
-        scratch = {r["seed"]: r for r in at if r["kind"] == "scratch"}
-        seeds = sorted(full.keys() & cut.keys() & scratch.keys())
-        if not seeds:
-            continue
-        row: Json = {"experiment": experiment, "full_states": states, "states": states // 4}
-        tests = {
-            name: [runs.test_accuracy(by_seed[seed]) for seed in seeds]
-            for name, by_seed in (("full", full), ("cut", cut), ("scratch", scratch))
-        }
-        row |= {name: over(values) for name, values in tests.items()}
-        for name, other in (("gain", "scratch"), ("loss", "full")):
-            row[name] = over(a - b for a, b in zip(tests["cut"], tests[other], strict=True))
-        rows.append(row)
-    return {"rows": rows, "experiments": [row["experiment"] for row in rows]}
+        by_size: dict[int, dict[str, dict[Any, float]]] = {}
+        found = [r for r in results_of(folder, experiment) if runs.ends(r)]
+        full = {_one(r): runs.test_accuracy(r) for r in found if r["kind"] == "full"}
+        most = max((runs.states(r) for r in found if r["kind"] == "full"), default=0)
+        for result in found:
+            way = (
+                "cut" if runs.is_ours(result) else "scratch" if result["kind"] == "scratch" else ""
+            )
+            if way and 0 < 4 * runs.kept(result) <= most:
+                sizes = by_size.setdefault(-runs.kept(result), {"cut": {}, "scratch": {}})
+                sizes[way][_one(result)] = runs.test_accuracy(result)
+        for size, ways in sorted(by_size.items()):
+            shared = sorted(full.keys() & ways["cut"].keys() & ways["scratch"].keys(), key=str)
+            if not shared:
+                continue
+            row: Json = {"experiment": experiment, "full_states": most, "states": -size}
+            for name, tests in (("full", full), *ways.items()):
+                row[name] = over(tests[one] for one in shared)
+            gains = [ways["cut"][one] - ways["scratch"][one] for one in shared]
+            row["gain"], row["better"] = over(gains), sum(gain > 0 for gain in gains)
+            row["loss"] = over(ways["cut"][one] - full[one] for one in shared)
+            rows.append(row)
+    used = list(dict.fromkeys(row["experiment"] for row in rows))
+    return {"rows": rows, "experiments": used}
+
+
+def _one(result: Result) -> tuple[str | None, int]:
+    return runs.variant(result), result["seed"]
 
 
 def energy(folder: Path, *experiments: str) -> Json:

@@ -42,26 +42,26 @@ def lost(results: Json) -> str:
 
 
 def quarter(results: Json) -> str:
-    """One row for each experiment: a quarter of the states, against full and scratch."""
+    """One row for each experiment and size: at most a quarter, against full and scratch."""
     rows = [
         [
             f"`{row['experiment']}`",
             f"{row['full_states']} → {row['states']}",
             *(plain(row[name], 1) for name in ("full", "cut", "scratch")),
             *(signed(row[name], 1) for name in ("gain", "loss")),
-            row["gain"]["n"],
+            f"{row['better']} of {row['gain']['n']}",
         ]
         for row in results["rows"]
     ]
     if not rows:
         return "*No experiment has all three at a quarter of its states yet.*"
     columns = ["experiment", "states", "never cut", "cut at 10 %", "from scratch"]
-    columns += ["cut over scratch", "cut over never cut", "seeds"]
+    columns += ["cut over scratch", "cut over never cut", "seeds better"]
     return (
         f"{listings.table(columns, rows)}\n\nTest accuracy in percent of the model that validation "
         "chose (of the last one in `ablation`), of language models that of the next byte; mean ± "
-        "standard deviation, differences seed by seed, in points. "
-        f"{results['source']}"
+        "standard deviation, differences seed by seed, in points; the last column counts seeds on "
+        f"which the cut is better than scratch. {results['source']}"
     )
 
 
