@@ -36,7 +36,7 @@ def _by_arm(results: Iterable[Result]) -> dict[tuple[Any, ...], list[Result]]:
     """Groups by (arm or method, states), in the order of the tables."""
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for (arm, method, kept), group in grouped(results, ("method", "kept")).items():
-        name = method if arm in ("cut", "method") else arm
+        name = method if arm == "cut" else arm
         groups[name, full_size(group) if arm == "full" else kept] = group
     order = ["full", "joint", *SELECTIVE, *METHODS, "scratch"]
     return dict(sorted(groups.items(), key=lambda item: (order.index(item[0][0]), -item[0][1])))
@@ -139,7 +139,7 @@ def cuts(folder: Path, experiment: str) -> Json:
     return {"unit": "nats" if classes else "nats per byte", "table": table}
 
 
-def ablation(folder: Path, experiment: str, only: Sequence[str] = ()) -> Json:
+def ablation(folder: Path, experiment: str) -> Json:
     """Accuracies by method and size; arms that not all seeds have run are left out.
 
     Runs that end with their cut are of other tables (`cuts`).
@@ -147,9 +147,8 @@ def ablation(folder: Path, experiment: str, only: Sequence[str] = ()) -> Json:
     Args:
         folder: of all results.
         experiment: name.
-        only: arms of the definition that count; without them all.
     """
-    results = [r for r in results_of(folder, experiment) if not only or r["arm"] in only]
+    results = results_of(folder, experiment)
     groups = _by_arm(r for r in results if r["settings"].get("go_on", True))
     most = max(len({r["seed"] for r in group}) for group in groups.values())
     whole = {

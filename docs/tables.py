@@ -18,7 +18,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -208,11 +207,6 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
     "ways": (("claims-cost",), claims.ways, claims_tables.ways),
     "choices": (("ablation-choices",), choices.summary, choices.table),
     "choices-again": (("ablation-choices", "ablation-again"), choices.summary, choices.table),
-    "fresh": (
-        ("ablation-choices",),
-        partial(summaries.ablation, only=("full", "scratch", "method")),
-        ablation_tables.ablation,
-    ),
 }
 
 # Tables of several experiments that are made of those which are there.
