@@ -67,9 +67,11 @@ def summary(folder: Path, experiment: str) -> Json:
 
 
 def _place(row: Json) -> tuple[Any, ...]:
-    """The full model first, then ours, then the others by name."""
+    """The full model first, then ours, then the others, the best over all sizes first."""
     first = {"full": 0, _OURS: 1}.get(row["arm"], 2)
-    return first, row["arm"], *map(str, row["axes"].values())
+    tests = [cell["mean"] for cell in row["test"].values()]
+    mean = sum(tests) / len(tests) if tests else 0.0
+    return first, -mean, row["arm"], *map(str, row["axes"].values())
 
 
 def _size(result: Result) -> int:
