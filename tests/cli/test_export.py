@@ -19,8 +19,8 @@ def test_two_models_side_by_side(call, tiny_run, tmp_path):
     assert rows["full"][1:3] == ["12,", "12"]
     assert rows["full"][-1] == rows["model"][-1] == "%"
     assert rows["full"][-2] == rows["model"][-2]
-    # Two layers of 24 floats, a mean of 6, a count.
-    assert f"{2 * 24 * 4 + 6 * 4 + 8} B" in result.out
+    # Two layers of 24 floats, a mean of 6 in float64, a count.
+    assert f"{2 * 24 * 4 + 6 * 8 + 8} B" in result.out
     assert torch.export.load(out).module() is not None
 
 
