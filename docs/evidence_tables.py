@@ -59,7 +59,7 @@ def quarter(results: Json) -> str:
     columns += ["cut over scratch", "cut over never cut", "seeds better"]
     return (
         f"{listings.table(columns, rows)}\n\nTest accuracy in percent of the model that validation "
-        "chose (of the last one in `ablation`), of language models that of the next byte; mean ± "
+        "chose, of language models that of the next byte; mean ± "
         "standard deviation, differences seed by seed, in points; the last column counts seeds on "
         f"which the cut is better than scratch. {results['source']}"
     )

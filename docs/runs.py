@@ -59,9 +59,7 @@ def ends(result: Result) -> bool:
 
 def states(result: Result) -> int:
     """Of the full model."""
-    configuration = result["configuration"]
-    # Migrated ablation runs say in words what they were; their full model had 64 states.
-    return 64 if isinstance(configuration, str) else int(configuration["model"]["state_dim"])
+    return int(result["configuration"]["model"]["state_dim"])
 
 
 def kept(result: Result) -> int:
@@ -93,8 +91,7 @@ def test_figure(result: Result) -> float:
 
 def in_nats(result: Result) -> bool:
     """Whether the loss chooses among its models."""
-    configuration = result["configuration"]
-    data = {} if isinstance(configuration, str) else configuration.get("data", {})
+    data = result["configuration"].get("data", {})
     return bool(data.get("name") == "byte_lm")
 
 
@@ -110,9 +107,9 @@ def named(result: Result) -> str:
         return "cut when the ranks have settled"
     if result["kind"] != "cut":
         return rival_tables.name({"arm": _arm(result), "axes": axes}, {})
-    return ", ".join(
-        [f"cut at {100 * result['settings'].get('at', 0.1):.0f} %", *_settings(result)]
-    )
+    at = 100 * result["settings"].get("at", 0.1)
+    when = "cut after training" if at == 100 else f"cut at {at:.0f} %"
+    return ", ".join([when, *_settings(result)])
 
 
 def _arm(result: Result) -> str:

@@ -44,9 +44,7 @@ def _by_arm(results: Iterable[Result]) -> dict[tuple[Any, ...], list[Result]]:
 
 def full_size(group: Sequence[Result]) -> int:
     """States of the model that is never cut."""
-    configuration = group[0]["configuration"]
-    # Migrated ablation runs say in words what they were; their full model had 64 states.
-    return 64 if isinstance(configuration, str) else int(configuration["model"]["state_dim"])
+    return int(group[0]["configuration"]["model"]["state_dim"])
 
 
 def _pairs(group: Sequence[Result], full: Mapping[int, Result]) -> list[tuple[Json, Json]]:
@@ -163,6 +161,8 @@ def ablation(folder: Path, experiment: str) -> Json:
             values = [find(r["figures"]) for r in group]
             if all(value is not None for value in values):
                 entry[name] = over(values)
+        if arm == "full" and (before := _before_the_cut(results)):
+            entry["after_cut"] = over(before)
         published = {r["seed"]: r for r in whole.get(("published", kept), ())}
         if published and arm not in ("published", "full"):
             test = _ACCURACIES["test"]
@@ -171,6 +171,12 @@ def ablation(folder: Path, experiment: str) -> Json:
             )
         table.append(entry)
     return {"table": table, "choice": {given: _choice(table, given) for given in DEFAULT_METHOD}}
+
+
+def _before_the_cut(results: Iterable[Result]) -> list[float]:
+    """Validation accuracy of the trunk of each seed, which all its cuts start from."""
+    found = {r["seed"]: r["figures"].get("before_cut") for r in results if r["kind"] == "cut"}
+    return [figures["val_accuracy_percent"] for figures in found.values() if figures]
 
 
 def _choice(table: Sequence[Json], given: str) -> dict[str, float]:

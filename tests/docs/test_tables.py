@@ -42,7 +42,8 @@ def store(folder, arm, method, kept, seed, test, at_once, **more):
     if at_once is not None:
         figures["after_cut"] = {"val_accuracy_percent": at_once}
     axes = {} if arm == "full" else {"method": method, "kept": kept}
-    content = {"arm": arm, "seed": seed, "axes": axes, "status": "done", "settings": axes}
+    content = {"arm": arm, "kind": arm, "seed": seed, "axes": axes, "settings": axes}
+    content |= {"status": "done"}
     content |= {"figures": figures, "configuration": {"model": {"state_dim": 64}}, **more}
     folder.mkdir(exist_ok=True)
     name = "-".join(map(str, (arm, method, kept, seed, *more)))
@@ -95,6 +96,16 @@ def test_a_migrated_result_gives_way_to_a_new_run(results):
         store(results / "ablation", *arm, migrated={"from": "a file"})
     _, _, *rows = rows_of(tables.fill(marked("ablation test real-pairs"), results))
     assert rows == [["`real-pairs`", "**80.0 ± 0.0**", "–"]]
+
+
+def test_right_after_the_cut_the_full_model_is_what_the_cuts_start_from(results):
+    for path in results.glob("ablation/cut-*.json"):
+        content = json.loads(path.read_text())
+        before = {"val_accuracy_percent": 75.0 + content["seed"]}
+        content["figures"]["before_cut"] = before
+        path.write_text(json.dumps(content))
+    _, _, full, *_ = rows_of(tables.fill(marked("ablation after_cut"), results))
+    assert full == ["never cut (64 states)", "76.0 ± 1.0", "76.0 ± 1.0"]
 
 
 def test_one_seed_has_no_deviation():
