@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 import rivals
-import runs
+import run_kinds
 from summaries import Json, Result, over, results_of
 
 from compressm.experiments import spent_until
@@ -26,26 +26,28 @@ def lost(folder: Path, *experiments: str) -> Json:
     """
     losses, compared, own, used = [], 0, 0, []
     for experiment in experiments:
-        found = [r for r in results_of(folder, experiment) if runs.ends(r) and runs.kept(r)]
+        found = [
+            r for r in results_of(folder, experiment) if run_kinds.ends(r) and run_kinds.kept(r)
+        ]
         ours: dict[Any, dict[int, float]] = {}
         others: dict[Any, list[Result]] = {}
         for result in found:
-            size = runs.variant(result), runs.kept(result)
-            if runs.is_ours(result):
-                ours.setdefault(size, {})[result["seed"]] = runs.test_figure(result)
-            elif not runs.is_ours_again(result):
-                others.setdefault((*size, runs.named(result)), []).append(result)
+            size = run_kinds.variant(result), run_kinds.kept(result)
+            if run_kinds.is_ours(result):
+                ours.setdefault(size, {})[result["seed"]] = run_kinds.test_figure(result)
+            elif not run_kinds.is_ours_again(result):
+                others.setdefault((*size, run_kinds.named(result)), []).append(result)
         for (variant, states, way), group in others.items():
             mine = ours.get((variant, states), {})
-            tests = {r["seed"]: runs.test_figure(r) for r in group}
+            tests = {r["seed"]: run_kinds.test_figure(r) for r in group}
             if not mine or mine.keys() - tests.keys():
                 continue
             compared += 1
-            own += runs.is_own(group[0])
+            own += run_kinds.is_own(group[0])
             gap = over(tests[seed] - value for seed, value in mine.items())
             if gap["mean"] > 0:
                 row = {"experiment": experiment, "variant": variant, "states": states, "way": way}
-                losses.append({**row, "gap": gap, "nats": runs.in_nats(group[0])})
+                losses.append({**row, "gap": gap, "nats": run_kinds.in_nats(group[0])})
         used += [experiment] if ours else []
     losses.sort(key=lambda row: (row["nats"], -row["gap"]["mean"]))
     return {"losses": losses, "compared": compared, "own": own, "experiments": used}
@@ -59,16 +61,20 @@ def quarter(folder: Path, *experiments: str) -> Json:
     rows = []
     for experiment in experiments:
         by_size: dict[int, dict[str, dict[Any, float]]] = {}
-        found = [r for r in results_of(folder, experiment) if runs.ends(r)]
-        full = {_one(r): runs.test_accuracy(r) for r in found if r["kind"] == "full"}
-        most = max((runs.states(r) for r in found if r["kind"] == "full"), default=0)
+        found = [r for r in results_of(folder, experiment) if run_kinds.ends(r)]
+        full = {_one(r): run_kinds.test_accuracy(r) for r in found if r["kind"] == "full"}
+        most = max((run_kinds.states(r) for r in found if r["kind"] == "full"), default=0)
         for result in found:
             way = (
-                "cut" if runs.is_ours(result) else "scratch" if result["kind"] == "scratch" else ""
+                "cut"
+                if run_kinds.is_ours(result)
+                else "scratch"
+                if result["kind"] == "scratch"
+                else ""
             )
-            if way and 0 < 4 * runs.kept(result) <= most:
-                sizes = by_size.setdefault(-runs.kept(result), {"cut": {}, "scratch": {}})
-                sizes[way][_one(result)] = runs.test_accuracy(result)
+            if way and 0 < 4 * run_kinds.kept(result) <= most:
+                sizes = by_size.setdefault(-run_kinds.kept(result), {"cut": {}, "scratch": {}})
+                sizes[way][_one(result)] = run_kinds.test_accuracy(result)
         for size, ways in sorted(by_size.items()):
             shared = sorted(full.keys() & ways["cut"].keys() & ways["scratch"].keys(), key=str)
             if not shared:
@@ -85,7 +91,7 @@ def quarter(folder: Path, *experiments: str) -> Json:
 
 
 def _one(result: Result) -> tuple[str | None, int]:
-    return runs.variant(result), result["seed"]
+    return run_kinds.variant(result), result["seed"]
 
 
 def energy(folder: Path, *experiments: str) -> Json:
@@ -97,12 +103,12 @@ def energy(folder: Path, *experiments: str) -> Json:
     rows, methods = [], set()
     for experiment in experiments:
         found = [r for r in results_of(folder, experiment) if _has_lines(r)]
-        full = {(runs.variant(r), r["seed"]): r for r in found if r["kind"] == "full"}
+        full = {(run_kinds.variant(r), r["seed"]): r for r in found if r["kind"] == "full"}
         sizes: dict[tuple[str, int], list[tuple[Result, Result]]] = {}
         for result in found:
-            whole = full.get((runs.variant(result), result["seed"]))
-            if runs.is_ours(result) and whole:
-                size = runs.variant(result) or "", -runs.kept(result)
+            whole = full.get((run_kinds.variant(result), result["seed"]))
+            if run_kinds.is_ours(result) and whole:
+                size = run_kinds.variant(result) or "", -run_kinds.kept(result)
                 sizes.setdefault(size, []).append((whole, result))
         for (variant, size), pairs in sorted(sizes.items()):
             looks = [_until_equal(*pair) for pair in pairs]
@@ -146,13 +152,13 @@ def cut_seconds(folder: Path, *experiments: str) -> Json:
     """Seconds of a cut in training by the default, by experiment."""
     rows = []
     for experiment in experiments:
-        ours = [r for r in results_of(folder, experiment) if runs.is_ours(r)]
+        ours = [r for r in results_of(folder, experiment) if run_kinds.is_ours(r)]
         found = [r for r in ours if "cut_seconds" in r["figures"]]  # old files do not know
         for method, group in _by(found, "method").items():
             seconds = [r["figures"]["cut_seconds"] for r in group]
             row = {"experiment": experiment, "method": method, "cuts": len(seconds)}
             facts = {"median": median(seconds), "longest": max(seconds)}
-            rows.append({**row, **facts, "states": max(map(runs.states, group))})
+            rows.append({**row, **facts, "states": max(map(run_kinds.states, group))})
     return {"rows": rows, "experiments": list(dict.fromkeys(row["experiment"] for row in rows))}
 
 
