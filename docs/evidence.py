@@ -40,6 +40,8 @@ def lost(folder: Path, *experiments: str) -> Json:
         for (variant, states, way), group in others.items():
             mine = ours.get((variant, states), {})
             tests = {r["seed"]: run_kinds.test_figure(r) for r in group}
+            if len(tests) < len(group):
+                raise ValueError(f"{experiment}: two ways are both called {way!r}")
             if not mine or mine.keys() - tests.keys():
                 continue
             compared += 1
@@ -65,13 +67,7 @@ def quarter(folder: Path, *experiments: str) -> Json:
         full = {_one(r): run_kinds.test_accuracy(r) for r in found if r["kind"] == "full"}
         most = max((run_kinds.states(r) for r in found if r["kind"] == "full"), default=0)
         for result in found:
-            way = (
-                "cut"
-                if run_kinds.is_ours(result)
-                else "scratch"
-                if result["kind"] == "scratch"
-                else ""
-            )
+            way = _way(result)
             if way and 0 < 4 * run_kinds.kept(result) <= most:
                 sizes = by_size.setdefault(-run_kinds.kept(result), {"cut": {}, "scratch": {}})
                 sizes[way][_one(result)] = run_kinds.test_accuracy(result)
@@ -88,6 +84,12 @@ def quarter(folder: Path, *experiments: str) -> Json:
             rows.append(row)
     used = list(dict.fromkeys(row["experiment"] for row in rows))
     return {"rows": rows, "experiments": used}
+
+
+def _way(result: Result) -> str | None:
+    if run_kinds.is_ours(result):
+        return "cut"
+    return "scratch" if result["kind"] == "scratch" else None
 
 
 def _one(result: Result) -> tuple[str | None, int]:

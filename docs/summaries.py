@@ -146,8 +146,8 @@ def ablation(folder: Path, experiment: str) -> Json:
         folder: of all results.
         experiment: name.
     """
-    results = results_of(folder, experiment)
-    groups = _by_arm(r for r in results if r["settings"].get("go_on", True))
+    results = [r for r in results_of(folder, experiment) if r["settings"].get("go_on", True)]
+    groups = _by_arm(results)
     most = max(len({r["seed"] for r in group}) for group in groups.values())
     whole = {
         key: list({r["seed"]: r for r in group}.values())

@@ -39,6 +39,8 @@ class Running:
         try:
             output = model(data[0])
         except RuntimeError as error:
+            if dtype is torch.float32:
+                raise
             pytest.skip(f"the layer itself does not run in {dtype}: {error}")
         compress_(model, policy=FixedRank(case.kept), data=data)
         assert _dtypes(model) == before
