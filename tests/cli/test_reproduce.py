@@ -51,6 +51,20 @@ def test_a_result_that_does_not_know_how_long_it_took_tells_no_time(folder):
     assert overview(folder)[:4] == ["tiny", "1", "3", "unknown"]
 
 
+def test_some_arms_alone(folder, capsys):
+    text = DEFINITION + "  full: {kind: full}\n  cut: {kind: cut, kept: 3}\n"
+    (folder / "tiny.yaml").write_text(text)
+    where = ["bench", "reproduce", "tiny", "--folder", str(folder)]
+    assert main([*where, "--arms", "ful,cut"]) == 2
+    said = capsys.readouterr().err
+    assert "no arm 'ful' (did you mean 'full'?); its arms are scratch, full, cut" in said
+    for run in load_definition(folder / "tiny.yaml").runs(arms=["scratch"]):
+        Results(folder / "results", "tiny").write(run, "done", {}, seconds=1.0, figures={})
+    with pytest.raises(SystemExit):
+        main([*where, "--arms", "scratch"])
+    assert "tiny: 4 runs, 4 of them done" in " ".join(capsys.readouterr().out.split())
+
+
 def test_tables_need_a_clone(tmp_path, capsys):
     assert main(["bench", "tables", "--folder", str(tmp_path)]) == 2
     assert "run this in a clone of the repository" in capsys.readouterr().err

@@ -60,12 +60,13 @@ def reproduce(
     results: Path,
     *,
     seeds: Sequence[int] | None,
+    arms: Sequence[str] | None,
     overrides: Sequence[str],
     processes: int,
     console: Console,
 ) -> int:
     """Make all runs that are not done yet; the number of those that failed."""
-    runs = definition.runs(seeds, overrides)
+    runs = definition.runs(seeds, overrides, arms)
     store = Results(results, definition.name)
     waiting, _ = left_of(runs, store)
     console.print(

@@ -74,6 +74,9 @@ def reproduce(
     seeds: Annotated[
         str | None, typer.Option(help="Others than the definition has.", metavar="0,1,2")
     ] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="These of its arms alone.", metavar="full,cut")
+    ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
     folder: Annotated[Path, typer.Option(help="Where definitions are.")] = Path("experiments"),
     results: Annotated[
@@ -89,6 +92,8 @@ def reproduce(
         compressm bench reproduce
 
         compressm bench reproduce mamba-lm --processes 2
+
+        compressm bench reproduce mamba-lm --arms full,cut
 
         compressm bench reproduce mamba-lm trainer.steps=100 --seeds 7
     """
@@ -110,6 +115,7 @@ def reproduce(
         definition,
         store,
         seeds=chosen,
+        arms=None if arms is None else arms.split(","),
         overrides=overrides or [],
         processes=processes,
         console=console,

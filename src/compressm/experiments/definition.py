@@ -157,20 +157,33 @@ class Definition:
                     f"{did_you_mean(str(variant), self.variants)}"
                 )
 
-    def runs(self, seeds: Sequence[int] | None = None, overrides: Sequence[str] = ()) -> list[Run]:
+    def runs(
+        self,
+        seeds: Sequence[int] | None = None,
+        overrides: Sequence[str] = (),
+        arms: Sequence[str] | None = None,
+    ) -> list[Run]:
         """All runs, those first that others start from.
 
         Args:
             seeds: others than the definition's.
             overrides: of the recipe, after the definition's own. A run with them is another run.
+            arms: these alone.
 
         Raises:
-            ConfigError: an unusable setting of the recipe or of an arm.
+            ConfigError: an arm that there is not, an unusable setting of the recipe or of an arm.
         """
+        for arm in arms or ():
+            if arm not in self.arms:
+                raise ConfigError(
+                    f"experiment {self.name}: there is no arm {arm!r}"
+                    f"{did_you_mean(arm, self.arms)}; its arms are {', '.join(self.arms)}"
+                )
         made = [
             run
             for seed in (self.seeds if seeds is None else seeds)
             for arm in self.arms
+            if arms is None or arm in arms
             for run in self._runs_of(arm, seed, overrides)
         ]
         return sorted(made, key=lambda run: run.kind.order)
