@@ -68,6 +68,11 @@ def test_fine_tuning_follows_a_whole_schedule_in_fewer_steps():
     found = rate_factor(config.optim, 100, config.optim.lr)
     assert [found(k) for k in range(80)] == [whole(k) for k in range(80)]
     assert {found(k) for k in range(80, 100)} == {0.05}
+    falling = PostTraining(kept=2, fine_tune=0.2, rate=0.5, decay="cosine").configure(plain)
+    found = rate_factor(falling.optim, 100, falling.optim.lr)
+    assert [found(k) for k in range(80)] == [whole(k) for k in range(80)]
+    assert [found(80), found(90)] == pytest.approx([0.5, 0.25], rel=1e-3)
+    assert found(99) == pytest.approx(0.25 * (1 + math.cos(math.pi * 0.95)), rel=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,41 @@ def test_an_arm_that_starts_from_a_trunk_is_the_same_with_and_without_it(tmp_pat
     assert shared["loss_rise_nats"] == alone["loss_rise_nats"]
 
 
+BEGINNINGS = {
+    "post": {"kind": "post-training", "fine_tune": 0.4, "rate": [0.1, 0.5], "kept": [4, 3]},
+    "norm": {"kind": "hankel-nuclear-norm", "weight": 0.01, "every": 2, "at": 0.7, "kept": [4, 3]},
+}
+
+
+@pytest.mark.parametrize("arm", BEGINNINGS)
+def test_baselines_that_begin_alike_are_trained_once_up_to_the_cut(arm, tmp_path, monkeypatch):
+    runs, advance, made = runs_of({arm: BEGINNINGS[arm]}), bench_module.Bench.advance, []
+    alone = [figures(run, tmp_path / str(i)) for i, run in enumerate(runs)]
+    monkeypatch.setattr(
+        bench_module.Bench, "advance", lambda *given: made.append(given[1].step) or advance(*given)
+    )
+    shared = [figures(run, tmp_path / "shared") for run in runs]
+    assert made[:6] == list(range(6))
+    assert set(made[6:]) == {3, 4, 5}
+    for one, other in zip(alone, shared, strict=True):
+        assert {key: one[key] for key in ("chosen", "last", "curve", "states")} == {
+            key: other[key] for key in ("chosen", "last", "curve", "states")
+        }
+    assert len({str(found["last"]) for found in shared}) == len(runs)
+
+
+def test_a_result_names_the_commits_of_what_it_goes_on_from(tmp_path, monkeypatch):
+    full, cut = runs_of({"full": ARMS["full"], "cut": CUT})
+    monkeypatch.setattr(bench_module, "commit", lambda: "of-yesterday")
+    figures(full, tmp_path)
+    monkeypatch.undo()
+    store = Results(tmp_path / "results", "tiny")
+    execute(cut, store, tmp_path / "work")
+    assert store.finished(cut)["earlier_commits"] == ["of-yesterday"]
+    execute(cut, store, tmp_path / "elsewhere")
+    assert "earlier_commits" not in store.finished(cut)
+
+
 def test_the_output_error_of_a_cut_is_nothing_where_nothing_is_cut(tmp_path):
     sizes = {"some": 3, "none": 8}
     runs = runs_of({name: {**ARMS["at-once"], "kept": kept} for name, kept in sizes.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from torch import Tensor, nn
 
@@ -87,6 +87,14 @@ class Baseline(ABC):
     @abstractmethod
     def configure(self, config: RunConfig) -> RunConfig:
         """The run by which it is trained: the recipe with another size, other cuts, …"""
+
+    def beginning(self) -> dict[str, Any] | None:
+        """The settings that decide the steps before its only cut, for runs that differ in others.
+
+        Arms of an experiment with the same answer train these steps once. None: every run is
+        trained from its first step.
+        """
+        return None
 
     @abstractmethod
     def objective(self, config: RunConfig, full: Callable[[], FullModel]) -> Objective:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,9 @@ class HankelNuclearNorm(Baseline):
 
     def configure(self, config: RunConfig) -> RunConfig:
         return truncated(config, self.kept, at=self.at, method=self.method)
+
+    def beginning(self) -> dict[str, Any]:
+        return {"weight": self.weight, "every": self.every, "at": self.at}
 
     def objective(self, config: RunConfig, full: Callable[[], FullModel]) -> Objective:
         last, weight = round(self.at * config.trainer.steps), self.weight * self.every

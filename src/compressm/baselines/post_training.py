@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Any, Literal, final
 
 from compressm.baselines.base import TASK, Baseline, FullModel, Objective, register_baseline
 from compressm.baselines.truncation import truncated
@@ -25,13 +25,15 @@ class PostTraining(Baseline):
     Attributes:
         kept: states of every layer after the cut.
         fine_tune: share of the steps after the cut; 0: the cut is the end.
-        rate: learning rate of these steps, as a share of the recipe's.
+        rate: learning rate of these steps, as a share of the recipe's;
+        decay: "constant", or "cosine" from there down to the recipe's last.
         method: of the cut.
     """
 
     kept: int
     fine_tune: float = 0.0
     rate: float = 0.1
+    decay: Literal["cosine", "constant"] = "constant"
     method: str = "published"
 
     def validate(self) -> None:
@@ -40,9 +42,14 @@ class PostTraining(Baseline):
             raise ConfigError(f"fine_tune: got {self.fine_tune}, expected a share in [0, 1)")
 
     def configure(self, config: RunConfig) -> RunConfig:
-        optim = dataclasses.replace(config.optim, tail=self.fine_tune, tail_rate=self.rate)
+        optim = dataclasses.replace(
+            config.optim, tail=self.fine_tune, tail_rate=self.rate, tail_decay=self.decay
+        )
         config = dataclasses.replace(config, optim=optim)
         return truncated(config, self.kept, at=1 - self.fine_tune, method=self.method)
+
+    def beginning(self) -> dict[str, Any]:
+        return {"fine_tune": self.fine_tune}
 
     def objective(self, config: RunConfig, full: Callable[[], FullModel]) -> Objective:
         return TASK

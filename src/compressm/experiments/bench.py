@@ -29,6 +29,7 @@ from compressm.train import RunConfig, build_model
 from compressm.train.build import evaluate, logits_of
 from compressm.train.compression import calibration_of, compression_of
 from compressm.train.optim import build_optimizer, build_scheduler
+from compressm.train.provenance import commit
 
 Figures = dict[str, Any]
 Action = Callable[["Live"], None]
@@ -50,6 +51,7 @@ class Live:
         step: optimizer steps made.
         cost: of them, of cuts, and of training that this one rests on.
         loss: what a step minimises.
+        commits: of the code that made steps which this training goes on from.
         last_cut: the step of the last cut on the schedule, 0 without one.
         compressor: what cuts it on the way, where something does.
     """
@@ -63,6 +65,7 @@ class Live:
         self.optimizer = build_optimizer(self.model, config.optim, fused=True)
         self.schedule = build_scheduler(self.optimizer, config.optim, config.trainer.steps)
         self.compressor: Compressor | None = None
+        self.commits: set[str] = set()
         self.step = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,6 +76,7 @@ class Live:
         if self.compressor is not None:
             parts["compressor"] = self.compressor.state_dict()
         parts |= {"step": self.step, "cost": dataclasses.asdict(self.cost)}
+        parts["commits"] = sorted({*self.commits, commit()})
         return {**parts, "random": torch.get_rng_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -82,6 +86,7 @@ class Live:
         if self.compressor is not None and "compressor" in state:
             self.compressor.load_state_dict(state["compressor"])
         self.step, self.cost = int(state["step"]), Cost(**state["cost"])
+        self.commits.update(state.get("commits", ()))
         torch.set_rng_state(state["random"])
 
     @contextmanager
@@ -99,6 +104,7 @@ class Bench:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+        self.commits: set[str] = set()
         self.steps = config.trainer.steps
         self.splits = load(config.data)
         self.task = self.splits.task
@@ -119,6 +125,7 @@ class Bench:
         """A fresh one, by the recipe or by another configuration of it."""
         config = config or self.config
         live = Live(config, self.task, objective)
+        live.commits = self.commits
         settings = compression_of(config, self.splits)
         if settings is not None:
             live.compressor = Compressor(live.model, live.optimizer, **settings)
@@ -186,7 +193,12 @@ class Bench:
         return live.cost.seconds - before, float(loss.detach())
 
     def train(
-        self, live: Live, *, at: Mapping[int, Action] | None = None, keep: Path | None = None
+        self,
+        live: Live,
+        *,
+        at: Mapping[int, Action] | None = None,
+        keep: Path | None = None,
+        trunk: Path | None = None,
     ) -> Figures:
         """Train to the end; figures of the last model and of the one that validation chose.
 
@@ -195,13 +207,15 @@ class Bench:
             at: what to do right after a step, such as saving.
             keep: a file to go on from after a kill; written at every validation, and taken up
                 here where it is there.
+            trunk: the same for all runs that begin alike, written once, a step before the cut.
         """
         every, steps = self.config.trainer.validation_interval, self.steps
         record: dict[str, Any] = {"curve": [], "costs": [], "best": {}, "times": []}
-        if keep is not None and keep.exists():
-            saved = load_tree(keep)
-            live.load_state_dict(saved["live"])
-            record = saved["record"]
+        saved = next((path for path in (keep, trunk) if path is not None and path.exists()), None)
+        if saved is not None:
+            tree = load_tree(saved)
+            live.load_state_dict(tree["live"])
+            record = tree["record"]
         live.model.train()
         while live.step < steps:
             seconds, _ = self.advance(live)
@@ -212,6 +226,9 @@ class Bench:
                 self._validate(live, record)
                 if keep is not None and live.step < steps:
                     save_tree(keep, {"live": live.state_dict(), "record": record})
+            if trunk is not None and live.step == live.last_cut - 1 and not trunk.exists():
+                trunk.parent.mkdir(parents=True, exist_ok=True)
+                save_tree(trunk, {"live": live.state_dict(), "record": record})
         if not record["curve"]:  # nothing was left to train, as after a cut at the last step
             self._validate(live, record)
         return self._conclude(live, record)

@@ -87,8 +87,7 @@ class Run:
     @property
     def trunk_fingerprint(self) -> str:
         """The same of what runs can share: the recipe and the threads."""
-        configuration = None if self.config is None else self.config.to_dict()
-        return _digest({"configuration": configuration, "threads": self.threads})
+        return _digest({"configuration": _chosen(self.config), "threads": self.threads})
 
     def made(self, result: Mapping[str, Any]) -> bool:
         """Whether a stored result is of exactly this run: every setting that it knows is the same.

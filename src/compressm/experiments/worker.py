@@ -61,7 +61,10 @@ def execute(run: Run, results: Results, work: Path, say: Say = lambda step, step
         path = results.write(run, "failed", facts, seconds=seconds, error=text, traceback=trace)
         return Outcome(path, seconds, text)
     seconds = time.perf_counter() - began
-    said = {"energy": energy} if energy else {}
+    said: dict[str, Any] = {"energy": energy} if energy else {}
+    earlier = place.commits - {facts["commit"]}
+    if earlier:
+        said["earlier_commits"] = sorted(earlier)
     path = results.write(run, "done", facts, seconds=seconds, **said, figures=figures)
     shutil.rmtree(own)
     return Outcome(path, seconds)

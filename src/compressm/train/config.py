@@ -32,8 +32,9 @@ class OptimConfig:
         decay: "cosine" down to `floor`, or "constant".
         floor: learning rate at the end of the cosine.
         clip: largest gradient norm; None does not clip.
-        tail: share of the steps that follow when the schedule above is over, at a constant rate;
-        tail_rate: of this times lr.
+        tail: share of the steps that follow when the schedule above is over, at a rate of
+        tail_rate: times lr,
+        tail_decay: "constant", or "cosine" from there down to `floor`.
     """
 
     lr: float = 1e-3
@@ -45,6 +46,7 @@ class OptimConfig:
     clip: float | None = None
     tail: float = 0.0
     tail_rate: float = 0.1
+    tail_decay: Literal["cosine", "constant"] = "constant"
 
     def __post_init__(self) -> None:
         check_types(self)

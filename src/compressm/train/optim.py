@@ -64,7 +64,8 @@ def rate_factor(config: OptimConfig, steps: int, peak: float) -> Callable[[int],
 
     k < w:        (k + 1) / w,  w = warmup * s,  s = (1 - tail) * steps
     cosine:       f + (1 - f) (1 + cos(π (k - w) / (s - w))) / 2,  f = floor / peak
-    k >= s:       tail_rate, with a tail
+    k >= s:       tail_rate, with a constant tail; with a cosine one, of t = tail * steps:
+                  f + (tail_rate - f) (1 + cos(π (k - s) / t)) / 2
     """
     tail = round(config.tail * steps)
     main = steps - tail
@@ -75,11 +76,15 @@ def rate_factor(config: OptimConfig, steps: int, peak: float) -> Callable[[int],
         if step < warmup:
             return (step + 1) / warmup
         if tail and step >= main:
-            return config.tail_rate
+            if config.tail_decay == "constant":
+                return config.tail_rate
+            return cosine(config.tail_rate, (step - main) / tail)
         if config.decay == "constant":
             return 1.0
-        progress = min(1.0, (step - warmup) / max(1, main - warmup))
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+        return cosine(1.0, (step - warmup) / max(1, main - warmup))
+
+    def cosine(top: float, progress: float) -> float:
+        return floor + (top - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     return factor
 

@@ -20,7 +20,7 @@ _PACKAGES = ("torch", "lightning", "numpy", "transformers")
 def provenance() -> dict[str, Any]:
     """Commit, versions, processor, load and time, as plain values."""
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {"python": platform.python_version(), **_versions()},
         "machine": {
             "cpu": _cpu(),
@@ -32,7 +32,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _commit() -> str:
+def commit() -> str:
     """Of the code, with "-dirty" where files differ from it; "unknown" outside a clone."""
     here = Path(__file__)
     try:

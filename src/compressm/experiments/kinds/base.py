@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, final
@@ -34,12 +34,14 @@ class Workplace:
         own: of this run: what it goes on from after a kill.
         shared: of all runs with the same recipe and seed: trunks.
         say: told how far it is, as (step, steps).
+        commits: of the code that made what the run goes on from, filled as it is found.
     """
 
     config: RunConfig | None
     own: Path
     shared: Path
     say: Callable[[int, int], None] = lambda step, steps: None
+    commits: set[str] = field(default_factory=set)
 
     @cached_property
     def bench(self) -> Bench:
@@ -48,6 +50,7 @@ class Workplace:
             raise ConfigError("recipe: this kind of run needs one")
         bench = Bench(self.config)
         bench.tell(self.say)
+        bench.commits = self.commits
         return bench
 
     def trunk(self, step: int) -> Path:

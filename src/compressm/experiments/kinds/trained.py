@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 from compressm.baselines import Baseline
@@ -24,6 +25,15 @@ class Trained(Kind):
         bench = place.bench
         config = self.baseline.configure(bench.config)
         live = bench.live(config, self.baseline.objective(bench.config, place.full))
-        found = bench.train(live, keep=place.own / "live.safetensors")
+        trunk = self._trunk(place)
+        found = bench.train(live, keep=place.own / "live.safetensors", trunk=trunk)
         events = [] if live.compressor is None else live.compressor.events
         return {**said(events), **found}
+
+    def _trunk(self, place: Workplace) -> Path | None:
+        """Where runs that begin like this one leave their state before the cut."""
+        beginning = self.baseline.beginning()
+        if beginning is None:
+            return None
+        name = "-".join([type(self.baseline).__name__, *(f"{k}-{v}" for k, v in beginning.items())])
+        return place.shared / f"{name}.safetensors"
