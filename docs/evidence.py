@@ -21,14 +21,15 @@ _ACCURACY = "val_accuracy_percent"
 def lost(folder: Path, *experiments: str) -> Json:
     """Every size at which another way is better on average than our default, on the test part.
 
-    Differences are taken seed by seed, of the figure that chose the models. A way that has not run
-    all seeds of ours is left out.
+    Differences are taken seed by seed, of the figure that chose the models. A size that not all
+    seeds have run, both ways, is left out.
     """
     losses, compared, own, used = [], 0, 0, []
     for experiment in experiments:
         found = [
             r for r in results_of(folder, experiment) if run_kinds.ends(r) and run_kinds.kept(r)
         ]
+        every = run_kinds.seeds(found)
         ours: dict[Any, dict[int, float]] = {}
         others: dict[Any, list[Result]] = {}
         for result in found:
@@ -42,7 +43,7 @@ def lost(folder: Path, *experiments: str) -> Json:
             tests = {r["seed"]: run_kinds.test_figure(r) for r in group}
             if len(tests) < len(group):
                 raise ValueError(f"{experiment}: two ways are both called {way!r}")
-            if not mine or mine.keys() - tests.keys():
+            if not mine or not mine.keys() == every <= tests.keys():
                 continue
             compared += 1
             own += run_kinds.is_own(group[0])
@@ -58,7 +59,7 @@ def lost(folder: Path, *experiments: str) -> Json:
 def quarter(folder: Path, *experiments: str) -> Json:
     """Test accuracy at a quarter of the states or fewer: never cut, cut by the default, scratch.
 
-    Differences are taken seed by seed.
+    Differences are taken seed by seed; a size that not all seeds have run is left out.
     """
     rows = []
     for experiment in experiments:
@@ -73,7 +74,7 @@ def quarter(folder: Path, *experiments: str) -> Json:
                 sizes[way][_one(result)] = run_kinds.test_accuracy(result)
         for size, ways in sorted(by_size.items()):
             shared = sorted(full.keys() & ways["cut"].keys() & ways["scratch"].keys(), key=str)
-            if not shared:
+            if {seed for _, seed in shared} != run_kinds.seeds(found):
                 continue
             row: Json = {"experiment": experiment, "full_states": most, "states": -size}
             for name, tests in (("full", full), *ways.items()):
@@ -100,7 +101,7 @@ def energy(folder: Path, *experiments: str) -> Json:
     """Joules until equal validation accuracy, full model against the same one cut.
 
     The level is a point below the lower of the two best accuracies of a seed, of models that have
-    their final size.
+    their final size. A size that not all seeds have run is left out.
     """
     rows, methods = [], set()
     for experiment in experiments:
@@ -114,7 +115,7 @@ def energy(folder: Path, *experiments: str) -> Json:
                 sizes.setdefault(size, []).append((whole, result))
         for (variant, size), pairs in sorted(sizes.items()):
             looks = [_until_equal(*pair) for pair in pairs]
-            if None in looks:
+            if None in looks or {r["seed"] for _, r in pairs} != run_kinds.seeds(found):
                 continue
             methods |= {r["energy"]["method"] for pair in pairs for r in pair}
             row: Json = {"experiment": experiment, "variant": variant, "states": -size}

@@ -41,7 +41,11 @@ _FIGURES = {
         "Seconds of processor time: training steps, cuts, and the teacher's training where there "
         "is one",
     ),
-    "step": (1, "Milliseconds of a training step, median of those after a shared trunk"),
+    "step": (
+        1,
+        "Milliseconds of processor time of a training step, mean of those at the final size; where "
+        "the cut is the end, of those before",
+    ),
     "equal_seconds": (
         1,
         "Validation accuracy in percent, the best by the second at which the run cut in training "

@@ -22,8 +22,7 @@ _RATED = re.compile(
 def summary(folder: Path, experiment: str) -> Json:
     """Every way by size: accuracy at equal steps and at equal seconds, and what it cost.
 
-    A cell that fewer seeds have run than the most is left out, so that all means are of the same
-    seeds.
+    A cell that not all seeds have run is left out, so that all means are of the same seeds.
     """
     found = results_of(folder, experiment)
     groups: dict[tuple[Any, ...], dict[Any, list[Result]]] = {}
@@ -31,18 +30,18 @@ def summary(folder: Path, experiment: str) -> Json:
         axes = {key: value for key, value in result["axes"].items() if key != "kept"}
         cells = groups.setdefault((result["arm"], *sorted(axes.items())), {})
         cells.setdefault(_size(result), []).append(result)
-    most = max(len(group) for cells in groups.values() for group in cells.values())
+    every = _seeds(found)
     sizes = sorted({s for (arm, *_), c in groups.items() if arm != "full" for s in c}, reverse=True)
     ours = {(_size(r), r["seed"]): r for r in found if r["arm"] == _OURS}
     rows = []
     for (arm, *axes), cells in groups.items():
         if arm == "full":  # of every size's column the same runs
             cells = dict.fromkeys(sizes, next(iter(cells.values())))
-        whole = {size: group for size, group in cells.items() if len(group) == most}
+        whole = {size: group for size, group in cells.items() if _seeds(group) == every}
         row: Json = {"arm": arm, "axes": dict(axes)}
         row["test"] = _means(whole, _accuracy)
         row["seconds"] = _means(whole, _seconds)
-        row["step"] = _means(whole, lambda r: r["figures"].get("step_milliseconds"))
+        row["step"] = _means(whole, step_milliseconds)
         row["joules"] = _means(whole, joules)
         for key, beside in (
             ("over", _ours_over),
@@ -62,8 +61,12 @@ def summary(folder: Path, experiment: str) -> Json:
         "sizes": sizes,
         "full_size": first["configuration"]["model"]["state_dim"],
         "steps": first["configuration"]["trainer"]["steps"],
-        "seeds": most,
+        "seeds": len(every),
     }
+
+
+def _seeds(results: Iterable[Result]) -> set[int]:
+    return {result["seed"] for result in results}
 
 
 def _place(row: Json) -> tuple[Any, ...]:
@@ -87,6 +90,17 @@ def _accuracy(result: Result) -> float:
 def _seconds(result: Result) -> float:
     """Of processor time: several runs may have shared the machine."""
     return float(result["figures"]["train_processor_seconds"])
+
+
+def step_milliseconds(result: Result) -> float | None:
+    """Of processor time, on average: at the final size, and of a cut at the end before it."""
+    figures = result["figures"]
+    rows = zip(figures["curve"], figures["curve_processor_seconds"], strict=True)
+    known = [(row["step"], seconds) for row, seconds in rows]
+    last = [at for at in known if at[0] >= figures["last_cut_step"]]
+    chosen = last if len(last) > 1 else known
+    steps = chosen[-1][0] - chosen[0][0]
+    return 1e3 * (chosen[-1][1] - chosen[0][1]) / steps if steps else None
 
 
 def joules(result: Result) -> float | None:

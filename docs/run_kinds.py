@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import rival_tables
@@ -49,6 +49,11 @@ def _is_plain(result: Result) -> bool:
         and settings.get("method") in DEFAULTS
         and all(settings.get(key, value) == value for key, value in _PLAIN.items())
     )
+
+
+def seeds(results: Iterable[Result]) -> set[int]:
+    """All that an experiment has begun; its full models are made first, for every seed."""
+    return {result["seed"] for result in results}
 
 
 def ends(result: Result) -> bool:

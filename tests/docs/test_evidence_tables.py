@@ -62,6 +62,14 @@ def test_a_quarter_of_the_states_against_scratch_seed_by_seed(results):
     assert listops[5:] == ["-0.5 ± 0.9", "-10.5 ± 0.9", "1 of 3"]
 
 
+def test_a_size_that_not_all_seeds_have_run_is_left_out(results):
+    (results / "listops-sizes" / "cut-16-2.json").unlink()
+    for table in ("quarter", "energy"):
+        _, _, *rows = rows_of(tables.fill(marked(table), results))
+        assert [row[0] for row in rows] == ["`fsdd-sizes`"]
+    assert "In 0 of 1 comparisons" in tables.fill(marked("lost"), results)
+
+
 def test_what_is_lost_is_said_of_all_experiments_and_what_is_won_is_counted(results):
     text = tables.fill(marked("lost"), results)
     _, _, *rows = rows_of(text)

@@ -40,7 +40,6 @@ def store(folder, arm, axes, seed, accuracy, seconds, cut, curve, **more):
         "train_processor_seconds": seconds,
         "train_seconds": 2 * seconds,
         "last_cut_step": cut,
-        "step_milliseconds": 2.0,
     }
     content = {"arm": arm, "seed": seed, "axes": axes, "settings": axes, "status": "done"}
     content |= {"figures": figures, **more}
@@ -95,6 +94,16 @@ def test_differences_are_taken_seed_by_seed(results):
         ["Hankel nuclear norm, then the published cut, every step", "-1.5 ± 0.0", "-1.5 ± 0.0"],
         ["small from scratch", "+8.0 ± 0.0", "+8.0 ± 0.0"],
     ]
+
+
+def test_a_step_is_a_mean_of_those_at_the_final_size(results):
+    (_, _, *rows), _ = rows_of("step", results)
+    assert {row[0].split(",")[0]: row[1] for row in rows} == {
+        "never cut (64 states)": "2500.0 ± 0.0",
+        "cut in training (ours)": "1250.0 ± 0.0",
+        "small from scratch": "1000.0 ± 0.0",
+        "Hankel nuclear norm": "10000.0 ± 0.0",  # the cut is the end: steps with the penalty
+    }
 
 
 def test_at_equal_seconds_a_model_counts_from_its_last_cut_on(results):
