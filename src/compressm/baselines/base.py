@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import ClassVar, final
 
 from torch import Tensor, nn
 
@@ -72,7 +72,15 @@ class FullModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline(ABC):
-    """Another way to a small model, in the terms of a recipe: frozen settings and two answers."""
+    """Another way to a small model, in the terms of a recipe: frozen settings and two answers.
+
+    Attributes:
+        beginning: names of the settings that decide the steps before its only cut. Arms of an
+            experiment that differ in other settings train these steps once. Without names every
+            run is trained from its first step.
+    """
+
+    beginning: ClassVar[tuple[str, ...]] = ()
 
     @final
     def __post_init__(self) -> None:
@@ -87,14 +95,6 @@ class Baseline(ABC):
     @abstractmethod
     def configure(self, config: RunConfig) -> RunConfig:
         """The run by which it is trained: the recipe with another size, other cuts, …"""
-
-    def beginning(self) -> dict[str, Any] | None:
-        """The settings that decide the steps before its only cut, for runs that differ in others.
-
-        Arms of an experiment with the same answer train these steps once. None: every run is
-        trained from its first step.
-        """
-        return None
 
     @abstractmethod
     def objective(self, config: RunConfig, full: Callable[[], FullModel]) -> Objective:

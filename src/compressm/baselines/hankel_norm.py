@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,7 @@ class HankelNuclearNorm(Baseline):
     every: int = 1
     at: float = 1.0
     method: str = "published"
+    beginning: ClassVar[tuple[str, ...]] = ("weight", "every", "at")
 
     def validate(self) -> None:
         check_at_least("kept", self.kept, 1)
@@ -56,9 +57,6 @@ class HankelNuclearNorm(Baseline):
 
     def configure(self, config: RunConfig) -> RunConfig:
         return truncated(config, self.kept, at=self.at, method=self.method)
-
-    def beginning(self) -> dict[str, Any]:
-        return {"weight": self.weight, "every": self.every, "at": self.at}
 
     def objective(self, config: RunConfig, full: Callable[[], FullModel]) -> Objective:
         last, weight = round(self.at * config.trainer.steps), self.weight * self.every

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import ClassVar, Literal, final
 
 from compressm.baselines.base import TASK, Baseline, FullModel, Objective, register_baseline
 from compressm.baselines.truncation import truncated
@@ -35,6 +35,7 @@ class PostTraining(Baseline):
     rate: float = 0.1
     decay: Literal["cosine", "constant"] = "constant"
     method: str = "published"
+    beginning: ClassVar[tuple[str, ...]] = ("fine_tune",)
 
     def validate(self) -> None:
         check_at_least("kept", self.kept, 1)
@@ -47,9 +48,6 @@ class PostTraining(Baseline):
         )
         config = dataclasses.replace(config, optim=optim)
         return truncated(config, self.kept, at=1 - self.fine_tune, method=self.method)
-
-    def beginning(self) -> dict[str, Any]:
-        return {"fine_tune": self.fine_tune}
 
     def objective(self, config: RunConfig, full: Callable[[], FullModel]) -> Objective:
         return TASK

@@ -32,8 +32,9 @@ class Trained(Kind):
 
     def _trunk(self, place: Workplace) -> Path | None:
         """Where runs that begin like this one leave their state before the cut."""
-        beginning = self.baseline.beginning()
-        if beginning is None:
+        names = self.baseline.beginning
+        if not names:
             return None
-        name = "-".join([type(self.baseline).__name__, *(f"{k}-{v}" for k, v in beginning.items())])
+        settings = (f"{name}-{getattr(self.baseline, name)}" for name in names)
+        name = "-".join([type(self.baseline).__name__, *settings])
         return place.shared / f"{name}.safetensors"
