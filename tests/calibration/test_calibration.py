@@ -315,3 +315,28 @@ def test_batches_without_values_are_refused():
     model = Model()
     with pytest.raises(InputError, match=r"data: .*meta device"):
         Calibration([torch.ones(2, 3, device="meta")]).run(model, [Probe(model)])
+
+
+@pytest.mark.parametrize("holder", [lambda x: x, lambda x: {"inputs": x}, lambda x: (x,)])
+@pytest.mark.parametrize("loss", [None, lambda model, batch: batch_of(model, batch).sum()])
+def test_what_a_model_does_to_its_input_in_place_is_gone_at_the_next_pass(holder, loss):
+    class Adds(Model):
+        def forward(self, inputs):
+            inputs += 1.0
+            return super().forward(inputs)
+
+    model, x = Adds(), torch.randn(4, 3)
+    was, calibration = x.clone(), Calibration([holder(x)], loss=loss)
+    probes = [Probe(model.layer, needs_gradient=loss is not None) for _ in range(2)]
+    for probe in probes:
+        calibration.run(model, [probe])
+    assert torch.equal(x, was)
+    (first,), (again,) = (probe.calls for probe in probes)
+    assert torch.equal(first[0][0], again[0][0])
+
+
+def batch_of(model, batch):
+    """The outputs for it, however it is held."""
+    if isinstance(batch, torch.Tensor):
+        return model(batch)
+    return model(batch["inputs"] if isinstance(batch, dict) else batch[0])

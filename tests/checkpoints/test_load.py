@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from compressm import FixedRank, compress_, load_compressed
 from compressm.errors import CheckpointError, InputError
@@ -34,6 +35,30 @@ def test_compressed_weights_load_into_a_full_size_model(compressed, tmp_path, as
     inputs = torch.randn(2, 20, 1)
     torch.testing.assert_close(fresh(inputs), compressed(inputs), rtol=0, atol=0)
     assert list(state_dims(fresh).values()) == [5, 5]
+
+
+class Twice(nn.Module):
+    """One block under two names, one layer of it under a third."""
+
+    def __init__(self, states):
+        super().__init__()
+        self.first = nn.Sequential(LRU(6, states), nn.Linear(6, 6))
+        self.second, self.layer = self.first, self.first[0]
+
+    def forward(self, x):
+        return self.second(self.layer(x))
+
+
+def test_a_layer_under_several_names_is_resized_under_all():
+    small, fresh = Twice(8).eval(), Twice(8).eval()
+    compress_(small, policy=FixedRank(5))
+    assert len(small.state_dict()) == 2 * len(small.first.state_dict()) + len(
+        small.layer.state_dict()
+    )
+    load_compressed(fresh, small.state_dict())
+    assert list(state_dims(fresh).values()) == [5]
+    inputs = torch.randn(2, 20, 6)
+    torch.testing.assert_close(fresh(inputs), small(inputs), rtol=0, atol=0)
 
 
 def test_layers_of_third_parties_are_resized():

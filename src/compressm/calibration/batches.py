@@ -62,23 +62,26 @@ def accepted(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The tensors of a batch where the model is, and such that autograd can save them.
+    """Copies of the tensors of a batch where the model is, and such that autograd can save them.
 
+    A model that changes what it is given in place (`x += position`) changes the copy, so that the
+    next pass sees the same batch, and its owner too.
     What holds them is of the type that it was: `forward` and `loss` may go by its attributes.
     """
     if isinstance(batch, Tensor):
         if batch.is_meta and device.type != "meta":
             raise InputError(f"data: {shown(batch)} is on the meta device, and has no values")
-        return ordinary(batch).to(device)
+        return ordinary(batch).to(device, copy=True)
     if isinstance(batch, PackedSequence):  # its stub knows dtypes only
-        return PackedSequence.to(cast(Any, batch), cast(Any, device))
+        own = batch._replace(data=ordinary(batch.data).clone())
+        return PackedSequence.to(cast(Any, own), cast(Any, device))
     if isinstance(batch, Mapping):
         moved = {key: to_device(value, device) for key, value in batch.items()}
         if type(batch) is dict or not isinstance(batch, MutableMapping):
             return moved
-        own = copy.copy(batch)
-        own.update(moved)
-        return own
+        alike = copy.copy(batch)
+        alike.update(moved)
+        return alike
     if isinstance(batch, (tuple, list)):
         items = [to_device(item, device) for item in batch]
         if hasattr(batch, "_make"):

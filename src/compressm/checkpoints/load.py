@@ -62,10 +62,11 @@ def load_compressed(
             "model with the depth and options of the checkpoint"
         )
     shapes = shapes_wanted(sites, state)
+    by_module = {sites[name].module: layer for name, layer in shapes.items()}
     resized = {
-        f"{name}.{parameter}" if name else parameter: shape
-        for name, layer in shapes.items()
-        for parameter, shape in layer.items()
+        f"{path}.{parameter}" if path else parameter: shape
+        for path, module in model.named_modules(remove_duplicate=False)
+        for parameter, shape in by_module.get(module, {}).items()
     }
     wrong = [
         f"{key} {tuple(own[key].shape)} ≠ {tuple(value.shape)}"

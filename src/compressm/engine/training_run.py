@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from compressm.distributed.fsdp import reshard_
 from compressm.distributed.model import DistributedModel
 from compressm.distributed.ranks import Ranks
+from compressm.engine.frozen_copies import warn_of_copies
 from compressm.engine.guard import Guard, as_metric
 from compressm.engine.settings import CutSettings
 from compressm.engine.survey import Survey
@@ -61,6 +62,8 @@ class TrainingRun:
             InputError, OptimizerError, DistributedError: they cannot be cut.
         """
         distributed = DistributedModel.of(model, wrapper, process_group)
+        if not distributed.is_sharded:
+            warn_of_copies(distributed.model)
         return cls(
             distributed=distributed,
             optimizers=(*as_optimizers(optimizer), *in_backward(distributed.model)),
