@@ -25,7 +25,7 @@ from compressm.engine.settings import RENAMED, CutSettings, require_plan
 from compressm.engine.survey import observe
 from compressm.engine.training_run import TrainingRun
 from compressm.errors import NonFiniteError
-from compressm.events import Event, EventLog
+from compressm.events import Event, EventLog, lasting
 from compressm.families.base import Which
 from compressm.policies.base import Policy
 from compressm.runtime.steady import steady
@@ -208,7 +208,9 @@ class Compressor:
         settled = ranks.broadcast(all(monitor.settled.values()))
         # No step is due after the last at which a schedule of this kind cuts, settled or not.
         if settled or self.schedule.next_after(self._last_due) is None:
-            return self._cuts.cut(self._step, survey)
+            event = self._cuts.cut(self._step, survey)
+            monitor.settle_anew()  # also where nothing was cut, or the cut is undone later
+            return event
         return self._cuts.measured(self._step, survey)
 
     def state_dict(self) -> dict[str, Any]:
@@ -270,8 +272,7 @@ class Compressor:
     def _cut_often_enough(self) -> bool:
         if not isinstance(self.schedule, WhenSettled):
             return False
-        over = sum(event.kind not in ("measured", "trial") for event in self.events)
-        return over >= self.schedule.cuts
+        return len(lasting(self.events)) >= self.schedule.cuts
 
 
 class _AfterLoad:

@@ -181,6 +181,59 @@ def test_a_guard_goes_with_it():
     assert list(state_dims(lru).values()) == [4]
 
 
+@pytest.mark.parametrize("recovery_steps", [0, 3])
+def test_a_cut_that_is_undone_does_not_count(recovery_steps):
+    """It is tried again once the ranking has settled anew, until as many as asked for stay."""
+    lru, now = layer(), []
+    compressor = Compressor(
+        lru,
+        policy=FixedRank(4),
+        schedule=WhenSettled(every=2, latest=60, patience=2),
+        guard=Guard(
+            lambda: float(len(now) > 20 or lru.state_dim != 4),
+            max_drop=0.1,
+            max_attempts=1,
+            recovery_steps=recovery_steps,
+        ),
+    )
+    for _ in range(60):
+        now.append(None)
+        shake(lru, 1e-6)
+        compressor.step()
+    verdicts = [(e.step, e.kind) for e in compressor.events if e.kind not in ("measured", "trial")]
+    rejected = [6, 10, 14, 18] if recovery_steps == 0 else [9, 14, 19]
+    assert verdicts[:-1] == [(step, "rejected") for step in rejected]
+    assert verdicts[-1] == ((22, "cut") if recovery_steps == 0 else (24, "accepted"))
+    assert compressor.finished
+    assert list(state_dims(lru).values()) == [4]
+
+
+def test_a_failure_that_stops_stops():
+    lru = layer()
+    compressor = Compressor(
+        lru,
+        policy=FixedRank(4),
+        schedule=WhenSettled(every=2, latest=60, patience=1),
+        guard=Guard(
+            lambda: float(lru.state_dim != 4), max_drop=0.1, max_attempts=1, on_failure="stop"
+        ),
+    )
+    events = run(compressor, lru, calm_after=1, steps=60)
+    assert [kind for _, kind in events].count("rejected") == 1
+    assert compressor.finished
+
+
+def test_a_measurement_at_which_nothing_is_worth_a_cut_does_not_end_the_compression():
+    lru = layer()
+    policy = FixedRank(lru.state_dim)
+    compressor = Compressor(
+        lru, policy=policy, schedule=WhenSettled(every=2, latest=60, patience=1)
+    )
+    events = run(compressor, lru, calm_after=1, steps=8)
+    assert events == [(2, "measured"), (4, "kept"), (6, "kept"), (8, "kept")]
+    assert not compressor.finished
+
+
 def test_measuring_only_reads():
     lru = layer()
     before = measure(lru)[""].values

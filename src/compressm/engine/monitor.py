@@ -120,6 +120,10 @@ class Monitor:
         """For each layer, whether its ranking has settled."""
         return {site: calm >= self._patience for site, calm in self._calm.items()}
 
+    def settle_anew(self) -> None:
+        """No layer has settled, until its ranking has been calm for `patience` more looks."""
+        self._calm = dict.fromkeys(self._calm, 0)
+
     def state_dict(self) -> dict[str, Any]:
         """All that `observe` needs to go on from here."""
         last = {

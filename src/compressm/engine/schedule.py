@@ -92,7 +92,9 @@ class WhenSettled:
     Attributes:
         every: steps between measurements.
         latest: cut here at the latest, settled or not.
-        cuts: how many times to cut; after each the ranking must settle anew.
+        cuts: how many cuts are to stay. One that a guard undoes does not count, nor does a
+            measurement at which the policy changes nothing. After each the ranking must settle
+            anew.
         tolerance, patience, slack, min_correlation: what "settled" means, see `Monitor`.
     """
 
