@@ -96,6 +96,31 @@ def test_a_budget_that_already_holds_cuts_nothing():
     assert StateBytesBudget(8 * 8).plan(SPECTRA) == {"steep": 4, "flat": 4}
 
 
+@pytest.mark.parametrize("uniform", [False, True])
+@pytest.mark.parametrize("unit", ["parameters", "bytes of state"])
+def test_a_budget_that_one_size_for_all_layers_breaks_says_so(unit, uniform):
+    """All of the first layer's states but one could go; the others need what they have."""
+    model = build()
+    with torch.no_grad():
+        for part in (model.encoder.blocks[0].layer.C_re, model.encoder.blocks[0].layer.C_im):
+            part[:, 1:] *= 1e-6
+    before = sum(p.numel() for p in model.parameters())
+    if unit == "parameters":
+        policy = ParameterBudget(before - 100)
+    else:
+        policy = StateBytesBudget(8 * 3 * FULL - 80)
+    event = compress_(model, policy=policy, uniform=uniform)
+    assert max(state_dims(model).values()) == FULL
+    (note,) = [n for n in event.notes if "budget" in n] or [None]
+    if not uniform:
+        assert note is None
+        assert event.kind == "cut"
+        return
+    assert event.kind == "kept"
+    left = before if unit == "parameters" else 8 * 3 * FULL
+    assert f"{policy.limit:,} {unit} does not hold: the plan leaves {left:,}" in note
+
+
 def test_a_budget_out_of_reach_is_an_error_and_nothing_changes():
     model = build()
     before = copy.deepcopy(model.state_dict())

@@ -27,7 +27,7 @@ from compressm.engine.survey import Survey
 from compressm.engine.training_run import TrainingRun
 from compressm.errors import CheckpointError, DistributedError
 from compressm.events import Event, kind_of
-from compressm.policies.base import LiveModel, Policy
+from compressm.policies.base import Bound, LiveModel, Policy
 from compressm.runtime.accelerators import devices_of, synchronize
 from compressm.writeback import (
     Averages,
@@ -70,6 +70,8 @@ def plan_cut(run: TrainingRun, policy: Policy, survey: Survey, rollback: Rollbac
     with run.ranks.agreement("planning"):
         states = policy.plan(survey.spectra, live)
     states = as_carried_out(run, survey, run.ranks.broadcast(states))
+    if isinstance(policy, Bound) and (line := policy.broken(survey.spectra, states, live)):
+        live.notes.append(line)
     return Plan(states=states, notes=tuple(live.notes))
 
 

@@ -119,3 +119,16 @@ class LivePolicy(Policy):
     @abstractmethod
     def targets_of(self, spectra: Mapping[str, Spectrum], model: LiveModel) -> Mapping[str, int]:
         """The states that the policy would keep at each site, before the shared constraints."""
+
+
+class Bound(ABC):
+    """Mixed into a policy whose limit can be checked against a plan as it can be carried out.
+
+    That may keep more than was wanted: layers that must agree, ranks that a layer lacks.
+    """
+
+    @abstractmethod
+    def broken(
+        self, spectra: Mapping[str, Spectrum], states: Mapping[str, int], model: LiveModel
+    ) -> str | None:
+        """How the plan breaks the limit, in a line for the event; None where it holds."""

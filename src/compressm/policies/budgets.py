@@ -13,7 +13,7 @@ from typing import final
 
 from compressm.arguments import amount
 from compressm.errors import InputError
-from compressm.policies.base import LiveModel, LivePolicy, Policy, register_policy
+from compressm.policies.base import Bound, LiveModel, LivePolicy, Policy, register_policy
 from compressm.policies.scores import RULES, state_scores
 from compressm.spectrum import Spectrum
 
@@ -21,7 +21,7 @@ from compressm.spectrum import Spectrum
 @final
 @register_policy("parameters")
 @dataclass(frozen=True)
-class ParameterBudget(LivePolicy):
+class ParameterBudget(LivePolicy, Bound):
     """At most `limit` parameters in the whole model."""
 
     limit: int
@@ -37,11 +37,17 @@ class ParameterBudget(LivePolicy):
         excess = model.parameters - self.limit
         return drop(self, self.rule, spectra, excess, lambda s: s.cost.parameters)
 
+    def broken(
+        self, spectra: Mapping[str, Spectrum], states: Mapping[str, int], model: LiveModel
+    ) -> str | None:
+        gone = ((s.state_dim - states[site]) * s.cost.parameters for site, s in spectra.items())
+        return over(model.parameters - sum(gone), self.limit, "parameters")
+
 
 @final
 @register_policy("state-bytes")
 @dataclass(frozen=True)
-class StateBytesBudget(Policy):
+class StateBytesBudget(Policy, Bound):
     """At most `limit` bytes of recurrent state for each sequence, all layers together."""
 
     limit: int
@@ -56,6 +62,22 @@ class StateBytesBudget(Policy):
     def targets(self, spectra: Mapping[str, Spectrum]) -> Mapping[str, int]:
         now = sum(s.state_dim * s.cost.state_bytes for s in spectra.values())
         return drop(self, self.rule, spectra, now - self.limit, lambda s: s.cost.state_bytes)
+
+    def broken(
+        self, spectra: Mapping[str, Spectrum], states: Mapping[str, int], model: LiveModel
+    ) -> str | None:
+        left = sum(states[site] * s.cost.state_bytes for site, s in spectra.items())
+        return over(left, self.limit, "bytes of state")
+
+
+def over(left: float, limit: float, unit: str) -> str | None:
+    """A line where a plan leaves more than the budget, else None."""
+    if left <= limit:
+        return None
+    return (
+        f"the budget of {limit:,} {unit} does not hold: the plan leaves {left:,}, as layers of "
+        "one size (uniform) keep what the largest needs, and a layer may lack the rank asked for"
+    )
 
 
 def drop(
