@@ -29,7 +29,7 @@ from compressm.writeback.ownership import all_optimizers, parameter_ids, require
 from compressm.writeback.shallow_snapshot import ShallowSnapshot
 from compressm.writeback.sizes import SizeAttributes
 from compressm.writeback.stale_graphs import warn_of_stale_gradients_
-from compressm.writeback.successor import carry_marks, successor, warn_of_hooks
+from compressm.writeback.successor import carry_marks, share_like_, successor, warn_of_hooks
 from compressm.writeback.transport import ParameterChange, StateCarrier
 from compressm.writeback.zero_redundancy import gathered, partitioned_by_inner
 
@@ -183,9 +183,9 @@ def _prepare(
     driven = [change for change in changes if change.old.grad is not None]
     if driven and (rule.separate or len(driven) == len(changes)):
         grads = tuple(change.old.grad for change in driven if change.old.grad is not None)
-        for change, grad in zip(
-            driven, sharded_like(rule.first(unsharded(grads)), grads) or (), strict=False
-        ):
+        moved_grads = sharded_like(rule.first(unsharded(grads)), grads)
+        for change, before, grad in zip(driven, grads, moved_grads or (), strict=False):
+            share_like_(before, grad)
             change.new.grad = grad
     for carrier in carriers:
         its = parameter_ids(carrier.owner) | {id(key) for key in carrier.owner.state}

@@ -27,6 +27,7 @@ from compressm.writeback.optimizer_references import repoint_
 from compressm.writeback.ownership import all_optimizers
 from compressm.writeback.sizes import held_configurations, set_attributes_
 from compressm.writeback.stale_graphs import restore_hooks_
+from compressm.writeback.successor import carry_marks, share_like_
 
 T = TypeVar("T")
 # Attributes of an optimizer that are its own memory, such as steps since the last synchronisation.
@@ -159,7 +160,11 @@ class Snapshot:
                 self._tensors[number] = present
             elif kind == "_parameters":
                 trainable = state["trainable"][number]
-                self._tensors[number] = nn.Parameter(values.clone(), requires_grad=trainable)
+                parameter = nn.Parameter(values.clone(), requires_grad=trainable)
+                if isinstance(present, nn.Parameter):
+                    share_like_(present, parameter)
+                    carry_marks(present, parameter)
+                self._tensors[number] = parameter
             else:
                 self._tensors[number] = values.clone()
         self._saved = {**state, "states": on_parameter_devices(state, self._tensors)}

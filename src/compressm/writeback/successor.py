@@ -10,25 +10,44 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from compressm.distributed.fsdp import is_shard
+
 _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def successor(old: nn.Parameter, value: Tensor) -> nn.Parameter:
-    """A new parameter with the old one's dtype, device, marks (`_no_weight_decay`) and hooks."""
+    """A new parameter with the old one's dtype, device, marks (`_no_weight_decay`) and hooks.
+
+    It lies in shared memory where the old one does.
+    """
     new = nn.Parameter(
         value.to(device=old.device, dtype=old.dtype).contiguous().clone(),
         requires_grad=old.requires_grad,
     )
+    share_like_(old, new)
     carry_marks(old, new)
     return new
 
 
+def share_like_(old: Tensor, new: Tensor) -> None:
+    """Move `new` to shared memory if `old` lies there (`share_memory_`)."""
+    # On other devices all memory counts as shared; shards lie with their collectives.
+    if old.device.type == "cpu" and not is_shard(old) and _is_shared(old):
+        new.share_memory_()  # type: ignore[no-untyped-call]
+
+
+def _is_shared(tensor: Tensor) -> bool:
+    return bool(tensor.is_shared())  # type: ignore[no-untyped-call]
+
+
 def carry_marks(old: nn.Parameter, new: nn.Parameter) -> None:
-    """Give `new` the marks and hooks of `old`.
+    """Give `new` the marks and hooks of `old`, and the dtype of its gradients if it has its own.
 
     Hooks move with their registry, so the handle that the user holds still removes them.
     """
     new.__dict__.update(old.__dict__)
+    if old.grad_dtype != old.dtype:
+        new.grad_dtype = old.grad_dtype
     for name in _HOOKS:
         if getattr(old, name, None):
             setattr(new, name, getattr(old, name))

@@ -23,6 +23,7 @@ from compressm.writeback.optimizer_state import (
     replaced,
     shared_tensors,
 )
+from compressm.writeback.successor import share_like_
 
 Path = tuple[Any, ...]
 Kinds = dict[Path, tuple[Kind, Tensor]]
@@ -104,6 +105,8 @@ class StateCarrier:
                 )
             else:
                 out.append(replaced(state, {**news, **_references(change, state)}))
+        for state, new in zip(states, out, strict=True):
+            _share(state, new)
         return out
 
     def _found(
@@ -129,6 +132,15 @@ class StateCarrier:
             else:
                 found[leaf.path] = (kind, leaf.tensor)
         return found if covered else None
+
+
+def _share(state: Any, new: Any) -> None:
+    """Of what was in shared memory, the new tensors too."""
+    found = {leaf.path: leaf.tensor for leaf in leaves(new)}
+    for leaf in leaves(state):
+        other = found.get(leaf.path)
+        if leaf.tensor is not None and other is not None and other is not leaf.tensor:
+            share_like_(leaf.tensor, other)
 
 
 def _references(change: ParameterChange, state: Any) -> dict[Path, Tensor]:
