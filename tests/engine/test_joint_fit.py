@@ -111,6 +111,53 @@ def test_all_of_the_cut_layers_moves_but_what_is_frozen_and_nothing_else():
     assert same == {n for n in before if "layer" not in n} | {"0.layer.out_proj.weight"}
 
 
+FROZEN = ("nu_log", "theta_log", "gamma_log")
+
+
+def test_kept_states_that_nobody_trains_keep_their_values():
+    model = lru_model()
+    for block in model:
+        for name in FROZEN:
+            block.layer.get_parameter(name).requires_grad_(False)
+    alone = copy.deepcopy(model)
+    cut(alone, steps=0, method="modes-data")
+    assert "->" in cut(model, method="modes-data").notes[-1]
+    for name, value in alone.named_parameters():
+        frozen = name.rpartition(".")[2] in FROZEN
+        fitted = model.get_parameter(name)
+        assert fitted.requires_grad != frozen
+        if "layer" in name:
+            assert torch.equal(fitted, value) == frozen, name
+
+
+def test_a_cut_parameter_that_another_part_has_too_stays_as_the_cut_made_it():
+    model = lru_model()
+    model[1].norm.other = model[0].layer.C_re
+    alone = copy.deepcopy(model)
+    cut(alone, steps=0, method="modes-data")
+    assert "->" in cut(model, method="modes-data").notes[-1]
+    assert torch.equal(model[0].layer.C_re, alone[0].layer.C_re)
+    assert model[0].layer.C_re is model[1].norm.other
+    assert not torch.equal(model[0].layer.C_im, alone[0].layer.C_im)
+
+
+def test_a_layer_that_is_used_twice_is_fitted_once():
+    model = lru_model()
+    model[1] = model[0]
+    alone = copy.deepcopy(model)
+    cut(alone, steps=0, method="modes-data")
+    assert "->" in cut(model, method="modes-data").notes[-1]
+    assert not torch.equal(model[0].layer.C_re, alone[0].layer.C_re)
+
+
+def test_nothing_that_is_trained_leaves_the_cut_as_it_is():
+    model = lru_model().requires_grad_(False)
+    alone = copy.deepcopy(model)
+    cut(alone, steps=0)
+    assert "no real parameters of their own that are trained" in cut(model).notes[-1]
+    assert all(map(torch.equal, model.parameters(), alone.parameters()))
+
+
 def test_a_parameter_that_another_part_has_too_stays():
     model = delta_model()
     model[1].norm.other = model[0].layer.out_proj.weight

@@ -93,16 +93,14 @@ def fit_together(
     every = [*edits, *_beside_states(model, layers, edits)]
     with undisturbed([model], argument="forward", grads_aside=True):
         pair = _Pair(model, calibration, every, how.compare)
-        own = {id(p) for layer in layers for p in layer.parameters()}
-        return _fit(pair, every, own, how.steps)
+        return _fit(pair, every, _free(model, layers), how.steps)
 
 
 def _beside_states(
     model: nn.Module, layers: Sequence[nn.Module], edits: Sequence[Edit]
 ) -> list[Edit]:
     """Edits that leave the other parameters of the layers as they are."""
-    uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    edited = {id(old) for edit in edits for old in edit.olds}
+    free = _free(model, layers) - {id(old) for edit in edits for old in edit.olds}
     return [
         Edit(
             module=layer,
@@ -112,9 +110,20 @@ def _beside_states(
         )
         for layer in layers
         for name, p in layer.named_parameters()
-        if p.ndim and p.is_floating_point() and p.requires_grad
-        if uses[id(p)] == 1 and id(p) not in edited
+        if p.ndim and id(p) in free
     ]
+
+
+def _free(model: nn.Module, layers: Sequence[nn.Module]) -> set[int]:
+    """Ids of the parameters of the layers that a fit may change: real ones that somebody trains,
+    and that no other module has too."""
+    uses = Counter(id(p) for module in model.modules() for p in module._parameters.values())
+    return {
+        id(p)
+        for layer in layers
+        for p in layer.parameters()
+        if p.is_floating_point() and p.requires_grad and uses[id(p)] == 1
+    }
 
 
 @final
@@ -152,7 +161,9 @@ class _Pair:
     def miss(self, at: int, values: dict[str, Tensor]) -> Tensor:
         """g(f'(x; W)) - g(f(x)) of a batch, differentiable; values by dotted name."""
         stored = {f"model.{n}": v.to(self.cut.get_parameter(n)) for n, v in values.items()}
-        found: Tensor = functional_call(self._called, stored, (self.batches[at],))
+        batch = (self.batches[at],)
+        # A layer that is used twice has one place for its values, whatever its names.
+        found: Tensor = functional_call(self._called, stored, batch, tie_weights=False)
         if torch.is_grad_enabled() and not found.requires_grad:
             raise InputError(
                 "joint_fit: no gradient flows from what the model puts out to its cut layers; "
@@ -174,17 +185,17 @@ class _Called(nn.Module):
 
 
 def _fit(
-    pair: _Pair, edits: Sequence[Edit], own: set[int], steps: int
+    pair: _Pair, edits: Sequence[Edit], free: set[int], steps: int
 ) -> tuple[list[Edit] | None, str]:
-    """New values of what is among `own`, the ids of parameters: others grow in the same step."""
+    """New values of what is among `free`, the ids of parameters: others grow in the same step."""
     names = {
         (i, name): f"{pair.path(edit)}{name}"
         for i, edit in enumerate(edits)
         for name, old in zip(edit.names, edit.olds, strict=True)
-        if old.is_floating_point() and id(old) in own
+        if id(old) in free
     }
     if not names:
-        return None, "joint fit: the layers have no real parameters"
+        return None, "joint fit: the layers have no real parameters of their own that are trained"
     start = [_precise(pair.cut.get_parameter(name)) for name in names.values()]
 
     def part(at: int, energy: float) -> Part:
