@@ -26,6 +26,39 @@ def test_hooks_move_with_one_warning_that_names_the_parameters():
     assert sorted(seen) == [(CUT,), (CUT,), (CUT, 6)]
 
 
+def multi(layer, seen, mode):
+    parameters = [layer.B_re, layer.D]
+    return torch.autograd.graph.register_multi_grad_hook(
+        parameters, lambda _: seen.append(mode), mode=mode
+    )
+
+
+def test_a_hook_on_several_parameters_cannot_follow_and_the_warning_says_so():
+    model, seen = build(), []
+    layer = model.encoder.blocks[0].layer
+    handle = multi(layer, seen, "all")
+    with pytest.warns(UserWarning, match=r"multi_grad_hook on .*layer\.B_re cannot") as caught:
+        compress_(model, policy=FixedRank(CUT))
+    assert len(caught) == 1
+    assert "were moved" not in str(caught[0].message)
+    handle.remove()
+    multi(layer, seen, "all")
+    loss_of(model, batch()).backward()
+    assert seen == ["all"]
+
+
+def test_a_hook_on_any_of_several_parameters_moves():
+    model, seen = build(), []
+    layer = model.encoder.blocks[0].layer
+    multi(layer, seen, "any")
+    layer.C_re.register_hook(lambda g: None)
+    multi(model.encoder.blocks[1].layer, seen, "all")
+    with pytest.warns(UserWarning, match=r"\.0\.layer\.B_re, .*C_re were.*1\.layer\.B_re cannot"):
+        compress_(model, policy=FixedRank(CUT))
+    loss_of(model, batch()).backward()
+    assert seen.count("any") == 1
+
+
 def test_functional_calls_take_the_parameters_anew():
     model = build()
     old = dict(model.named_parameters())

@@ -82,15 +82,37 @@ def _steps_in_backward(parameter: nn.Parameter) -> bool:
 
 def warn_of_hooks(olds: Iterable[tuple[str, nn.Parameter]]) -> None:
     """One warning that names the parameters whose hooks now see tensors of another shape."""
-    named = sorted(name for name, old in olds if _has_hooks(old))
-    if named:
-        warnings.warn(
-            f"hooks registered on {', '.join(named)} were moved to the new parameters; "
-            "register them again if they hold the old parameter or anything of its shape",
-            stacklevel=4,
+    found = {name: _hooks(old) for name, old in olds}
+    moved, waiting = (
+        ", ".join(sorted(name for name, hooks in found.items() if any(kind(h) for h in hooks)))
+        for kind in (_is_alone, _waits_for_others)
+    )
+    said = []
+    if moved:
+        said.append(
+            f"hooks registered on {moved} were moved to the new parameters; "
+            "register them again if they hold the old parameter or anything of its shape"
         )
+    if waiting:
+        said.append(
+            f"hooks of register_multi_grad_hook on {waiting} cannot follow, they go on waiting "
+            "for gradients of the old parameters: remove them by their handle, and register them "
+            "on the new ones"
+        )
+    if said:
+        warnings.warn("; ".join(said), stacklevel=4)
 
 
-def _has_hooks(parameter: nn.Parameter) -> bool:
-    hooks = (hook for name in _HOOKS for hook in (getattr(parameter, name, None) or {}).values())
-    return any(not isinstance(hook, StepInBackward) for hook in hooks)
+def _hooks(parameter: nn.Parameter) -> list[Any]:
+    return [hook for name in _HOOKS for hook in (getattr(parameter, name, None) or {}).values()]
+
+
+def _is_alone(hook: Any) -> bool:
+    return not isinstance(hook, StepInBackward) and not _waits_for_others(hook)
+
+
+def _waits_for_others(hook: Any) -> bool:
+    """Whether it is one of `register_multi_grad_hook(mode="all")`, which knows the nodes of all its
+    tensors in the graph. Those of mode "any" know nothing, and move."""
+    name = getattr(hook, "__qualname__", "")
+    return name.startswith("register_multi_grad_hook.") and name.endswith(".inner_hook")
