@@ -304,6 +304,58 @@ def test_lists_and_dicts_of_parameters_follow():
     assert [id(p) for p in index] == [id(p) for p in order]
 
 
+class Lookahead(torch.optim.Optimizer):
+    """The shape of many: it keeps the state of the optimizer inside it as an attribute, too."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer.param_groups, {})
+        self.optimizer, self.fast_state = optimizer, optimizer.state
+        self.param_groups = optimizer.param_groups
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.optimizer.step()
+        for p in (p for group in self.param_groups for p in group["params"]):
+            slow = self.state[p].setdefault("slow_param", p.detach().clone())
+            p.copy_(slow.lerp_(p, 0.5))
+
+
+def test_the_state_of_an_optimizer_inside_may_have_two_names():
+    for method in ("modes-h2", "real-pairs"):
+        layer = LRU(4, 16)
+        outer = Lookahead(adam(layer.parameters()))
+        inner = outer.optimizer
+        train(layer, outer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            compress_(layer, outer, policy=FixedRank(8), method=method)
+        assert outer.fast_state is inner.state
+        assert set(inner.state) <= set(layer.parameters()) == set(outer.state)
+        assert all(state["exp_avg"].shape == p.shape for p, state in inner.state.items())
+        train(layer, outer)
+
+
+def test_and_a_rollback_gives_it_back():
+    layer = LRU(4, 16)
+    outer = Lookahead(adam(layer.parameters()))
+    train(layer, outer)
+    before = {p: state["exp_avg"].clone() for p, state in outer.fast_state.items()}
+    guard = Guard(lambda: float(layer.state_dim == 16), max_drop=0.1, max_attempts=1)
+    assert compress_(layer, outer, policy=FixedRank(8), guard=guard).kind == "rejected"
+    assert outer.fast_state is outer.optimizer.state
+    assert all(torch.equal(outer.fast_state[p]["exp_avg"], before[p]) for p in before)
+    train(layer, outer)
+
+
+def test_a_state_that_is_no_more_that_of_an_optimizer_is_refused():
+    layer = LRU(4, 16)
+    outer = Lookahead(adam(layer.parameters()))
+    train(layer, outer)
+    outer.optimizer.load_state_dict(outer.optimizer.state_dict())  # makes a new dict
+    with pytest.raises(OptimizerError, match=r"Lookahead\.fast_state keeps a tensor"):
+        compress_(layer, outer, policy=FixedRank(8))
+
+
 def flat(optimizer):
     return torch.zeros(sum(p.numel() for p in optimizer.order))
 

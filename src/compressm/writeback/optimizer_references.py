@@ -30,7 +30,7 @@ def repoint_(optimizers: Iterable[Any], new: Mapping[int, Tensor]) -> None:
         new: by the id of the old one.
     """
     optimizers = list(optimizers)
-    seen: set[int] = set()
+    seen = _states(optimizers)
     for optimizer in optimizers:
         _pointed(optimizer, new, seen)
     for _, owner in named_optimizers(optimizers):
@@ -76,7 +76,7 @@ def containers(optimizers: Iterable[Any]) -> list[Any]:
     """The dicts, lists and queues that `repoint_` may change, each once."""
     found: dict[int, Any] = {}
     waiting = list(optimizers)
-    seen: set[int] = set()
+    seen = _states(waiting)
     while waiting:
         node = waiting.pop()
         if isinstance(node, (str, Tensor, nn.Module)) or id(node) in seen:
@@ -108,7 +108,8 @@ def require_nothing_outside(
     Raises:
         OptimizerError: such a tensor was found; the message says where.
     """
-    wanted = {id(p): (name, p) for name, p in named}
+    wanted, optimizers = {id(p): (name, p) for name, p in named}, list(optimizers)
+    states = _states(optimizers)
     for kind, owner in named_optimizers(optimizers):
         held = parameter_ids(owner)
         mine = [wanted[number] for number in held & wanted.keys()]
@@ -116,7 +117,7 @@ def require_nothing_outside(
             continue
         shapes = {p.shape for _, p in mine if p.numel() > 1}
         size = sum(p.numel() for _, p in mine)
-        for where, tensor in _outside(owner):
+        for where, tensor in _outside(owner, states):
             if id(tensor) not in held and (tensor.shape in shapes or tensor.numel() >= size > 1):
                 raise OptimizerError(
                     f"optimizer: {kind}.{where} keeps a tensor of shape {tuple(tensor.shape)} "
@@ -125,11 +126,17 @@ def require_nothing_outside(
                 )
 
 
-def _outside(owner: Any) -> Iterator[tuple[str, Tensor]]:
+def _states(optimizers: Iterable[Any]) -> set[int]:
+    """Ids of their states, which wrappers may keep under a name of their own as well."""
+    found = (vars(owner).get("state") for _, owner in named_optimizers(optimizers))
+    return {id(state) for state in found if state is not None}
+
+
+def _outside(owner: Any, states: set[int]) -> Iterator[tuple[str, Tensor]]:
     """Tensors in attributes, and in entries of the state that are no parameter's."""
     attributes = {k: v for k, v in vars(owner).items() if k not in (*_KEYED, "param_groups")}
     entries = {k: v for k, v in owner.state.items() if not isinstance(k, Tensor)}
-    seen: set[int] = set()
+    seen = set(states)
     for name, value in attributes.items():
         yield from ((name, tensor) for tensor in _tensors(value, seen))
     for key, value in entries.items():
