@@ -120,6 +120,41 @@ def test_groups_project_each_by_itself(dim):
     torch.testing.assert_close(other[1], filled.mean().expand_as(other[1]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_what_is_centred_carries_variances_over_and_they_stay_positive(dtype):
+    """Against the definition: mean squares and means of gradients in the reduced coordinates."""
+    twice = 2 if dtype.is_complex else 1
+    matrix = torch.randn(6 * twice, 3 * twice, dtype=torch.float64)
+    mean = torch.randn(6, 4, dtype=dtype)
+    # Two gradients for each entry that is uncertain, so that entries are uncorrelated.
+    spread = torch.zeros(24, 6, 4, dtype=dtype)
+    for i in range(6 * twice):
+        spread[2 * i, i % 6] = (6 * twice) ** 0.5 * (1 if i < 6 else 1j)
+        spread[2 * i + 1] = -spread[2 * i]
+    g = mean + spread[: 12 * twice]
+    rule = Project(matrix, 0)
+    squares = sum(as_squares(t) for t in g) / len(g)
+    moved = [rule.first((t,))[0] for t in g]
+    (found,) = rule.second((squares,), (g.mean(0),))
+    torch.testing.assert_close(found, sum(as_squares(t) for t in moved) / len(moved))
+    (without,) = rule.second((squares,))
+    (new,) = rule.first((mean,))
+    left = torch.view_as_real(without - as_squares(new)) if twice == 2 else without - new.square()
+    assert bool((left < 0).any()), "mean squares alone do not stay above the square of the mean"
+
+
+def as_squares(t):
+    """Of real and imaginary parts by themselves, as optimizers take them."""
+    return torch.complex(t.real.square(), t.imag.square()) if t.is_complex() else t.square()
+
+
+def test_what_is_centred_and_half_precise_stays_so():
+    v, m = torch.full((4, 3), 4.0).bfloat16(), torch.full((4, 3), 2.01)
+    (found,) = Project(torch.randn(4, 2, dtype=torch.float64), 0).second((v,), (m,))
+    assert found.dtype == torch.bfloat16
+    assert bool(found.isfinite().all())
+
+
 def test_nothing_that_moves_leaves_zero_variances():
     (moved,) = Project(torch.zeros(3, 2, dtype=torch.float64), 0).second((torch.ones(3, 4),))
     assert torch.equal(moved, torch.zeros(2, 4))

@@ -79,7 +79,9 @@ class Growth(Transport):
     def first(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return self.kept(tuple(self._scaled(t, self.factors) for t in tensors))
 
-    def second(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def second(
+        self, tensors: tuple[Tensor, ...], means: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, ...]:
         squares = None if self.factors is None else self.factors.square()
         return tuple(self._filled(self._scaled(t, squares)) for t in tensors)
 

@@ -2,7 +2,9 @@
 
 A layer with parameters p of a full state becomes one with parameters p' of a reduced state. Where
 p ≈ M p' along the state axis, gradients go the other way, g' = Mᵀ g, and so do first moments;
-second moments are variances of gradients, v' ≈ (M∘M)ᵀ v (exact for uncorrelated entries).
+second moments are variances of gradients, v' ≈ (M∘M)ᵀ v (exact for uncorrelated entries). Where an
+optimizer keeps a mean m as well, and takes m² away from v, the variance is what is left,
+v' = (M∘M)ᵀ (v - m²) + (Mᵀ m)².
 """
 
 from __future__ import annotations
@@ -25,8 +27,16 @@ class Transport(ABC):
         """Gradients and first moments, or None where no rule holds."""
 
     @abstractmethod
-    def second(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Second moments, or None where no rule holds."""
+    def second(
+        self, tensors: tuple[Tensor, ...], means: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, ...] | None:
+        """Second moments, or None where no rule holds.
+
+        Args:
+            tensors: means of squared gradients v, or their variances.
+            means: m, where the optimizer divides by the root of v - m², which must not become
+                negative; None: it keeps no such mean.
+        """
 
     @abstractmethod
     def kept(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -51,7 +61,9 @@ class Reset(Transport):
     def first(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         return None
 
-    def second(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    def second(
+        self, tensors: tuple[Tensor, ...], means: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, ...] | None:
         return None
 
     def kept(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -101,7 +113,9 @@ class Selection(Transport):
     def first(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return self._scaled(self.kept(tensors), self.factors)
 
-    def second(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def second(
+        self, tensors: tuple[Tensor, ...], means: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, ...]:
         squares = None if self.factors is None else self.factors.square()
         return self._scaled(self.kept(tensors), squares)
 
@@ -175,8 +189,18 @@ class Project(Transport):
     def first(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return self._whole(self._apply(self.matrix, self._parts(tensors)), tensors)
 
-    def second(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        moved = self._apply(self.matrix.square(), self._parts(tensors))
+    def second(
+        self, tensors: tuple[Tensor, ...], means: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, ...]:
+        parts = self._parts(tensors)
+        if means is None:
+            moved = self._apply(self.matrix.square(), parts)
+        else:
+            m = tuple(t.to(v) for t, v in zip(self._parts(means), parts, strict=True))
+            left = tuple((v - t.square()).clamp_min(0) for v, t in zip(parts, m, strict=True))
+            moved = self._apply(self.matrix.square(), left)
+            new = self._apply(self.matrix, m)
+            moved = tuple(v + t.square() for v, t in zip(moved, new, strict=True))
         # A direction with no image (the imaginary part of a real mode) would get zero variance,
         # and Adam would take its first steps there several times too long.
         blank = (self.matrix == 0).all(-2)

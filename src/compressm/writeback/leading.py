@@ -30,7 +30,9 @@ class Leading(Transport):
         pairs = zip(tensors, self._shapes, strict=True)
         return tuple(t[tuple(slice(n) for n in shape)].contiguous() for t, shape in pairs)
 
-    def second(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def second(
+        self, tensors: tuple[Tensor, ...], means: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, ...]:
         return self.first(tensors)
 
     def kept(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

@@ -50,6 +50,8 @@ class Entry:
         optimizers: that write it, in words.
         only: parts of class names; elsewhere the key may mean something else. Empty: everywhere.
         never: parts of class names where it does mean something else.
+        mean: of a mean of squares, the key of the mean of gradients whose square the optimizer
+            takes away from it, where it keeps one.
     """
 
     key: str
@@ -57,6 +59,7 @@ class Entry:
     optimizers: str
     only: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
+    mean: str = ""
 
     def holds_for(self, owner: Optimizer) -> bool:
         """Whether the optimizer is one that means this by the key."""
@@ -66,6 +69,7 @@ class Entry:
         return not any(other) and (any(named) or not self.only)
 
 
+# Of several entries for one key the first that holds for an optimizer says what it means there.
 TABLE = (
     Entry("exp_avg", Kind.GRADIENT, "Adam and its kin, Lion, Prodigy, Adafactor with momentum"),
     Entry("momentum_buffer", Kind.GRADIENT, "SGD, RMSprop, Muon"),
@@ -83,10 +87,23 @@ TABLE = (
     Entry("old_g", Kind.GRADIENT, "SAM"),
     Entry("prev", Kind.GRADIENT, "Rprop", only=("Rprop",)),
     Entry("s", Kind.GRADIENT, "Prodigy, D-Adaptation", only=("Prodigy", "DAdapt")),
-    Entry("state1", Kind.GRADIENT, "bitsandbytes, where not quantised"),
-    Entry("exp_avg_sq", Kind.SQUARE, "Adam and its kin, Prodigy, schedule-free AdamW"),
+    Entry("exp_mean_avg_beta2", Kind.GRADIENT, "LaProp, centred"),
+    Entry(
+        "state1",
+        Kind.SQUARE,
+        "bitsandbytes, where not quantised",
+        only=("RMSprop", "Adagrad"),
+    ),
+    Entry("state1", Kind.GRADIENT, "the others of bitsandbytes, where not quantised"),
+    Entry("exp_avg_sq", Kind.SQUARE, "M-SVAG", only=("MSVAG",), mean="exp_avg"),
+    Entry(
+        "exp_avg_sq",
+        Kind.SQUARE,
+        "Adam and its kin, Prodigy, schedule-free AdamW",
+        mean="exp_mean_avg_beta2",
+    ),
     Entry("max_exp_avg_sq", Kind.SQUARE, "Adam and AdamW with amsgrad"),
-    Entry("square_avg", Kind.SQUARE, "RMSprop, Adadelta"),
+    Entry("square_avg", Kind.SQUARE, "RMSprop, Adadelta", mean="grad_avg"),
     Entry("exp_avg_var", Kind.SQUARE, "AdaBelief"),
     Entry("max_exp_avg_var", Kind.SQUARE, "AdaBelief with amsgrad"),
     Entry("moment2", Kind.SQUARE, "Muon as published"),
@@ -99,6 +116,7 @@ TABLE = (
     Entry("p0", Kind.WEIGHT, "Prodigy"),
     Entry("old_p", Kind.WEIGHT, "SAM"),
     Entry("slow", Kind.WEIGHT, "Lookahead"),
+    Entry("slow_param", Kind.WEIGHT, "Lookahead"),
     Entry("slow_buffer", Kind.WEIGHT, "Lookahead"),
     Entry("slow_params", Kind.WEIGHT, "Lookahead"),
     Entry("slow_weights", Kind.WEIGHT, "Lookahead"),
@@ -112,7 +130,7 @@ TABLE = (
     Entry("acc_delta", Kind.STEP, "Adadelta"),
     Entry("step_size", Kind.STEP, "Rprop"),
 )
-_ENTRIES = {entry.key: entry for entry in TABLE}
+_BY_KEY = {key: [e for e in TABLE if e.key == key] for key in {e.key for e in TABLE}}
 
 # A tensor is a copy of the weights where it is nearer to them than this share of their spread.
 # Weights that are all alike (zeros, ones) have none and prove nothing; nor do a few numbers.
@@ -249,9 +267,23 @@ def shared_tensors(owner: Optimizer) -> set[int]:
     return {number for number, count in counts.items() if count > 1}
 
 
+def mean_beside(owner: Optimizer, path: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Where the mean lies whose square is taken away from the mean of squares at this path.
+
+    Whether the optimizer keeps one, the path does not say.
+    """
+    entry = _entry(owner, Leaf(path, None).key)
+    at = max((i for i, step in enumerate(path) if isinstance(step, str)), default=0)
+    return (*path[:at], "" if entry is None else entry.mean, *path[at + 1 :])
+
+
 def _named(owner: Optimizer, key: str) -> Kind:
-    entry = _ENTRIES.get(key)
-    return entry.kind if entry is not None and entry.holds_for(owner) else Kind.UNKNOWN
+    entry = _entry(owner, key)
+    return Kind.UNKNOWN if entry is None else entry.kind
+
+
+def _entry(owner: Optimizer, key: str) -> Entry | None:
+    return next((e for e in _BY_KEY.get(key, ()) if e.holds_for(owner)), None)
 
 
 def _is_near(tensor: Tensor, parameter: Tensor) -> list[bool]:

@@ -20,6 +20,7 @@ from compressm.writeback.optimizer_state import (
     is_scalar,
     kind_of,
     leaves,
+    mean_beside,
     replaced,
     shared_tensors,
 )
@@ -86,13 +87,13 @@ class StateCarrier:
             moved = [None] * len(changes)
         elif rule.separate:
             moved = [
-                None if kinds is None else _moved(rule, [change], [kinds])[0]
+                None if kinds is None else self._moved(rule, [change], [kinds])[0]
                 for change, kinds in zip(changes, found, strict=True)
             ]
         else:
             whole_group = [kinds for kinds in found if kinds is not None]
             complete = len(whole_group) == len(changes)
-            moved = _moved(rule, changes, whole_group) if complete else [None] * len(changes)
+            moved = self._moved(rule, changes, whole_group) if complete else [None] * len(changes)
         out: list[dict[str, Any] | None] = []
         for change, state, news in zip(changes, states, moved, strict=True):
             if not state:
@@ -133,6 +134,30 @@ class StateCarrier:
                 found[leaf.path] = (kind, leaf.tensor)
         return found if covered else None
 
+    def _moved(
+        self, rule: Transport, changes: Sequence[ParameterChange], found: Sequence[Kinds]
+    ) -> list[dict[Path, Tensor] | None]:
+        """New tensors of parameters that follow together, by their paths; None for all or none."""
+        out: list[dict[Path, Tensor]] = [{} for _ in changes]
+        every = {path: item for kinds in found for path, item in kinds.items()}
+        for path, (kind, _) in every.items():
+            # A change of basis needs the same of every parameter that it mixes.
+            if any(kinds.get(path, (None,))[0] is not kind for kinds in found):
+                return [None] * len(changes)
+            tensors = tuple(kinds[path][1] for kinds in found)
+            means = None
+            if kind is Kind.SQUARE:
+                beside = mean_beside(self.owner, path)
+                if all(beside in kinds for kinds in found):
+                    means = unsharded(tuple(kinds[beside][1] for kinds in found))
+            followed = _follow(kind, rule, unsharded(tensors), changes, means)
+            moved = sharded_like(followed, tensors)
+            if moved is None:
+                return [None] * len(changes)
+            for news, tensor in zip(out, moved, strict=True):
+                news[path] = tensor
+        return list(out)
+
 
 def _share(state: Any, new: Any) -> None:
     """Of what was in shared memory, the new tensors too."""
@@ -148,32 +173,18 @@ def _references(change: ParameterChange, state: Any) -> dict[Path, Tensor]:
     return {leaf.path: change.new for leaf in leaves(state) if leaf.tensor is change.old}
 
 
-def _moved(
-    rule: Transport, changes: Sequence[ParameterChange], found: Sequence[Kinds]
-) -> list[dict[Path, Tensor] | None]:
-    """New tensors of parameters that follow together, by their paths; None for all or for none."""
-    out: list[dict[Path, Tensor]] = [{} for _ in changes]
-    for path, (kind, _) in {path: item for kinds in found for path, item in kinds.items()}.items():
-        # A change of basis needs the same of every parameter that it mixes.
-        if any(kinds.get(path, (None,))[0] is not kind for kinds in found):
-            return [None] * len(changes)
-        tensors = tuple(kinds[path][1] for kinds in found)
-        moved = sharded_like(_follow(kind, rule, unsharded(tensors), changes), tensors)
-        if moved is None:
-            return [None] * len(changes)
-        for news, tensor in zip(out, moved, strict=True):
-            news[path] = tensor
-    return list(out)
-
-
 def _follow(
-    kind: Kind, rule: Transport, tensors: tuple[Tensor, ...], changes: Sequence[ParameterChange]
+    kind: Kind,
+    rule: Transport,
+    tensors: tuple[Tensor, ...],
+    changes: Sequence[ParameterChange],
+    means: tuple[Tensor, ...] | None,
 ) -> tuple[Tensor, ...] | None:
     """Tensors of one kind in the reduced coordinates; None where the rule does not cover them."""
     if kind is Kind.GRADIENT:
         return rule.first(tensors)
     if kind is Kind.SQUARE:
-        return rule.second(tensors)
+        return rule.second(tensors, means)
     if kind is Kind.MAGNITUDE:
         squares = rule.second(tuple(_by_part(torch.square, t) for t in tensors))
         return None if squares is None else tuple(_by_part(torch.sqrt, t) for t in squares)
