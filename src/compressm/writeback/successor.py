@@ -81,26 +81,25 @@ def _steps_in_backward(parameter: nn.Parameter) -> bool:
 
 
 def warn_of_hooks(olds: Iterable[tuple[str, nn.Parameter]]) -> None:
-    """One warning that names the parameters whose hooks now see tensors of another shape."""
+    """Name the parameters whose hooks now see tensors of another shape, or wait in vain."""
     found = {name: _hooks(old) for name, old in olds}
     moved, waiting = (
         ", ".join(sorted(name for name, hooks in found.items() if any(kind(h) for h in hooks)))
         for kind in (_is_alone, _waits_for_others)
     )
-    said = []
     if moved:
-        said.append(
+        warnings.warn(
             f"hooks registered on {moved} were moved to the new parameters; "
-            "register them again if they hold the old parameter or anything of its shape"
+            "register them again if they hold the old parameter or anything of its shape",
+            stacklevel=4,
         )
     if waiting:
-        said.append(
+        warnings.warn(
             f"hooks of register_multi_grad_hook on {waiting} cannot follow, they go on waiting "
             "for gradients of the old parameters: remove them by their handle, and register them "
-            "on the new ones"
+            "on the new ones",
+            stacklevel=4,
         )
-    if said:
-        warnings.warn("; ".join(said), stacklevel=4)
 
 
 def _hooks(parameter: nn.Parameter) -> list[Any]:
