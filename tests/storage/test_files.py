@@ -6,7 +6,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 
 import pytest
 import torch
@@ -52,9 +52,30 @@ def test_a_tree_comes_back_as_it_was(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
 
 
-def test_subclasses_of_dict_become_dicts(tmp_path):
-    save_tree(tmp_path / "t", OrderedDict(a=1))
-    assert type(load_tree(tmp_path / "t")) is dict
+def test_known_kinds_of_dict_come_back_as_they_were(tmp_path):
+    tree = {
+        "ordered": OrderedDict(b=torch.ones(2), a=1),
+        "counter": Counter("aab"),
+        "floats": defaultdict(float, a=2.0),
+        "none": defaultdict(None, {1: 2}),
+    }
+    save_tree(tmp_path / "t", tree)
+    for back in (load_tree(tmp_path / "t"), joined(*split(tree))):
+        assert [type(one) for one in back.values()] == [type(one) for one in tree.values()]
+        assert list(back["ordered"].items()) == [("b", back["ordered"]["b"]), ("a", 1)]
+        assert back["counter"] == tree["counter"]
+        assert (back["floats"]["a"], back["floats"]["new"]) == (2.0, 0.0)
+        assert back["none"].default_factory is None
+
+
+def test_other_kinds_of_dict_are_refused_by_files_and_kept_in_memory(tmp_path):
+    class Own(dict):
+        pass
+
+    for one in (Own(a=torch.ones(2)), defaultdict(lambda: 3, a=1)):
+        with pytest.raises(InputError, match=r"state: /x is a (Own|defaultdict), which cannot"):
+            save_tree(tmp_path / "t", {"x": one})
+        assert type(joined(*split({"x": one}))["x"]) is type(one)
 
 
 @pytest.mark.parametrize("thing", [object(), {1}, math.inf.__class__, lambda: 1])

@@ -1,14 +1,16 @@
 """State of a training run (nested containers of tensors and plain values) without pickle.
 
 A tree is split into its tensors and a skeleton that refers to them; the skeleton is plain, so it
-can be written as JSON. Reading it back builds dicts, lists, tuples, numbers, texts and tensors,
-and can build nothing else.
+can be written as JSON. Reading it back builds dicts (the known kinds of them), lists, tuples,
+numbers, texts and tensors, and can build nothing else.
 """
 
 from __future__ import annotations
 
 import base64
+import copy
 import json
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,15 @@ from compressm.errors import CheckpointError, InputError
 from compressm.storage.tensors import read_tensors, write_tensors
 
 _TREE = "tree"
+# Dicts of other classes would come back as plain ones, and a defaultdict with no default.
+_MAPPINGS: dict[str, type[dict[Any, Any]]] = {
+    "dict": dict,
+    "ordered": OrderedDict,
+    "counter": Counter,
+}
+_DEFAULTS: dict[str, Any] = {"none": None} | {
+    kind.__name__: kind for kind in (bool, int, float, complex, str, list, tuple, dict, set)
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ def split(tree: Any) -> tuple[Any, list[Tensor]]:
                 tensors.append(node.detach())
             return Slot(index[id(node)], str(node.device))
         if isinstance(node, dict):
-            return {key: walk(value) for key, value in node.items()}
+            return like(node, {key: walk(value) for key, value in node.items()})
         if type(node) in (list, tuple):
             return type(node)(walk(value) for value in node)
         return node
@@ -56,12 +67,23 @@ def split(tree: Any) -> tuple[Any, list[Tensor]]:
     return walk(tree), tensors
 
 
+def like(mapping: dict[Any, Any], items: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A dict of the same class and with the same default as another one, with other items."""
+    if type(mapping) is dict:
+        return dict(items)
+    other = copy.copy(mapping)
+    other.clear()
+    for key, value in items.items():  # what a Counter makes of `update` is a sum
+        other[key] = value
+    return other
+
+
 def joined(skeleton: Any, tensors: Sequence[Tensor]) -> Any:
     """The inverse of `split`; tensors go to the devices they came from."""
     if isinstance(skeleton, Slot):
         return tensors[skeleton.index].to(skeleton.device)
     if isinstance(skeleton, dict):
-        return {key: joined(value, tensors) for key, value in skeleton.items()}
+        return like(skeleton, {key: joined(value, tensors) for key, value in skeleton.items()})
     if type(skeleton) in (list, tuple):
         return type(skeleton)(joined(value, tensors) for value in skeleton)
     return skeleton
@@ -149,7 +171,12 @@ def _plain(node: Any, where: str) -> Any:
         return {"tensor": node.index}
     if isinstance(node, dict):
         pairs = [[_plain(k, where), _plain(v, f"{where}/{k}")] for k, v in node.items()]
-        return {"dict": pairs}
+        if type(node) is defaultdict and node.default_factory in _DEFAULTS.values():
+            named = next(name for name, made in _DEFAULTS.items() if made is node.default_factory)
+            return {"defaultdict": [named, pairs]}
+        kinds = [name for name, kind in _MAPPINGS.items() if type(node) is kind]
+        if kinds:
+            return {kinds[0]: pairs}
     if isinstance(node, (list, tuple)):
         items = [_plain(value, f"{where}/{i}") for i, value in enumerate(node)]
         return items if isinstance(node, list) else {"tuple": items}
@@ -157,7 +184,8 @@ def _plain(node: Any, where: str) -> Any:
         return node
     raise InputError(
         f"state: {where or 'the top'} is a {type(node).__name__}, which cannot be saved without "
-        "pickle; expected tensors, numbers, texts, None, and dicts, lists and tuples of them"
+        "pickle; expected tensors, numbers, texts, None, and dicts, lists and tuples of them "
+        "(also OrderedDict, Counter, and defaultdict of a builtin type)"
     )
 
 
@@ -167,8 +195,11 @@ def _unplain(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     ((kind, content),) = node.items()
-    if kind == "dict":
-        return {_unplain(key): _unplain(value) for key, value in content}
+    if kind == "defaultdict":
+        default, content = content
+        return defaultdict(_DEFAULTS[default], _unplain({"dict": content}))
+    if kind in _MAPPINGS:
+        return like(_MAPPINGS[kind](), {_unplain(key): _unplain(item) for key, item in content})
     if kind == "tuple":
         return tuple(_unplain(value) for value in content)
     if kind == "tensor":

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compressm.storage.state_trees import like
+
 
 def on_parameter_devices(
     snapshot: Mapping[str, Any], tensors: Sequence[Tensor]
@@ -43,7 +45,7 @@ def _on(
             return value
         return moved.setdefault(id(value), value.to(device))
     if isinstance(value, dict):
-        return {key: _on(device, item, options, moved) for key, item in value.items()}
+        return like(value, {k: _on(device, item, options, moved) for k, item in value.items()})
     if type(value) in (list, tuple):
         return type(value)(_on(device, item, options, moved) for item in value)
     return value
