@@ -11,48 +11,67 @@ import functools
 import random
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from compressm.runtime import accelerators
 
 # Objects looked at, and entries of each container: a data set may hold a million examples.
 _OBJECTS, _ENTRIES = 50_000, 1_000
+# From a module: an attribute, a list in it, and the generators there; no whole trainer.
+_NEAR = 3
 _LEAVES = (Tensor, str, bytes, int, float, complex, type(None), type, ModuleType)
 
 
 @contextmanager
 def unmoved(*holders: Any) -> Iterator[None]:
     """Generators are afterwards where they were: the global ones, and all that `holders` hold."""
-    everywhere, held = random_states(), [_kept(g) for g in generators_in(*holders)]
+    everywhere, held = random_states(), [(g, generator_state(g)) for g in generators_in(*holders)]
     try:
         yield
     finally:
-        for put_back in held:
-            put_back()
+        for generator, state in held:
+            set_generator_state(generator, state)
         set_random_states(everywhere)
 
 
-def generators_in(*holders: Any) -> list[Any]:
-    """Generators of torch, Python and NumPy within the objects, nearest first."""
-    queue, found = deque(holders), []
+def generators_in(
+    *holders: Any, within: int | None = None, but: tuple[type, ...] = ()
+) -> list[Any]:
+    """Generators of torch, Python and NumPy within the objects, nearest first.
+
+    Args:
+        holders: the objects.
+        within: how many attributes or entries away from them; None: any number.
+        but: classes whose objects are not looked into.
+    """
+    queue, found = deque((holder, 0) for holder in holders), []
     seen: dict[int, Any] = {}
     while queue and len(seen) < _OBJECTS:
-        item = queue.popleft()
-        if id(item) in seen or isinstance(item, _LEAVES):
+        item, away = queue.popleft()
+        if id(item) in seen or isinstance(item, (*_LEAVES, *but)):
             continue
         seen[id(item)] = item  # held, so that no other object gets its id
         if _is_generator(item):
             found.append(item)
-        else:
-            queue.extend(islice(_parts(item), _ENTRIES))
+        elif within is None or away < within:
+            queue.extend((part, away + 1) for part in islice(_parts(item), _ENTRIES))
     return found
+
+
+def generators_of(model: nn.Module, optimizers: Iterable[Any]) -> list[Any]:
+    """Generators that a model and its optimizers draw from: theirs, and those of their parts.
+
+    Not those of a trainer or a loader that a model knows: these move on by themselves.
+    """
+    return generators_in(*model.modules(), *optimizers, within=_NEAR, but=(DataLoader,))
 
 
 def _is_generator(item: Any) -> bool:
@@ -106,16 +125,34 @@ def _used_by(function: FunctionType) -> Iterator[Any]:
             yield value
 
 
-def _kept(generator: Any) -> Callable[[], object]:
-    """What puts a generator back to where it is now."""
+def generator_state(generator: Any) -> Any:
+    """Where a generator is now, in plain values and tensors."""
     if isinstance(generator, random.Random):
-        return functools.partial(generator.setstate, generator.getstate())
-    if isinstance(generator, torch.Generator):
-        return functools.partial(generator.set_state, generator.get_state())
-    if hasattr(generator, "set_state"):
-        return functools.partial(generator.set_state, generator.get_state())
-    bits = getattr(generator, "bit_generator", generator)
-    return functools.partial(setattr, bits, "state", bits.state)
+        return generator.getstate()
+    if isinstance(generator, torch.Generator) or hasattr(generator, "get_state"):
+        return _plain(generator.get_state())
+    return _plain(getattr(generator, "bit_generator", generator).state)
+
+
+def set_generator_state(generator: Any, state: Any) -> None:
+    """Put a generator where it was when `generator_state` returned this."""
+    if isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif isinstance(generator, torch.Generator):
+        generator.set_state(state.cpu())  # a checkpoint may be loaded onto a device
+    elif hasattr(generator, "set_state"):
+        generator.set_state(state)
+    else:
+        getattr(generator, "bit_generator", generator).state = state
+
+
+def _plain(state: Any) -> Any:
+    """A state with lists for arrays, so that no pickle is needed."""
+    if isinstance(state, dict):
+        return {key: _plain(value) for key, value in state.items()}
+    if isinstance(state, tuple):
+        return tuple(map(_plain, state))
+    return state if isinstance(state, Tensor) or not hasattr(state, "tolist") else state.tolist()
 
 
 def random_states() -> dict[str, Any]:

@@ -6,10 +6,7 @@ where, without any values, takes back all of it, wherever it was when something 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
-from operator import is_
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +14,7 @@ from torch.optim import Optimizer
 
 from compressm.distributed.fsdp import ShardRecords, reshard_
 from compressm.runtime.randomness import random_states, set_random_states
+from compressm.writeback.contents import refill_
 from compressm.writeback.optimizer_references import containers
 from compressm.writeback.ownership import all_optimizers
 from compressm.writeback.sizes import held_configurations
@@ -46,9 +44,9 @@ class SavedAttributes:
             if type(item) is not kind:
                 item.__class__ = kind
         for attributes, saved in self._saved:
-            _refill(attributes, saved)
+            refill_(attributes, saved)
         for value, held in self._held:
-            _refill(value, held)
+            refill_(value, held)
 
 
 class ShallowSnapshot:
@@ -94,7 +92,7 @@ class ShallowSnapshot:
         for parameter in self._model.parameters():
             restore_hooks_(parameter)
         for container, saved in self._kept:
-            _refill(container, saved)
+            refill_(container, saved)
         for owner in self._owners:
             if is_partitioned(owner):
                 refresh_partition_(owner)
@@ -103,21 +101,3 @@ class ShallowSnapshot:
         for generator, state in self._generators:
             generator.set_state(state)
         set_random_states(self._random)
-
-
-def _refill(container: Any, content: Any) -> None:
-    """Give a dict, list or set the content it had, in its order; the container stays the same."""
-    if isinstance(container, dict):
-        now, then = [*container.items()], [*content.items()]
-        unchanged = len(now) == len(then) and all(
-            a is b and x is y for (a, x), (b, y) in zip(now, then, strict=True)
-        )
-    else:
-        unchanged = len(container) == len(content) and all(map(is_, container, content))
-    if unchanged:
-        return
-    container.clear()
-    if isinstance(container, (list, deque)):
-        container.extend(content)
-    else:
-        container.update(content)

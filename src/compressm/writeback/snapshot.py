@@ -14,18 +14,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compressm.distributed.fsdp import ShardRecords, reshard_
-from compressm.edits import holder_of
 from compressm.runtime.interrupts import held
-from compressm.runtime.randomness import random_states, set_random_states
+from compressm.runtime.randomness import (
+    generator_state,
+    generators_of,
+    random_states,
+    set_generator_state,
+    set_random_states,
+)
 from compressm.storage.bits import same_bits, tensors_in
 from compressm.storage.state_trees import joined, named, numbered, split
 from compressm.storage.tensors import read_tensors, write_tensors
 from compressm.writeback.companions import Companion
 from compressm.writeback.loaded_states import on_parameter_devices
-from compressm.writeback.optimizer_references import repoint_
 from compressm.writeback.ownership import all_optimizers
-from compressm.writeback.sizes import held_configurations, set_attributes_
+from compressm.writeback.saved_groups import LateParameter, SavedGroups
+from compressm.writeback.saved_places import SavedPlaces
 from compressm.writeback.stale_graphs import restore_hooks_
 from compressm.writeback.successor import carry_marks, share_like_
 
@@ -61,13 +65,12 @@ class Snapshot:
         attributes: Sequence[str] = (),
         folder: Path | None = None,
     ) -> None:
-        reshard_(model)
-        self._records = ShardRecords(model)
+        self._places = SavedPlaces(model, attributes)
         self._roots, optimizers = list(optimizers), all_optimizers(optimizers)
         self._model, self._optimizers = model, optimizers
         self._companions = list(companions)
-        # A cut gives the model configurations of its own; undoing it gives back the shared ones.
-        self._configs = held_configurations(model, list(attributes))
+        self._groups = [SavedGroups(optimizer) for optimizer in optimizers]
+        self._generators = generators_of(model, optimizers)
         self._tensors: list[Tensor] = []
         index: dict[int, int] = {}
 
@@ -77,25 +80,17 @@ class Snapshot:
                 self._tensors.append(tensor)
             return None if tensor is None else index[id(tensor)]
 
-        slots = [
-            (path, kind, name, number(tensor))
-            for path, module in model.named_modules()
-            for kind in ("_parameters", "_buffers")
-            for name, tensor in getattr(module, kind).items()
-        ]
+        slots = self._places.slots(number)
         members = [[[number(p) for p in g["params"]] for g in o.param_groups] for o in optimizers]
         states = self._copied([dict(o.state) for o in optimizers])
         saved = {
             "slots": slots,
             "members": members,
-            "training": {path: module.training for path, module in model.named_modules()},
-            "attributes": {
-                name: _copied(getattr(*holder_of(model, name), None)) for name in attributes
-            },
+            **self._places.settings(),
             "values": [t.detach().clone() for t in self._tensors],
             "trainable": [t.requires_grad for t in self._tensors],
             "grads": [None if t.grad is None else t.grad.detach().clone() for t in self._tensors],
-            "groups": [[options_of(group) for group in o.param_groups] for o in optimizers],
+            "groups": [groups.copied() for groups in self._groups],
             "states": [
                 {index[id(key)]: state for key, state in kept.items() if id(key) in index}
                 for kept in states
@@ -110,10 +105,10 @@ class Snapshot:
             ],
             "companions": [copy.deepcopy(c.state_dict()) for c in companions],
             "random": random_states(),
+            "generators": [(type(g).__name__, generator_state(g)) for g in self._generators],
         }
         self._file: Path | None = None
         self._saved: dict[str, Any] | None = saved
-        self._kinds = [(module, type(module)) for module in model.modules()]
         if folder is not None:
             self.move_to(folder)
 
@@ -141,13 +136,18 @@ class Snapshot:
         """A snapshot that another process took of the same model at another size.
 
         Parameters that have kept their shape stay the objects they are.
+
+        Raises:
+            OptimizerError: an optimizer has fewer parameter groups than it had.
         """
         self = cls.__new__(cls)
         self._roots, self._optimizers = list(optimizers), all_optimizers(optimizers)
         self._model = model
         self._companions, self._file, self._saved = list(companions), None, state
-        self._kinds = []  # no file holds classes
-        self._records, self._configs = ShardRecords(model), []
+        self._places = SavedPlaces(model, here=False)
+        rows = zip(self._optimizers, state["groups"], strict=True)
+        self._groups = [SavedGroups(optimizer, copied) for optimizer, copied in rows]
+        self._generators = _matching(generators_of(model, self._optimizers), state)
         modules = dict(model.named_modules())
         self._tensors = [torch.empty(0, device="cpu")] * len(state["values"])
         for path, kind, name, number in state["slots"]:
@@ -195,72 +195,80 @@ class Snapshot:
         """What undoes everything since the snapshot; a file has been read by then.
 
         Should that fail half way (out of memory), it is done once more before the error is raised.
+
+        Raises:
+            CheckpointError: the file cannot be read; nothing is changed.
+            OptimizerError: parameter groups are gone that there were; nothing is changed.
         """
         saved = self.state_dict()
+        then = self._places.replaced(saved["slots"], self._tensors)
+        late = [groups.late(members, then) for groups, members in self._rows(saved)]
 
         def put_back() -> None:
             with held():
                 try:
-                    self._put_back(saved)
+                    self._put_back(saved, late)
                 except BaseException:
-                    self._put_back(saved)
+                    self._put_back(saved, late)
                     raise
 
         return put_back
 
+    def _rows(self, saved: dict[str, Any]) -> list[tuple[SavedGroups, list[list[Tensor]]]]:
+        """The groups of each optimizer, with the parameters that they had."""
+        return [
+            (groups, [[self._tensors[number] for number in held] for held in numbers])
+            for groups, numbers in zip(self._groups, saved["members"], strict=True)
+        ]
+
     @torch.no_grad()
-    def _put_back(self, saved: dict[str, Any]) -> None:
-        tensors = self._tensors
-        reshard_(self._model)
-        self._records.put_back()
-        modules = dict(self._model.named_modules())
-        # First, while the slots say what is in the place of what, also when this is done again.
-        slots = [(getattr(modules[path], kind), *rest) for path, kind, *rest in saved["slots"]]
-        repoint_(
-            self._roots,
-            {
-                id(place[name]): tensors[number]
-                for place, name, number in slots
-                if number is not None and isinstance(place.get(name), nn.Parameter)
-            },
-        )
-        for place, name, number in slots:
-            place[name] = None if number is None else tensors[number]
-        for path, training in saved["training"].items():
-            modules[path].training = training
-        for module, attribute, config in self._configs:
-            setattr(module, attribute, config)
-        for module, kind in self._kinds:
-            if type(module) is not kind:
-                module.__class__ = kind
-        set_attributes_(self._model, saved.get("attributes", {}))
-        rows = zip(tensors, saved["values"], saved["trainable"], saved["grads"], strict=True)
+    def _put_back(self, saved: dict[str, Any], late: list[list[LateParameter]]) -> None:
+        """Part by part, each also where one before it has failed."""
+        with ExitStack() as parts:  # from the last to the first
+            parts.callback(set_random_states, saved["random"])
+            for generator, state in self._drawing(saved):
+                parts.callback(set_generator_state, generator, state)
+            pairs = [*zip(self._companions, saved["companions"], strict=True)]
+            for companion, state in reversed(pairs):
+                parts.callback(companion.load_state_dict, copy.deepcopy(state))
+            parts.callback(self._put_back_optimizers, saved, late)
+            parts.callback(
+                self._put_back_values, saved, {id(p.tensor) for row in late for p in row}
+            )
+            parts.callback(self._places.put_back_settings, saved)
+            parts.callback(self._places.put_back, saved["slots"], self._tensors, self._roots)
+
+    def _put_back_values(self, saved: dict[str, Any], late: set[int]) -> None:
+        rows = zip(self._tensors, saved["values"], saved["trainable"], saved["grads"], strict=True)
         for tensor, values, trainable, grad in rows:
             if not same_bits(tensor, values):  # an untouched tensor keeps its autograd version
                 tensor.copy_(values)
-            if tensor.requires_grad != trainable:
+            if tensor.requires_grad != trainable and id(tensor) not in late:
                 tensor.requires_grad_(trainable)
             tensor.grad = None if grad is None else grad.to(tensor.device, copy=True)
             restore_hooks_(tensor)
+
+    def _put_back_optimizers(self, saved: dict[str, Any], late: list[list[LateParameter]]) -> None:
         # In one go, so that what several parameters share is shared again.
         none: list[dict[Any, Any]] = [{} for _ in self._optimizers]
         states, others = self._copied((saved["states"], saved.get("others", none)))
-        for i, optimizer in enumerate(self._optimizers):
-            for group, members, options in zip(
-                optimizer.param_groups, saved["members"][i], saved["groups"][i], strict=True
-            ):
-                group["params"][:] = [tensors[n] for n in members]
-                set_options_(group, copy.deepcopy(options))
-            optimizer.state.clear()
-            for number, state in states[i].items():
-                optimizer.state[tensors[number]] = state
-            optimizer.state.update(others[i])
-            vars(optimizer).update(saved.get("counters", none)[i])
-        with ExitStack() as last:  # all of them, in order, also when one fails
-            last.callback(set_random_states, saved["random"])
-            pairs = [*zip(self._companions, saved["companions"], strict=True)]
-            for companion, state in reversed(pairs):
-                last.callback(companion.load_state_dict, copy.deepcopy(state))
+        for i, (groups, members) in enumerate(self._rows(saved)):
+            groups.put_back(members, saved["groups"][i])
+            state = groups.optimizer.state
+            state.clear()
+            for number, content in states[i].items():
+                state[self._tensors[number]] = content
+            state.update(others[i])
+            for parameter in late[i]:
+                parameter.tensor.requires_grad_(parameter.trainable)
+                if parameter.state is not None:
+                    state[parameter.tensor] = parameter.state
+            vars(groups.optimizer).update(saved.get("counters", none)[i])
+
+    def _drawing(self, saved: dict[str, Any]) -> list[tuple[Any, Any]]:
+        """Generators with their states; none where these were not saved, or are of others."""
+        states = [state for _, state in saved.get("generators", ())]
+        return list(zip(self._generators, states, strict=True)) if self._generators else []
 
     def _copied(self, value: T) -> T:
         """A deep copy in which live parameters, buffers and keys of states are still the same."""
@@ -278,18 +286,14 @@ class Snapshot:
                 warnings.warn(f"guard: the snapshot {file} is left behind: {error}", stacklevel=2)
 
 
-def options_of(group: dict[str, Any]) -> dict[str, Any]:
-    """A copy of all that a parameter group says but its parameters."""
-    return {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
-
-
-def set_options_(group: dict[str, Any], options: dict[str, Any]) -> None:
-    """Let a parameter group say just this of all but its parameters, in the order it has."""
-    for key in group.keys() - options.keys() - {"params"}:
-        del group[key]
-    group.update(options)
-
-
-def _copied(value: Any) -> Any:
-    """A value that does not change when the attribute does."""
-    return value.detach().clone() if isinstance(value, Tensor) else value
+def _matching(generators: list[Any], state: dict[str, Any]) -> list[Any]:
+    """The generators whose states were saved, if these are they."""
+    kinds = [kind for kind, _ in state.get("generators", ())]
+    if kinds == [type(generator).__name__ for generator in generators] or not kinds:
+        return generators if kinds else []
+    warnings.warn(
+        "guard: the model holds other generators of random numbers than when its cut was saved; "
+        "they stay where they are if the cut is undone",
+        stacklevel=2,
+    )
+    return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from compressm.runtime.randomness import random_states, set_random_states
 from compressm.storage.bits import checksum, same, same_bits, tensors_in
 from compressm.writeback.companions import Companion
 from compressm.writeback.ownership import all_optimizers, named_optimizers
-from compressm.writeback.snapshot import options_of, set_options_
+from compressm.writeback.saved_groups import SavedGroups
 
 # Changed parameters that an error names.
 _NAMED = 3
@@ -97,8 +97,8 @@ class _Remembered:
             for p in self._parameters.values()
         ]
         self._groups = [
-            (o, [(group, list(group["params"]), options_of(group)) for group in o.param_groups])
-            for o in all_optimizers(optimizers)
+            (groups, [list(group["params"]) for group in groups.here()], groups.copied())
+            for groups in map(SavedGroups, all_optimizers(optimizers))
         ]
         self._switched = [
             (p, p.detach().clone())
@@ -125,32 +125,48 @@ class _Remembered:
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """Put back what was copied."""
-        for place, tensors in self._places:
-            if any(place.get(name) is not tensor for name, tensor in tensors.items()):
-                place.update(tensors)
-        for module, training in self._flags:
-            module.training = training
+        """Put back what was copied, part by part, each also where one before it has failed."""
+        with ExitStack() as parts:  # from the last to the first
+            parts.callback(set_random_states, self._random)
+            for companion, state in reversed(self._companions):
+                parts.callback(_load_if_changed, companion, state)
+            for groups, members, copied in reversed(self._groups):
+                parts.callback(groups.put_back, members, copied, alone=True)
+            parts.callback(self._put_back_values)
+            for parameter, trainable, grad, kept in reversed(self._grads):
+                parts.callback(_put_back_grad, parameter, trainable, grad, kept)
+            for module, training in reversed(self._flags):
+                parts.callback(setattr, module, "training", training)
+            for place, tensors in reversed(self._places):
+                parts.callback(_put_into, place, tensors)
+
+    def _put_back_values(self) -> None:
         for tensor, values in (*self._buffers, *self._switched):
             if not same_bits(tensor, values):
                 tensor.copy_(values)
-        for parameter, trainable, grad, kept in self._grads:
-            if parameter.requires_grad != trainable:
-                parameter.requires_grad_(trainable)
-            if parameter.grad is not grad:
-                parameter.grad = grad
-            if grad is not None and kept is not None and not same_bits(grad, kept):
-                grad.copy_(kept)
-        for optimizer, groups in self._groups:
-            optimizer.param_groups[:] = [group for group, _, _ in groups]
-            for group, members, options in groups:
-                group["params"][:] = members
-                if not same(options_of(group), options):
-                    set_options_(group, options)
-        for companion, state in self._companions:
-            if not same(companion.state_dict(), state):
-                companion.load_state_dict(state)
-        set_random_states(self._random)
+
+
+def _put_into(place: Any, tensors: dict[str, Any]) -> None:
+    """Tensors where they were; a scripted module's place is no dict, and has no `get`."""
+    for name, tensor in tensors.items():
+        if name not in place or place[name] is not tensor:
+            place[name] = tensor
+
+
+def _put_back_grad(
+    parameter: Tensor, trainable: bool, grad: Tensor | None, kept: Tensor | None
+) -> None:
+    if parameter.requires_grad != trainable:
+        parameter.requires_grad_(trainable)
+    if parameter.grad is not grad:
+        parameter.grad = grad
+    if grad is not None and kept is not None and not same_bits(grad, kept):
+        grad.copy_(kept)
+
+
+def _load_if_changed(companion: Companion, state: Any) -> None:
+    if not same(companion.state_dict(), state):
+        companion.load_state_dict(state)
 
 
 def _switches(optimizer: Optimizer) -> bool:
