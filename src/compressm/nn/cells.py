@@ -46,7 +46,7 @@ class DiagonalCell(nn.Module):
         self.B: Tensor
         self.C: Tensor
         self.D: Tensor
-        re, im = _eigenvalues(decay, phase)
+        re, im = _eigenvalues(decay, phase, D.dtype)
         _keep(self, "re", torch.cat((re, re)), D)
         _keep(self, "im", torch.cat((-im, im)), D)
         _keep(self, "B", torch.cat((B_re, B_im)), D)
@@ -96,7 +96,7 @@ class ChannelCell(nn.Module):
         self.weight: Tensor
         self.enters: Tensor
         self.D: Tensor
-        re, im = _eigenvalues(decay, phase)
+        re, im = _eigenvalues(decay, phase, D.dtype)
         _keep(self, "re", re, D)
         _keep(self, "im", torch.stack((-im, im)), D)
         _keep(self, "weight", torch.stack((weight_re, -weight_im)), D)
@@ -125,13 +125,16 @@ class ChannelCell(nn.Module):
         return (self.weight * new).sum((1, 3)) + self.D * u, new
 
 
-def _eigenvalues(decay: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
-    """Real and imaginary part of λ, in float64.
+def _eigenvalues(decay: Tensor, phase: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part of λ, in float64, for a cell of this dtype.
 
-    A state that dies out slower than float32 can say gets the slowest decay that it can: rounding
-    could lengthen λ by 2^-24 √2, and a state that grows ends a stream, if only after hours.
+    A state that dies out slower than the dtype can say gets the slowest decay that it can: rounding
+    (by eps / 2 of either part) could lengthen λ by eps / √2, and a state that grows ends a stream,
+    if only after hours.
     """
-    modulus = torch.exp(-decay.detach().double()).clamp_max(1 - 2**-23)
+    # Forming the parts takes as much again in float64.
+    room = max(torch.finfo(dtype).eps, 2 * torch.finfo(torch.float64).eps)
+    modulus = torch.exp(-decay.detach().double()).clamp_max(1 - room)
     angle = phase.detach().double()
     return modulus * torch.cos(angle), modulus * torch.sin(angle)
 
