@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from compressm.errors import InputError
+from compressm.ops.empty import of_no_sequence
 from compressm.ops.fft import fft_length
 
 
@@ -42,6 +43,8 @@ def channel_ssm(
         raise InputError(
             f"u must be (batch, length >= 1, {decay.shape[0]} channels), got {tuple(u.shape)}"
         )
+    if u.shape[0] == 0:
+        return of_no_sequence(u, decay, phase, C_re, C_im, D)
     exact = torch.float64 if torch.float64 in (u.dtype, decay.dtype) else torch.float32
     with torch.autocast(u.device.type, enabled=False):
         weights = torch.complex(C_re.to(exact), C_im.to(exact))

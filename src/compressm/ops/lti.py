@@ -12,6 +12,7 @@ from compressm.errors import InputError
 from compressm.ops._diagonal_op import diagonal
 from compressm.ops.chunked import chunked, scan_states
 from compressm.ops.cost import BACKENDS, choose
+from compressm.ops.empty import of_no_sequence
 from compressm.ops.fft import convolve
 from compressm.ops.powers import impulse_response
 
@@ -72,7 +73,7 @@ def diagonal_ssm(
         raise InputError(f"u must be (batch, length >= 1, width), got {tuple(u.shape)}")
     batch, length, width = u.shape
     if batch == 0:
-        return torch.zeros_like(u)
+        return of_no_sequence(u, decay, phase, B_re, B_im, C_re, C_im, D)
     plan = choose(batch, length, width, decay.shape[0], backend=backend, device=u.device.type)
     dtype = _compute_dtype(u, decay)
     with torch.autocast(u.device.type, enabled=False):
