@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 from compressm.arguments import refusing_old_names, whole
 from compressm.calibration import Calibration, Forward, Loss, given_by
 from compressm.checkpoints import watch_loads
+from compressm.engine.after_load import AfterLoad
 from compressm.engine.guard import Guard
 from compressm.engine.guarded_cut import cuts_of
 from compressm.engine.joint_fit import JointFit
@@ -57,6 +57,8 @@ class Compressor:
 
     With several ranks all of them build a compressor and call `step` alike. `model` is the DDP
     itself, wrapped before; it is renewed in place when its parameters are replaced.
+
+    With a guard that has recovery steps, call `finish()` after the last step.
 
     Attributes:
         events: all events so far.
@@ -120,7 +122,7 @@ class Compressor:
             require_growable(sites, {name: site.state_dim + 1 for name, site in sites.items()})
         for module in (run.model, *Averages(run.model, settings.ema).modules):
             watch_loads(module)
-        run.model.register_load_state_dict_post_hook(_AfterLoad(self))  # type: ignore[no-untyped-call]
+        run.model.register_load_state_dict_post_hook(AfterLoad(self.check_optimizers_again))  # type: ignore[no-untyped-call]
 
     @property
     def finished(self) -> bool:
@@ -165,6 +167,24 @@ class Compressor:
             self._optimizers_checked = True
         return event
 
+    def finish(self) -> Event | None:
+        """Judge the cut that waits for its verdict, if there is one: the training ends here.
+
+        Without this call a cut whose recovery steps reach beyond the end of the training stays, and
+        nobody has looked at what it cost. It is judged by the metric as it is now; where that is
+        more than the budget, everything is as before the cut, and no gentler one is tried. Another
+        call does nothing, and a training that goes on after all goes on with `step`.
+
+        Returns:
+            The event of the verdict ("accepted" or "rejected"), None if no cut was pending.
+        """
+        event = None
+        if self._cuts.pending is not None:
+            event = self._cuts.all_or_nothing(self._judge_last, self, self.monitor)
+        if self._logged < len(self.events):
+            self._write_log()
+        return event
+
     def _advance(self, step: int) -> Event | None:
         self._step = step
         if not self._optimizers_checked:
@@ -176,6 +196,15 @@ class Compressor:
             event = self._act()
         except NonFiniteError as error:
             raise NonFiniteError(f"step {self._step}: {error}") from error
+        return self._recorded(event)
+
+    @steady()
+    def _judge_last(self) -> Event:
+        assert self._cuts.pending is not None
+        return self._recorded(self._cuts.pending.judge(self._step, last=True))
+
+    def _recorded(self, event: Event) -> Event:
+        """What has happened is in the books."""
         self.events.append(event)
         self._next_due = self._due_after(self._last_due)
         # What the loop gave the optimizers meanwhile may have been collected before the cut.
@@ -273,21 +302,6 @@ class Compressor:
         if not isinstance(self.schedule, WhenSettled):
             return False
         return len(lasting(self.events)) >= self.schedule.cuts
-
-
-class _AfterLoad:
-    """Hook of the model: weights were loaded. In a copied or pickled model it does nothing."""
-
-    def __init__(self, compressor: Compressor | None = None) -> None:
-        self._compressor = None if compressor is None else weakref.ref(compressor)
-
-    def __reduce__(self) -> tuple[type[_AfterLoad], tuple[()]]:
-        return _AfterLoad, ()
-
-    def __call__(self, module: nn.Module, incompatible_keys: object) -> None:
-        compressor = None if self._compressor is None else self._compressor()
-        if compressor is not None:
-            compressor.check_optimizers_again()
 
 
 def _monitor(schedule: WhenSettled, model: nn.Module) -> Monitor:

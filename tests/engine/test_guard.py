@@ -51,6 +51,50 @@ def test_recovery_steps_are_undone_too():
     exactly(guarded, longer)
 
 
+@pytest.mark.parametrize("accept", [True, False])
+def test_a_training_that_ends_in_the_recovery_steps_is_finished(accept):
+    plain = Loop()
+    plain.run(5)
+    loop = Loop(metric=bad_below(CUT if accept else FULL), recovery_steps=9)
+    told = []
+    loop.compressor._log = told.append
+    loop.run(5)
+    assert loop.compressor.finish() is loop.compressor.events[-1]
+    event = loop.compressor.events[-1]
+    assert (event.step, event.kind) == (5, "accepted" if accept else "rejected")
+    assert event.attempts == 1, "a gentler cut would have no steps to recover in"
+    assert told == loop.compressor.events
+    assert not loop.compressor.pending
+    assert loop.states == ([CUT] * 2 if accept else [FULL] * 2)
+    if not accept:
+        exactly(loop, plain)
+    assert loop.compressor.finish() is None
+    assert len(loop.compressor.events) == 2
+    assert loop.run(3) == []
+
+
+def test_a_training_that_ends_without_a_pending_cut_has_nothing_to_finish():
+    assert Loop(metric=always_bad).compressor.finish() is None
+
+
+def test_a_verdict_that_fails_at_the_end_leaves_the_cut_pending():
+    fails = []
+
+    def metric(loop):
+        if fails:
+            raise RuntimeError("no data")
+        return 1.0
+
+    loop = Loop(metric=metric, recovery_steps=9)
+    loop.run(6)
+    fails.append(True)
+    with pytest.raises(RuntimeError, match="no data"):
+        loop.compressor.finish()
+    assert loop.compressor.pending
+    fails.clear()
+    assert loop.compressor.finish().kind == "accepted"
+
+
 def test_gentler_cuts_are_tried_until_one_passes():
     loop = Loop(metric=bad_below(9), max_attempts=4)
     (event,) = loop.run(6)

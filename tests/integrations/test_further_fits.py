@@ -151,17 +151,18 @@ def test_the_learning_rate_finder_leaves_no_trace(tmp_path):
     assert (steps(callback), dims(module)) == ([3], {4})
 
 
-def test_a_pending_cut_is_judged_in_the_next_fit():
+def test_a_pending_cut_is_judged_at_the_end_of_its_fit_and_the_next_goes_on():
     module = Regression()
     guard = compressm.Guard(
         lambda: 1.0 if dims(module) == {8} else 0.0, max_drop=0.5, recovery_steps=4, max_attempts=1
     )
-    callback = cutting(3, guard=guard)
+    callback = cutting(3, 8, guard=guard)
     trainer = trainer_of(callback, max_epochs=1)
     trainer.fit(module, batches(5))
-    assert callback.compressor.pending
+    assert not callback.compressor.pending
     trainer.fit_loop.max_epochs = 2
     trainer.fit(module, batches(5))
-    assert [event.kind for event in callback.events] == ["trial", "rejected"]
+    events = [(event.step, event.kind) for event in callback.events]
+    assert events == [(3, "trial"), (5, "rejected"), (8, "trial"), (10, "rejected")]
     assert dims(module) == {8}
     assert held(trainer) == {id(p) for p in module.parameters()}

@@ -72,7 +72,7 @@ def test_a_model_made_anew_starts_anew(tmp_path):
         assert (steps(callback), dims(run.model)) == ([3], [FULL // 2])
 
 
-def test_a_pending_cut_is_judged_in_the_next_train(tmp_path):
+def test_a_pending_cut_is_judged_at_the_end_of_its_train_and_the_next_goes_on(tmp_path):
     model = build()
     guard = compressm.Guard(
         lambda: 1.0 if dims(model) == [FULL] else 0.0,
@@ -80,11 +80,12 @@ def test_a_pending_cut_is_judged_in_the_next_train(tmp_path):
         recovery_steps=4,
         max_attempts=1,
     )
-    callback = cutting(3, guard=guard)
+    callback = cutting(3, 8, guard=guard)
     run = trainer(tmp_path, callback, steps=5, model=model)
     run.train()
-    assert callback.compressor.pending
+    assert not callback.compressor.pending
     run.train()
-    assert [event.kind for event in callback.events] == ["trial", "rejected"]
+    events = [(event.step, event.kind) for event in callback.events]
+    assert events == [(3, "trial"), (5, "rejected"), (8, "trial"), (10, "rejected")]
     assert dims(model) == [FULL]
     assert held(run) == {id(p) for p in model.parameters()}

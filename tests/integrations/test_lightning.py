@@ -111,6 +111,68 @@ def test_a_guard_puts_back_the_learning_rate_schedule_too():
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 / 2**3, rel=1e-9)
 
 
+class Stopping(pl.Callback):
+    """Ends the training early."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.global_step == 8:
+            trainer.should_stop = True
+
+
+class Kept(pl.Callback):
+    """What is in the model when the last batch is validated and saved."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.states = set(state_dims(module).values())
+
+
+@pytest.mark.parametrize("accept", [True, False])
+@pytest.mark.parametrize("end", ["steps", "epochs", "early"])
+def test_a_training_that_ends_in_the_recovery_steps_judges_the_cut(end, accept):
+    module, kept = Regression(), Kept()
+    guard = compressm.Guard(
+        lambda: float(accept or set(state_dims(module).values()) == {8}),
+        max_drop=0.5,
+        recovery_steps=9,
+    )
+    callback, told = cutting(6, guard=guard), []
+    ends = {
+        "steps": {"max_steps": 8},
+        "epochs": {"max_epochs": 2},
+        "early": {"max_epochs": 3},
+    }[end]
+    more = [Stopping()] if end == "early" else []
+    trainer = trainer_of(callback, kept, *more, logger=Telling(told), log_every_n_steps=1, **ends)
+    trainer.fit(module, batches())
+    last = 10 if end == "epochs" else 8
+    verdict = "accepted" if accept else "rejected"
+    assert [(e.step, e.kind) for e in callback.events] == [(6, "trial"), (last, verdict)]
+    assert set(state_dims(module).values()) == ({4} if accept else {8})
+    assert not callback.compressor.pending
+    assert [name for line in told for name in line if "kind" in name] == [
+        "compressm/kind/trial",
+        f"compressm/kind/{verdict}",
+    ]
+    if end != "early":
+        assert kept.states == set(state_dims(module).values())
+
+
+class Telling(pl.loggers.Logger):
+    """Hands on what it is told."""
+
+    name, version = "telling", 0
+
+    def __init__(self, told):
+        super().__init__()
+        self.told = told
+
+    def log_metrics(self, metrics, step=None):
+        self.told.append(dict(metrics))
+
+    def log_hyperparams(self, params):
+        pass
+
+
 def test_what_cannot_work_is_refused_before_training():
     with pytest.raises(InputError, match="Regression has no model"):
         cutting(1, target="model").check(Regression())

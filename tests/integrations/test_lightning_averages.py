@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import (
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from compressm import Guard
 from compressm.errors import InputError
 from compressm.nn import LRU, state_dims
 from tests.integrations.lightning_runs import QUIET, Regression, batches, cutting, trainer_of
@@ -51,6 +52,34 @@ AVERAGING = {
 
 def in_order(first, averaging, compression):
     return [averaging, compression] if first == "averaging" else [compression, averaging]
+
+
+@pytest.mark.parametrize("accept", [True, False])
+@pytest.mark.parametrize("first", ["averaging", "compression"])
+def test_a_training_that_ends_early_judges_the_model_and_not_its_average(first, accept):
+    """The average is put into the model at the end, of whatever size that is then."""
+    module, averaging = Net(), EMAWeightAveraging(decay=0.7)
+
+    class Stopping(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            trainer.should_stop = trainer.global_step == 4
+
+    judged = []
+
+    def metric():
+        judged.append(copy.deepcopy(module.net.state_dict()))
+        return float(accept or set(state_dims(module).values()) == {FULL})
+
+    guard = Guard(metric, max_drop=0.1, recovery_steps=9, max_attempts=1)
+    trainer = trainer_of(
+        *in_order(first, averaging, cutting(2, guard=guard)), Stopping(), max_epochs=2
+    )
+    trainer.fit(module, batches())
+    assert set(state_dims(module.net).values()) == ({CUT} if accept else {FULL})
+    average = average_in(averaging).net.state_dict()
+    assert all(torch.equal(value, average[name]) for name, value in module.net.state_dict().items())
+    weight = "2.B_re"
+    assert not torch.equal(judged[-1][weight], average[weight])
 
 
 def average_in(averaging):

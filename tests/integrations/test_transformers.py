@@ -89,6 +89,38 @@ def test_a_run_resumed_while_a_cut_is_pending_ends_the_same(tmp_path, verdict):
         start(tmp_path)[1].train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
 
 
+class Stopping(transformers.TrainerCallback):
+    """Ends the training early, as an evaluation would."""
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        control.should_training_stop = True
+
+
+@pytest.mark.parametrize("accept", [True, False])
+@pytest.mark.parametrize("early", [False, True])
+def test_a_training_that_ends_in_the_recovery_steps_judges_the_cut(tmp_path, early, accept):
+    model = build()
+    guard = compressm.Guard(
+        lambda: float(accept or dims(model) == [FULL]), max_drop=0.1, recovery_steps=9
+    )
+    callback = cutting(5, guard=guard)
+    options = {"eval_strategy": "steps", "eval_steps": 6} if early else {"save_strategy": "steps"}
+    more = [Stopping()] if early else []
+    run = trainer(tmp_path, callback, steps=8, model=model, more=more, **options)
+    run.train()
+    verdict, states = ("accepted", [FULL // 2]) if accept else ("rejected", [FULL])
+    last = 6 if early else 8
+    assert [(e.step, e.kind) for e in callback.events] == [(5, "trial"), (last, verdict)]
+    assert dims(model) == states
+    assert not callback.compressor.pending
+    logged = [name for line in run.state.log_history for name in line if "kind" in name]
+    assert logged == ["compressm/kind/trial", f"compressm/kind/{verdict}"]
+    if not early:  # what is saved at the end is what was judged
+        fresh = build()
+        fresh.load_state_dict(load_file(tmp_path / "checkpoint-8" / "model.safetensors"))
+        same(fresh, model)
+
+
 class Improving(transformers.TrainerCallback):
     """Loses the labels' meaning after a step, so that the best model is an early one."""
 

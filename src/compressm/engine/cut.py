@@ -185,8 +185,8 @@ class PendingCut(Protocol):
     judged_at: int
     snapshot: Snapshot
 
-    def judge(self, step: int) -> Event:
-        """Keep the cut, or undo it; perhaps try another."""
+    def judge(self, step: int, *, last: bool = False) -> Event:
+        """Keep the cut, or undo it; perhaps try another, unless it is the `last` verdict."""
 
 
 class Cuts(ABC):

@@ -134,18 +134,21 @@ class Trial:
         ends = (dict(kept), dict(refused))
         return None if dict(states) in ends else states
 
-    def judge(self, step: int) -> Event:
-        """The verdict on a cut of an earlier call, after its recovery steps."""
+    def judge(self, step: int, *, last: bool = False) -> Event:
+        """The verdict on a cut of an earlier call, after its recovery steps.
+
+        The `last` one of a training is final: a gentler cut would have no steps to recover in.
+        """
         cuts, watch = self.cuts, Stopwatch(self.cuts.run, step)
         if self.undone_metric is not None:  # by an earlier call; the run may have gone on since
             metric, self.snapshot = self.undone_metric, cuts.rollback.snapshot()
-            return self._retry(cuts.run.survey(), watch, metric)
+            return self._retry(cuts.run.survey(), watch, metric, last=last)
         cuts.rollback.snapshot()  # a metric that trains is undone; `self.snapshot` is older
         metric = watch.evaluate(cuts.guard)
         if self._accepted(metric):
             return self._close("accepted", watch, metric)
         self._undo_earlier_call(metric)
-        return self._retry(cuts.run.survey(), watch, metric)
+        return self._retry(cuts.run.survey(), watch, metric, last=last)
 
     def _undo_earlier_call(self, metric: float) -> None:
         """Put everything back as it was before the cut; from here there is no way back to it."""
@@ -158,11 +161,13 @@ class Trial:
                     self.undone_metric = metric
                     self.cuts.rollback.return_here(self, snapshot=self.snapshot)
 
-    def _retry(self, survey: Survey, watch: Stopwatch, metric: float) -> Event:
+    def _retry(
+        self, survey: Survey, watch: Stopwatch, metric: float, *, last: bool = False
+    ) -> Event:
         """The model is as it was before the cut; try half of it, or give up."""
         sizes = {name: spectrum.state_dim for name, spectrum in survey.spectra.items()}
         self.states = as_carried_out(self.cuts.run, survey, gentler(self.states, sizes))
-        left = self.attempts < self.cuts.guard.max_attempts
+        left = self.attempts < self.cuts.guard.max_attempts and not last
         if left and Plan(states=self.states).changes(survey):
             return self.attempt(survey, watch)
         self.cuts.stopped = self.cuts.guard.on_failure == "stop"

@@ -125,6 +125,10 @@ class DeferredCompressor:
         self._count = count
         return self.compressor.step(count + self._ahead)
 
+    def finish(self) -> Event | None:
+        """The training ends here: judge the cut that waits for its verdict, if there is one."""
+        return None if self.compressor is None else self.compressor.finish()
+
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint; empty before training."""
         if self.compressor is None:

@@ -21,7 +21,12 @@ try:
 except ImportError as error:
     raise MissingExtraError("lightning", "train") from error
 
-from compressm.integrations.lightning_averages import averages, averages_of, refuse_sharded
+from compressm.integrations.lightning_averages import (
+    averages,
+    averages_of,
+    before_averages,
+    refuse_sharded,
+)
 from compressm.integrations.lightning_sharded import resize_before_loading
 
 
@@ -40,6 +45,9 @@ class CompressionCallback(pl.Callback):
     `AveragedModel` in a callback or in the module are cut along. Every event goes to all loggers of
     the trainer, as numbers under `compressm/`, and to TensorBoard as histograms of the spectra. The
     progress bar shows the states of all layers together (`compressm/states`).
+
+    A cut that waits for its verdict when the training ends is judged then, see `Compressor.finish`.
+    Callbacks that use the model in `on_train_end` belong behind this one.
 
     Args:
         target: attribute path of the module to compress, such as "model"; by default the
@@ -91,6 +99,7 @@ class CompressionCallback(pl.Callback):
             InputError: several devices under a strategy that is neither DDP nor FSDP2, a `target`
                 that the module does not have, or nothing in the model that can be compressed.
         """
+        before_averages(trainer, self)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         restored, self._restored = self._restored, None
         self._deferred.start(
@@ -120,6 +129,16 @@ class CompressionCallback(pl.Callback):
             sites = sites_in(self._deferred.part_of(pl_module)).values()
             states = float(sum(site.state_dim for site in sites))
             pl_module.log(f"{PREFIX}states", states, prog_bar=True, logger=False)
+        self._tell(trainer, event)
+        if _is_last_batch(trainer):  # before it is validated and saved
+            self._tell(trainer, self._deferred.finish())
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judge a cut whose recovery steps reach beyond the end, which may come early."""
+        self._tell(trainer, self._deferred.finish())
+
+    def _tell(self, trainer: pl.Trainer, event: Event | None) -> None:
+        """Give an event to all loggers."""
         if event is None:
             return
         # The axis on which Lightning and its own callbacks log this batch.
@@ -138,6 +157,14 @@ class CompressionCallback(pl.Callback):
         self._restored = dict((checkpoint.get("callbacks") or {}).get(self.state_key) or {})
         if trainer.state.fn != "fit":  # the count of steps is not restored
             self._restored.pop("count", None)
+
+
+def _is_last_batch(trainer: pl.Trainer) -> bool:
+    """Whether the training ends here as planned; early stopping is another way."""
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return True
+    epochs = trainer.max_epochs
+    return trainer.is_last_batch and epochs is not None and 0 <= epochs <= trainer.current_epoch + 1
 
 
 def _wrapper(trainer: pl.Trainer, module: pl.LightningModule) -> nn.Module | None:

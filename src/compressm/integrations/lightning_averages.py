@@ -80,6 +80,19 @@ def refuse_sharded(trainer: pl.Trainer) -> None:
                 )
 
 
+def before_averages(trainer: pl.Trainer, callback: pl.Callback) -> None:
+    """Let the callback come before those that put averages into the model when training ends.
+
+    For what is judged, and undone, then is the model that was trained. May be called in a hook of
+    the callback itself: those after it keep their places.
+    """
+    callbacks = _callbacks(trainer)
+    here = callbacks.index(callback)
+    ahead = [i for i, other in enumerate(callbacks[:here]) if isinstance(other, _CLASSES)]
+    if ahead:
+        callbacks.insert(ahead[0], callbacks.pop(here))
+
+
 def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return callbacks

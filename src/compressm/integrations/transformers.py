@@ -36,6 +36,8 @@ class CompressionCallback(TrainerCallback):
     the history. After every cut the Trainer's record
     of its best model starts anew: `load_best_model_at_end` chooses among models of the final size.
 
+    A cut that waits for its verdict when the training ends is judged then, see `Compressor.finish`.
+
     Args:
         target: attribute path of the module to compress, such as "backbone"; by default the model
             itself. `data` goes through this module.
@@ -84,7 +86,24 @@ class CompressionCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Cut if the optimizer step that was just made is due."""
-        event = self._deferred.step(state.global_step)
+        self._tell(state, control, self._deferred.step(state.global_step))
+        if control.should_training_stop:  # before this step is evaluated and saved
+            self._finish(state, control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Judge a pending cut if an evaluation has stopped the training."""
+        if control.should_training_stop:
+            self._finish(state, control)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Judge a cut whose recovery steps reach beyond the end."""
+        self._finish(state, control)
+
+    def _finish(self, state: Any, control: Any) -> None:
+        self._tell(state, control, self._deferred.finish())
+
+    def _tell(self, state: Any, control: Any, event: Event | None) -> None:
+        """Give an event to all that log, and take it into the Trainer's records."""
         if event is None:
             return
         if event.parameters_after != self._parameters:
