@@ -113,6 +113,55 @@ def test_the_log_holds_every_event(tmp_path):
     assert len(seen) == 1
 
 
+def resumable(path, *steps):
+    model = build()
+    schedule = Schedule.at(*steps)
+    return model, Compressor(model, policy=FixedFraction(0.5), schedule=schedule, log=path)
+
+
+def steps_in(path):
+    return [(e.step, e.sites[0].before) for e in EventLog.read(path)]
+
+
+@pytest.mark.parametrize("saved_at", [1, 3, 5])
+def test_a_log_holds_no_event_twice_after_a_resumption(saved_at, tmp_path):
+    """The run was killed at step 6, had written its cuts at 2, 4 and 6, and makes the last anew."""
+    path = tmp_path / "events.jsonl"
+    _, other = resumable(path, 3, 9)  # an earlier run with the same file
+    for _ in range(9):
+        other.step()
+    earlier = steps_in(path)
+    model, compressor = resumable(path, 2, 4, 6)
+    for step in range(1, 7):
+        compressor.step()
+        if step == saved_at:
+            state, weights = compressor.state_dict(), copy.deepcopy(model.state_dict())
+    assert len(steps_in(path)) == 5
+    with path.open("a") as file:
+        file.write('{"half a line')
+    model, compressor = resumable(path, 2, 4, 6)
+    model.load_state_dict(weights)
+    compressor.load_state_dict(copy.deepcopy(state))
+    alive = [(2, 16), (4, 8), (6, 4)]
+    assert steps_in(path) == earlier + [e for e in alive if e[0] <= saved_at]
+    for _ in range(6 - saved_at):
+        compressor.step()
+    assert steps_in(path) == earlier + alive
+    assert EventLog.read(path)[-3:] == compressor.events
+
+
+def test_a_log_that_cannot_be_rewritten_is_a_warning(tmp_path, monkeypatch):
+    path = tmp_path / "events.jsonl"
+    _, compressor = resumable(path, 2)
+    state = compressor.state_dict()
+    for _ in range(2):
+        compressor.step()
+    monkeypatch.setattr("compressm.events.write_text", lambda *_: (_ for _ in ()).throw(OSError))
+    with pytest.warns(UserWarning, match=r"events.jsonl cannot be rewritten"):
+        resumable(path, 2)[1].load_state_dict(state)
+    assert steps_in(path) == [(2, 16)]
+
+
 def test_a_resumed_compressor_goes_on_where_it_was():
     torch.manual_seed(4)
     model = build()

@@ -263,6 +263,8 @@ class Compressor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken; model and optimizers are loaded before.
 
+        A file that `log` names loses the events that a killed run has written after that moment.
+
         Raises:
             CheckpointError: the state is none of a compressor, or is damaged, or a newer version
                 of compressm made it; nothing has been changed.
@@ -284,6 +286,8 @@ class Compressor:
             take_monitor()
         self._next_due = self._due_after(self._last_due)
         self.check_optimizers_again()
+        if isinstance(self._log, EventLog):
+            self._log.rewind(events[:logged], step)
 
     def check_optimizers_again(self) -> None:
         """Look into the optimizers at the next `step`: the model may have other parameters."""

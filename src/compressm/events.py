@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compressm.errors import InputError
+from compressm.errors import CompressmError, InputError, OutputError
+from compressm.storage.files import write_text
 from compressm.version import stamp, unstamped
 
 # Layers that the line of an attempt names one by one.
@@ -190,6 +191,31 @@ def _ranks_text(ranks: Mapping[str, int]) -> str:
     return f"{low if low == high else f'{low} … {high}'} in {len(ranks)} layers"
 
 
+def _living(lines: Sequence[str], told: Sequence[Event], step: int) -> int:
+    """How many lines of a log, from its start, are no later than the step of a run that goes on."""
+    end = len(lines)
+    if end and not lines[-1].endswith("\n"):  # cut short by a kill
+        end -= 1
+    events = [_event_of(line) for line in lines[:end]]
+    known = max((i for i, event in enumerate(events) if told and event == told[-1]), default=-1)
+    later: float = float("inf")
+    while end > known + 1:
+        event = events[end - 1]
+        if event is None or event.step is None or not step < event.step <= later:
+            break
+        later = event.step
+        end -= 1
+    return end
+
+
+def _event_of(line: str) -> Event | None:
+    """The event of a line, None where it holds none."""
+    try:
+        return Event.from_json(line)
+    except (ValueError, TypeError, KeyError, AttributeError, CompressmError):
+        return None
+
+
 class EventLog:
     """Appends events to a JSONL file, each line flushed as it is written.
 
@@ -227,6 +253,33 @@ class EventLog:
             except BaseException:
                 file.truncate(size)
                 raise
+
+    def rewind(self, told: Sequence[Event], step: int) -> None:
+        """Drop what a run has written that was killed, and goes on from an earlier step now.
+
+        Those are the lines behind the last event that the run knows of which are of later steps;
+        without such an event, the last lines of the file that are. A run that has written to the
+        file before keeps its lines, and a file that cannot be rewritten is a warning.
+
+        Args:
+            told: the events that the run has given the log, up to where it goes on.
+            step: where that is.
+        """
+        self._waiting.clear()
+        if not self.path.is_file():
+            return
+        try:
+            whole = self.path.read_text(encoding="utf-8")
+            lines = whole.splitlines(keepends=True)
+            kept = lines[: _living(lines, told, step)]
+            if kept != lines:
+                write_text(self.path, "".join(kept))
+        except (OSError, ValueError, OutputError) as error:
+            warnings.warn(
+                f"log: {self.path} cannot be rewritten ({error}); it keeps the events after step "
+                f"{step} of the run that goes on from there",
+                stacklevel=3,
+            )
 
     @staticmethod
     def read(path: str | Path) -> list[Event]:

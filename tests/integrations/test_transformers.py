@@ -89,6 +89,30 @@ def test_a_run_resumed_while_a_cut_is_pending_ends_the_same(tmp_path, verdict):
         start(tmp_path)[1].train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
 
 
+@pytest.mark.parametrize("save_steps", [1, 6])
+def test_a_run_resumed_before_its_first_event_knows_the_metric_at_its_start(tmp_path, save_steps):
+    def start(folder):
+        model, seen = build(), []
+
+        def metric():
+            seen.append(float(sum(p.detach().abs().sum() for p in model.parameters())))
+            return seen[-1]
+
+        callback = cutting(9, guard=compressm.Guard(metric, max_drop=1e9))
+        options = {"save_strategy": "steps", "save_steps": save_steps}
+        return callback, seen, trainer(folder, callback, model=model, **options)
+
+    whole, seen, run = start(tmp_path / "a")
+    run.train()
+    resumed, seen_later, run = start(tmp_path / "b")
+    run.train(resume_from_checkpoint=str(tmp_path / "a" / f"checkpoint-{save_steps}"))
+    assert len(seen) == 3, "at the start, before the cut and after it"
+    assert seen_later == seen[1:]
+    assert resumed.events[0].notes == whole.events[0].notes
+    (note,) = whole.events[0].notes
+    assert f"at step 1 ({seen[0]:.6g})" in note
+
+
 class Stopping(transformers.TrainerCallback):
     """Ends the training early, as an evaluation would."""
 

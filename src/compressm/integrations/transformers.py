@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from compressm.errors import CheckpointError, MissingExtraError
 from compressm.events import Event
 from compressm.integrations.deferred import DeferredCompressor, wrapper_of
 from compressm.integrations.scalars import scalars, write_histograms
+from compressm.storage.files import write_text
 from compressm.storage.state_trees import from_text, load_tree, save_tree, to_text
 
 try:
@@ -119,9 +122,18 @@ class CompressionCallback(TrainerCallback):
             control.should_log = due  # `log` has taken it for the loss of this step
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Put what undoing a pending cut needs beside the checkpoint."""
-        if self.compressor is not None and self.compressor.pending and args.should_save:
-            save_tree(_folder(args, state) / _FILE, self._deferred.state_dict())
+        """Put our state of this step into the checkpoint, which has one of an earlier step.
+
+        What undoing a pending cut needs goes into a file of its own.
+        """
+        if self.compressor is None or not args.should_save:
+            return
+        folder = _folder(args, state)
+        self._remember(state)
+        if (file := folder / "trainer_state.json").is_file():
+            write_text(file, json.dumps(asdict(state), indent=2, sort_keys=True) + "\n")
+        if self.compressor.pending:
+            save_tree(folder / _FILE, self._deferred.state_dict())
 
     def _remember(self, state: Any) -> None:
         """Put our state where the Trainer's next checkpoint takes it along."""
