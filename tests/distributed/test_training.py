@@ -1,9 +1,12 @@
 """Two ranks against one process on the same batches: the same cuts, the same training."""
 
+import copy
+
 import pytest
 import torch
 
 from compressm import Calibration, EnergyTolerance, EventLog, Schedule, measure
+from compressm.nn.matrix_state import LinearAttention
 from tests.distributed.loops import CUT, FULL, Loop, build, calibration, close, module_of, wrap
 
 TWO_CUTS = {"schedule": Schedule.at(4, 8), "policy": EnergyTolerance(0.1)}
@@ -93,6 +96,29 @@ def test_measuring_sees_whole_layers_and_the_data_of_all_ranks(pair):
 def measures(rank, kind):
     spectra = measure(wrap(kind, build()), method="empirical", data=calibration(rank))
     return {name: spectrum.values for name, spectrum in spectra.items()}
+
+
+def test_a_layer_that_one_rank_alone_calls_is_measured_by_its_data(pair):
+    """A model that goes another way for other inputs, whichever rank gets these."""
+    for caller in range(2):
+        first, other = pair(measures_on_one, caller)
+        assert first == other
+        assert first["1"] == pytest.approx(first["0"], rel=1e-5)
+
+
+class Forked(torch.nn.ModuleList):
+    def forward(self, u, both):
+        return self[0](u) + self[1](u) if both else self[0](u)
+
+
+def measures_on_one(rank, caller):
+    torch.manual_seed(0)
+    layer = LinearAttention(6, 4, heads=2)
+    model = wrap("ddp", Forked([layer, copy.deepcopy(layer)]))
+    # The same on both ranks, so that means are those of one.
+    data = Calibration([torch.randn(2, 10, 6)], forward=lambda model, u: model(u, rank == caller))
+    spectra = measure(model, method="greedy", data=data)
+    return {name: spectrum.values.tolist() for name, spectrum in spectra.items()}
 
 
 def test_random_selections_and_their_generator_stay_together(pair):

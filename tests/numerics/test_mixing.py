@@ -95,7 +95,7 @@ def test_averaged_dynamics_score_each_mode_by_its_hankel_singular_value():
         name: getattr(s, name)[:1, :1].expand_as(getattr(s, name))
         for name in ("steps", "keys", "queries")
     }
-    averages = AveragedDynamics()
+    averages = AveragedDynamics(1, s.values[0, 0, 0].numel(), s.keys.shape[-1])
     averages.update(type(s)(**{**vars(s), **steady}))
     dt, B, C = s.steps[0, 0, 0], s.keys[0, 0, 0], s.queries[0, 0, 0]
     a, b = torch.exp(dt[:, None] * s.decay[0]), dt[:, None] * B

@@ -151,7 +151,7 @@ def test_streamed_moments_are_the_dense_ones(weigh, blocks):
     steps = torch.rand(17, generator=torch.Generator().manual_seed(3)) > 0.4
     W = torch.randn(5, groups * 6, dtype=torch.float64)
     slope = torch.randn_like(s.values)
-    moments = ContributionMoments(blocks, 4, weigh)
+    moments = ContributionMoments(blocks, 4, weigh, groups=groups)
     for part in (slice(0, 2), slice(2, 3)):
         tensors = {k: v if v is None or k == "decay" else v[part] for k, v in vars(s).items()}
         moments.update(Signals(**tensors), steps, out_weight=W, gradient=slope[part])

@@ -7,6 +7,26 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+_DIGIT, _DIGITS = 8, 4  # bits, and how many of these
+
+
+def largest(number: int, total: Callable[[Tensor], Tensor]) -> int:
+    """The maximum over several processes, found by sums alone, as probes are pooled.
+
+    Digit by digit: those whose digits so far are the highest mark their next one.
+
+    Args:
+        number: of this process, 0 … 2^32 - 1.
+        total: see `Poolable`.
+    """
+    found = 0
+    for shift in range(_DIGIT * (_DIGITS - 1), -1, -_DIGIT):
+        marked = torch.zeros(2**_DIGIT, dtype=torch.float64, device="cpu")
+        if number >> (shift + _DIGIT) == found:
+            marked[(number >> shift) % 2**_DIGIT] = 1.0
+        found = found << _DIGIT | int(total(marked).nonzero().max())
+    return found
+
 
 class Evidence:
     """Counts the tokens that a probe has seen, and those that were not silence.

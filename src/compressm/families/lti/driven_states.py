@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from compressm import numerics
-from compressm.calibration.evidence import Evidence
+from compressm.calibration.evidence import Evidence, largest
 from compressm.families.lti.both_ways import Inputs, output_gradient, seen_by
 from compressm.numerics import StateMoments, StateSpace
 
@@ -42,7 +43,7 @@ class DrivenStates:
             samples = min(samples, _SAMPLES_PER_STATE * system.order)
         self.states = StateMoments(system, max_samples=samples)
         self.adjoint: StateMoments | None = None
-        self.length = 0  # of the longest sequence seen, in steps
+        self.length = 0  # of the longest sequence seen, in steps, without padding at its ends
         if needs_gradient:
             dual = numerics.adjoint(system)
             self.adjoint = StateMoments(dual, max_samples=samples)
@@ -57,7 +58,7 @@ class DrivenStates:
             gradient = output_gradient(gradient)
         self.evidence.add(u.detach(), mask, gradient)
         self.states.update(u.detach(), mask)
-        self.length = max(self.length, u.shape[1])
+        self.length = max(self.length, u.shape[1] if mask is None else _longest(mask))
         if self.adjoint is not None and gradient is not None:
             self.adjoint.update(gradient.flip(1), None if mask is None else mask.flip(1))
 
@@ -70,5 +71,14 @@ class DrivenStates:
         """Add up what several ranks saw."""
         self.evidence.pool(total)
         self.states.pool(total)
+        self.length = largest(self.length, total)
         if self.adjoint is not None:
             self.adjoint.pool(total)
+
+
+def _longest(mask: Tensor) -> int:
+    """Steps from the first that counts to the last one, of the sequence with the most: (B, L)."""
+    counts = (mask > 0).to(torch.int64)
+    # Steps that have one that counts at or before them, and one at or behind them.
+    inside = counts.cummax(1).values * counts.flip(1).cummax(1).values.flip(1)
+    return int(inside.sum(1).max()) if mask.numel() else 0

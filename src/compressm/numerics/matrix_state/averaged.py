@@ -19,17 +19,26 @@ from compressm.numerics.matrix_state.signals import Signals
 
 
 class AveragedDynamics:
-    """Streams the averages over calls of a layer."""
+    """Streams the averages over calls of a layer.
 
-    def __init__(self) -> None:
-        self._sums: list[Tensor] = []
-        self._rates: Tensor | None = None
-        self._count = 0.0
+    Args:
+        groups: G.
+        channels: E.
+        states: N.
+    """
+
+    def __init__(self, groups: int, channels: int, states: int) -> None:
+        sizes = (groups, channels), (groups, channels, states), (groups, states)
+        # All that is summed is here before the first call: a process that sees none pools as much.
+        self._sums = [torch.zeros(size, dtype=torch.float64, device="cpu") for size in sizes]
+        self._rates = torch.zeros(sizes[1], dtype=torch.float64, device="cpu")
+        # Time steps; processes that know the rates.
+        self._counts = torch.zeros(2, dtype=torch.float64, device="cpu")
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
         """Replace the sums by their totals over several processes."""
         self._sums = [total(part) for part in self._sums]
-        self._count = float(total(torch.tensor(self._count, dtype=torch.float64, device="cpu")))
+        self._rates, self._counts = total(self._rates), total(self._counts)
 
     def update(self, s: Signals) -> None:
         """Add one call.
@@ -42,16 +51,17 @@ class AveragedDynamics:
         keep = s.mask[..., None, None].to(s.steps.dtype)
         width = s.values.shape[-1]
         dt = s.steps.repeat_interleave(width, -1) * keep
-        self._rates = s.decay.detach().double().cpu().repeat_interleave(width, 1)
+        rates = s.decay.detach().double().cpu().repeat_interleave(width, 1)
+        self._rates = rates.expand_as(self._rates)
         parts = [
             dt.sum((0, 1)),
             torch.einsum("blge,blgn->gen", dt, s.keys),
             (s.queries * keep).sum((0, 1)),
         ]
-        doubles = [part.double().cpu() for part in parts]
-        before = self._sums or [torch.zeros_like(part) for part in doubles]
-        self._sums = [a + b for a, b in zip(before, doubles, strict=True)]
-        self._count += float(s.mask.sum())
+        for summed, part in zip(self._sums, parts, strict=True):
+            summed += part.double().cpu()
+        self._counts[0] += float(s.mask.sum())
+        self._counts[1] = 1.0
 
     def scores(self) -> Tensor:
         """(G, N) Hankel singular values of the modes, summed over channels.
@@ -59,9 +69,10 @@ class AveragedDynamics:
         Raises:
             InputError: no call has been seen.
         """
-        if self._rates is None:
+        count, knowing = self._counts.tolist()
+        if not knowing:
             raise InputError("no call has been seen")
-        dt, drive, read = (part / max(self._count, 1.0) for part in self._sums)
-        decay = torch.exp(dt[..., None] * self._rates)
+        dt, drive, read = (part / max(count, 1.0) for part in self._sums)
+        decay = torch.exp(dt[..., None] * self._rates / knowing)
         gain = (drive * read[:, None]).abs() / (1 - decay.square()).clamp_min(1e-12)
         return gain.sum(1)

@@ -34,15 +34,25 @@ class ContributionMoments:
         blocks: K, a multiple of the groups; blocks are consecutive channels of one group.
         states: N.
         weigh: where contributions are compared.
-        entries: entries of a key that make one state; see `tied`.
+        entries: entries of a key that make one state, all states' first ones before their second.
+        groups: G, of the signals.
     """
 
     def __init__(
-        self, blocks: int, states: int, weigh: Weigh = "output", *, entries: int = 1
+        self,
+        blocks: int,
+        states: int,
+        weigh: Weigh = "output",
+        *,
+        entries: int = 1,
+        groups: int = 1,
     ) -> None:
         self._weigh, self._entries = weigh, entries
+        long = groups, entries * states
+        # All that is summed is here before the first call: a process that sees none pools as much.
         self._sum = torch.zeros(blocks, states, states, dtype=torch.float64, device="cpu")
-        self._second: tuple[Tensor, Tensor] | None = None
+        self._squares = torch.zeros(long, dtype=torch.float64, device="cpu")
+        self._second = torch.zeros(*long, long[1], dtype=torch.float64, device="cpu")
         self._count = 0.0
 
     @property
@@ -57,32 +67,27 @@ class ContributionMoments:
         Raises:
             InputError: no time step has been seen.
         """
-        if not self._count:
-            raise InputError("no time step has been seen: no data, or all of it masked")
-        return self._sum / self._count
+        return self._mean(self._sum)
 
     @property
     def squares(self) -> Tensor:
         """Mean squares of k_t and q_t, (2, G, N), entry by entry."""
-        keys, queries = self._seen()
-        return torch.stack([keys, queries.diagonal(dim1=1, dim2=2)])
+        return torch.stack([self._mean(self._squares), self.covariance.diagonal(dim1=1, dim2=2)])
 
     @property
     def covariance(self) -> Tensor:
         """Second moment E[q q'] of the queries, (G, N, N)."""
-        return self._seen()[1]
+        return self._mean(self._second)
 
-    def _seen(self) -> tuple[Tensor, Tensor]:
-        if self._second is None or not self._count:
+    def _mean(self, summed: Tensor) -> Tensor:
+        if not self._count:
             raise InputError("no time step has been seen: no data, or all of it masked")
-        keys, queries = self._second
-        return keys / self._count, queries / self._count
+        return summed / self._count
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
         """Replace the sums by their totals over several processes."""
-        self._sum = total(self._sum)
-        if self._second is not None:
-            self._second = (total(self._second[0]), total(self._second[1]))
+        self._sum, self._squares = total(self._sum), total(self._squares)
+        self._second = total(self._second)
         self._count = float(total(torch.tensor(self._count, dtype=torch.float64, device="cpu")))
 
     def update(
@@ -114,10 +119,8 @@ class ContributionMoments:
         counted = s.mask[:, steps.to(s.mask.device)]
         self._count += float(counted.sum())
         k, q = (t[:, steps.to(t.device)][counted].double() for t in (s.keys, s.queries))
-        squares, second = k.square().sum(0).cpu(), torch.einsum("tgn,tgm->gnm", q, q).cpu()
-        if self._second is not None:
-            squares, second = self._second[0] + squares, self._second[1] + second
-        self._second = (squares, second)
+        self._squares += k.square().sum(0).cpu()
+        self._second += torch.einsum("tgn,tgm->gnm", q, q).cpu()
 
     def _gram(
         self,

@@ -30,7 +30,11 @@ class ByContributions(Order):
     def __init__(self, layer: MatrixStateLayer, weigh: Weigh) -> None:
         super().__init__(layer, weigh)
         self.moments = ContributionMoments(
-            layer.blocks, layer.state_dim, weigh, entries=layer.entries
+            layer.blocks,
+            layer.state_dim,
+            weigh,
+            entries=layer.entries,
+            groups=layer.groups * layer.sharing,
         )
 
     @final

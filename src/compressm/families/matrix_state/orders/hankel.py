@@ -23,7 +23,8 @@ class Hankel(ByContributions):
 
     def __init__(self, layer: MatrixStateLayer, weigh: Weigh) -> None:
         super().__init__(layer, weigh)
-        self.averages = AveragedDynamics()
+        channels = layer.out_weight.shape[1] // layer.groups
+        self.averages = AveragedDynamics(layer.groups, channels, layer.state_dim)
 
     def terms(self, M: Tensor, group: int) -> TermOrder:
         assert self.averages is not None
