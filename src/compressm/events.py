@@ -33,7 +33,8 @@ class SiteChange:
             (`notes` says which), or where others than the largest were kept.
         bound: on the H-infinity error of the layer as it is stored, where it is guaranteed:
             2 Σ_{i>r} σ_i, and what rounding to its dtype adds.
-        error: relative H2 error ||G - G_r|| / ||G|| of the cut (white-noise input), where defined.
+        error: relative H2 error ||G - G_r|| / ||G|| of the layer as it is stored (for white noise),
+            where it is defined.
         data_error: relative error on the calibration data of what the states put out,
             sqrt(E||y - y_r||² / E||y||²), for methods that look at data. What goes past the states
             (D u) is not part of y, so the output of the layer changes by another share.

@@ -42,7 +42,8 @@ class Draft(ABC):
     Attributes:
         probe: when not None, it must see the data before `finish`.
         bound: guaranteed H-infinity error of the layer as it will be written, where there is one.
-        error: relative H2 error ||G - G_r|| / ||G||, known after `finish`, where it is defined.
+        error: relative H2 error ||G - G_r|| / ||G|| of the layer as it will be written, known after
+            `edits`, where it is defined.
         data_error: relative output error on the calibration data, for methods that recorded it.
         directions: leading singular values that are kept; None: all that the states can hold.
         notes: what a reader of the event should know.

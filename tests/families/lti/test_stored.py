@@ -12,7 +12,7 @@ from compressm import FixedRank, compress_
 from compressm.families import Layout
 from compressm.families.lti.lru import LRUAdapter, polar_logs
 from compressm.nn import LRU
-from compressm.numerics import hinf_error, hinf_norm
+from compressm.numerics import h2_error, h2_norm, hinf_error, hinf_norm
 
 F64 = torch.float64
 WIDTHS = [1e-1, 1e-3, 1e-5, 1e-7, 1e-9]
@@ -79,6 +79,20 @@ def test_the_bound_holds_for_what_is_stored(dtype, width, method):
         read = 1e-15 / width * hinf_norm(adapter.read(full))
         error = hinf_error(adapter.read(full), adapter.read(cut))
         assert error <= site.bound * (1 + 1e-6) + read
+
+
+@pytest.mark.parametrize("method", ["real-pairs", "real-pairs-h2", "modes-h2"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_error_is_that_of_what_is_stored(dtype, method):
+    """Near the circle rounding to half precision is most of it."""
+    adapter = LRUAdapter()
+    for seed in range(3):
+        full = layer(seed, 1e-6, dtype)
+        cut = copy.deepcopy(full)
+        (site,) = compress_(cut, policy=FixedRank(full.state_dim - 1), method=method).sites
+        systems = adapter.read(full), adapter.read(cut)
+        error = h2_error(*systems) / h2_norm(systems[0])
+        assert site.error == pytest.approx(error, rel=1e-6, abs=1e-7)
 
 
 def test_the_bound_of_an_ordinary_layer_is_that_of_the_truncation():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import final
 
@@ -13,11 +14,13 @@ from torch import nn
 from compressm import numerics
 from compressm.calibration import Probe
 from compressm.edits import Edit
+from compressm.errors import UnstableSystemError
 from compressm.families.base import Draft
 from compressm.families.lti.family import LinearFamily
 from compressm.families.lti.measured import Measured
 from compressm.families.lti.refits import Refit
 from compressm.numerics.lti.coordinates import in_real_coordinates
+from compressm.numerics.lti.system import StateSpace
 
 # From this width 1 - |λ| on, rounding in float64 is looked after (1e-16 / width² of a residue).
 _CLOSE = 1e-4
@@ -60,13 +63,8 @@ class LinearDraft(Draft):
         known = joint is not None or self.data_error is not None
         if not known and indices is not None and self._measured.driven:
             joint = numerics.joint_of_modes(self._measured.P, indices, real=self._measured.real)
-        reduced, white = self.reduction.system, self._measured.white
-        steps = self._measured.horizon
-        size = numerics.h2_norm(full, P=white, horizon=steps)
-        if size > 0:
-            self.error = numerics.h2_error(full, reduced, P=white, horizon=steps) / size
         if joint is not None:
-            self.data_error = numerics.output_error(full, reduced, joint)
+            self.data_error = numerics.output_error(full, self.reduction.system, joint)
 
     def edits(self) -> Sequence[Edit]:
         reduction = self.reduction
@@ -74,11 +72,21 @@ class LinearDraft(Draft):
             lift, project = (in_real_coordinates(m) for m in (reduction.lift, reduction.project))
             reduction = replace(reduction, lift=lift, project=project)
         edits = self._family.write(self._module, reduction)
+        stored = self._family.stored(self._module, edits)
+        self._compare(stored)
         if self._guaranteed:
-            self._bound(edits)
+            self._bound(stored)
         return edits
 
-    def _bound(self, edits: Sequence[Edit]) -> None:
+    def _compare(self, stored: StateSpace) -> None:
+        """The error of what the layer stores, near the circle more than that of the reduction."""
+        full, white, steps = self._measured.system, self._measured.white, self._measured.horizon
+        size = numerics.h2_norm(full, P=white, horizon=steps)
+        if size > 0:
+            with suppress(UnstableSystemError):  # on the circle by rounding, where no norm is
+                self.error = numerics.h2_error(full, stored, P=white, horizon=steps) / size
+
+    def _bound(self, stored: StateSpace) -> None:
         """The bound of what the layer stores: that of the truncation, and what rounding adds."""
         full, reduction = self._measured.system, self.reduction
         if reduction.orders is None or reduction.sigma is None:
@@ -91,7 +99,6 @@ class LinearDraft(Draft):
             pair = (full, reduction.system)
             found = numerics.hinf_error(*(system.of_groups(near) for system in pair))
             exact = max(exact, found * _SLACK)
-        stored = self._family.stored(self._module, edits)
         added = numerics.mode_distance(reduction.system, stored)
         added += numerics.rounding_error(full) + numerics.rounding_error(stored)
         added += numerics.rounding_error(reduction.system)
