@@ -1,3 +1,6 @@
+import itertools
+import pickle
+
 import pytest
 import torch
 from hypothesis import given
@@ -86,3 +89,31 @@ def test_a_layer_that_cannot_have_every_number_of_states():
     assert [s.rank_for_energy(tolerance) for tolerance in (0.0, 0.74, 0.75, 0.95)] == [12, 12, 4, 2]
     free = spectrum([1.0] * 12)
     assert free.at_least(5) == free.at_most(5) == 5
+
+
+class Real:
+    """Every state holds one direction, and from the fourth on two."""
+
+    def __call__(self, states):
+        return min(states, 3) + 2 * max(states - 3, 0)
+
+
+def test_states_that_hold_one_direction_each():
+    s = spectrum([5.0, 4.0, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], per_state=2, room=Real())
+    assert [s.directions(rank) for rank in range(6)] == [0, 1, 2, 3, 5, 10]
+    assert s.energy(2) == pytest.approx(9 / 20)
+    assert s.bound(3) == pytest.approx(16.0)
+    assert [s.rank_for_energy(share) for share in (0.0, 0.25, 0.4, 0.55, 0.75)] == [5, 4, 3, 2, 1]
+    assert pickle.loads(pickle.dumps(s)).bound(3) == s.bound(3)
+
+
+@given(values, st.floats(0, 0.99), st.lists(st.integers(1, 2), min_size=30, max_size=30))
+def test_the_first_rank_whose_directions_hold_the_energy(sigma, tolerance, halves):
+    """Whatever the states hold, and wherever a search for them begins."""
+    sigma = [*sigma, *sigma]
+    held = [0, *itertools.accumulate(halves)]
+    s = spectrum(sigma, per_state=2, room=held.__getitem__)
+    rank = s.rank_for_energy(tolerance)
+    slack = 1e-9 * s.total
+    assert s.discarded(rank) <= tolerance * s.total + slack
+    assert rank == 0 or s.discarded(rank - 1) > tolerance * s.total - slack

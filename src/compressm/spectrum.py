@@ -6,7 +6,7 @@ map has two real coordinates for each complex state).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,8 +40,11 @@ class Spectrum:
         per_state: singular values that one stored state accounts for (2 for a complex state of a
             layer with real output, else 1).
         kind: where P and Q come from: "infinite", "finite", "empirical", "gradient", …
-        guaranteed: whether 2 Σ_{i>r} σ_i bounds the H-infinity error of balanced truncation
-            (true for infinite-horizon Gramians only; Antoulas 2005, section 7.2).
+        guaranteed: whether 2 Σ_{i>m} σ_i bounds the H-infinity error of what the method makes with
+            m directions (balanced truncation as it is, with infinite-horizon Gramians; Antoulas
+            2005, section 7.2).
+        room: singular values that r states hold, by r, where that can be fewer than `per_state` of
+            each (real eigenvalues); it has to go through `pickle`. None: as many.
         cost: what each stored state costs, for policies with a budget.
         ranks: numbers of states, N among them, that the layer can have, where not every one is
             possible, and what of Σσ each of them leaves; None: all are.
@@ -54,6 +57,7 @@ class Spectrum:
     per_state: int = 1
     kind: str = "infinite"
     guaranteed: bool = True
+    room: Callable[[int], int] | None = None
     cost: StateCost = StateCost()
     ranks: Mapping[int, float] | None = None
     unseen: str | None = None
@@ -103,13 +107,20 @@ class Spectrum:
             raise InputError(f"rank: expected 0 … {self.state_dim}, got {rank}")
         if self.ranks is not None:
             return self.ranks.get(self.at_most(rank), self.total)
-        return float(self._tail[min(rank * self.per_state, len(self.values))])
+        return float(self._tail[self.directions(rank)])
+
+    def directions(self, rank: int) -> int:
+        """How many of the leading singular values `rank` states hold."""
+        held = min(rank * self.per_state, len(self.values))
+        # The layer itself holds all of them.
+        if self.room is None or rank == self.state_dim:
+            return held
+        return min(held, self.room(rank))
 
     def energy(self, rank: int, directions: int | None = None) -> float | None:
         """Share of Σσ that the leading `rank` states keep, in [0, 1].
 
-        A real eigenvalue fills a complex state alone, so the states may hold fewer `directions`,
-        the leading singular values, than there is room for.
+        `directions`: as many as a cut has kept, where that is known.
 
         None where there is no share: nothing was measured, or the states do nothing at all.
         """
@@ -134,7 +145,10 @@ class Spectrum:
 
     @cached_property
     def by_state(self) -> Tensor:
-        """(N,) Σ of the singular values that each stored state accounts for, descending."""
+        """(N,) Σ of the singular values that each stored state accounts for, descending.
+
+        As if none of them were needed for a real eigenvalue alone; see `discarded`.
+        """
         missing = self.state_dim * self.per_state - len(self.values)
         padded = torch.nn.functional.pad(self.values, (0, missing))
         return padded.view(self.state_dim, self.per_state).sum(1)
@@ -150,12 +164,28 @@ class Spectrum:
             return self.state_dim
         allowed = tolerance * self.total
         # Rounding in the sum must not keep states that carry nothing.
-        slack = len(self.values) * torch.finfo(torch.float64).eps * self.total
-        for rank in range(self.state_dim + 1):
-            if self.discarded(rank) <= allowed + slack:
-                return rank
-        return self.state_dim
+        allowed += len(self.values) * torch.finfo(torch.float64).eps * self.total
+        if self.room is None:
+            every = range(self.state_dim)
+            return next((r for r in every if self.discarded(r) <= allowed), self.state_dim)
+        needed = int((self._tail > allowed).sum())
+        # r states hold between r and 2r directions: from the fewest on, in growing steps, then
+        # between the last two. How many directions there is room for is costly to know.
+        low, step = -(-needed // self.per_state) - 1, 1
+        high = low + 1
+        while high < self.state_dim and self.directions(high) < needed:
+            low, high, step = high, min(high + step, self.state_dim), 2 * step
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.directions(middle) < needed:
+                low = middle
+            else:
+                high = middle
+        return high
 
     def bound(self, rank: int) -> float | None:
-        """2 Σ_{i>r} σ_i, a bound on ||G - G_r||_∞, or None where nothing is guaranteed."""
+        """2 Σ_{i>m} σ_i with the m directions that `rank` states hold, a bound on ||G - G_r||_∞.
+
+        None where nothing is guaranteed: other Gramians, modes, and after a refit.
+        """
         return 2.0 * self.discarded(rank) if self.guaranteed else None

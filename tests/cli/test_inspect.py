@@ -23,13 +23,17 @@ def test_tables_fit_80_columns(call, tiny_run):
         ["blocks.1", "LRU", "12"],
     ]
     assert all(line[-1][-1] == "█" for line in layers[:2])  # all states hold all energy
-    assert "≤" in result.out
+    assert "≤" not in result.out
+    assert "No bound" in result.out
+    assert "≤" in call("inspect", tiny_run, "--method", "real-pairs").out
 
 
 def test_json_is_what_measure_says(call, tiny_run):
-    result = call("inspect", tiny_run / "checkpoints" / "best.safetensors", "--json")
+    result = call(
+        "inspect", tiny_run / "checkpoints" / "best.safetensors", "--json", "-m", "real-pairs"
+    )
     layers = json.loads(result.out)["layers"]
-    spectra = compressm.measure(load_run_model(tiny_run)[0])
+    spectra = compressm.measure(load_run_model(tiny_run)[0], method="real-pairs")
     assert [layer["site"] for layer in layers] == SITES == list(spectra)
     for layer, spectrum in zip(layers, spectra.values(), strict=True):
         assert layer["singular_values"] == pytest.approx(spectrum.values.tolist())

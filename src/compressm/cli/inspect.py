@@ -122,7 +122,8 @@ def inspect(
         _ranks(spectra, names),
         _BOUND
         if bounded
-        else "No bound: these values do not come from white noise of infinite length.",
+        else "No bound: there is one for balanced truncation by white noise of infinite length, "
+        "as it is (--method real-pairs).",
     )
 
 
@@ -177,7 +178,7 @@ def _layers(
     for name, spectrum in spectra.items():
         leading = [_text.number(v) for v in spectrum.values[:_LEADING].tolist()]
         more = " …" if len(spectrum.values) > _LEADING else ""
-        curve = [spectrum.energy(rank) or 0.0 for rank in range(1, spectrum.state_dim + 1)]
+        curve = (spectrum.by_state.cumsum(0) / (spectrum.total or 1.0)).tolist()
         table.add_row(
             names[name],
             families[name],

@@ -55,15 +55,26 @@ class GlobalEnergy(Policy):
         for site, s in spectra.items():
             if s.unseen:
                 continue
-            scale = s.total if self.normalise and s.total > 0 else 1.0
-            pool += [(float(energy) / scale, site) for energy in s.by_state]
+            pool += [(float(energy) / self._scale(s), site) for energy in s.by_state]
         # Within a layer the energies descend, so the kept ones are always its leading states.
         pool.sort(key=lambda entry: -entry[0])
         needed = (1 - self.tolerance) * math.fsum(energy for energy, _ in pool)
         kept = 0.0
         for energy, site in pool:
-            if kept >= needed or energy == 0:
+            if energy == 0 or (kept >= needed and self._held(spectra, ranks) >= needed):
                 break
             kept += energy
             ranks[site] += 1
         return ranks
+
+    def _held(self, spectra: Mapping[str, Spectrum], ranks: Mapping[str, int]) -> float:
+        """What so many states of each layer hold: less than they seem to where a real eigenvalue
+        takes one alone."""
+        return math.fsum(
+            (s.total - s.discarded(ranks[site])) / self._scale(s)
+            for site, s in spectra.items()
+            if not s.unseen
+        )
+
+    def _scale(self, spectrum: Spectrum) -> float:
+        return spectrum.total if self.normalise and spectrum.total > 0 else 1.0

@@ -1,15 +1,23 @@
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from compressm import Calibration, FixedRank, compress_, measure
+from compressm import (
+    Calibration,
+    EnergyTolerance,
+    FixedRank,
+    GlobalEnergy,
+    compress_,
+    measure,
+)
 from compressm.edits import Project
 from compressm.errors import UnstableSystemError
 from compressm.families.lti.lru import LRUAdapter
 from compressm.nn import LRU
-from compressm.numerics import h2_error
+from compressm.numerics import h2_error, hinf_error
 
 ADAPTER = LRUAdapter()
 
@@ -50,6 +58,41 @@ def test_the_output_error_stays_within_the_bound(rank):
     # A real eigenvalue takes a complex state, so fewer directions may fit than 2 * rank.
     assert spectrum.bound(rank) <= change.bound <= spectrum.bound(rank - 1)
     assert (lru(u) - expected).norm() <= change.bound * u.norm()
+
+
+def slow(seed):
+    """A layer whose eigenvalues are real, or nearly: states hold fewer directions than two."""
+    torch.manual_seed(seed)
+    lru = layer(12, 4, r_min=0.3, r_max=0.95)
+    with torch.no_grad():
+        lru.theta_log[: 4 * (seed % 4)] = -40.0
+    return lru
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("method", ["real-pairs", "published"])
+def test_what_a_spectrum_says_before_the_cut_holds_after_it(method, seed):
+    lru = slow(seed)
+    spectrum = measure(lru, method=method)[""]
+    for rank in range(1, 12):
+        cut = copy.deepcopy(lru)
+        (site,) = compress_(cut, policy=FixedRank(rank), method=method).sites
+        assert site.energy_kept == pytest.approx(spectrum.energy(rank), rel=1e-12)
+        error = hinf_error(ADAPTER.read(lru), ADAPTER.read(cut))
+        assert error <= spectrum.bound(rank) * (1 + 1e-6) + 1e-9
+
+
+@pytest.mark.parametrize("policy", [EnergyTolerance, GlobalEnergy])
+def test_a_tolerance_is_kept_where_real_eigenvalues_take_a_state_each(policy):
+    for seed in range(4):
+        for tolerance in (0.2, 0.1, 0.01):
+            found = compress_(slow(seed), policy=policy(tolerance), method="real-pairs-h2")
+            assert found.sites[0].energy_kept >= 1 - tolerance - 1e-9
+
+
+@pytest.mark.parametrize("method", ["real-pairs-h2", "modes-h2", "last"])
+def test_no_bound_where_there_is_none(method):
+    assert measure(slow(1), method=method)[""].bound(3) is None
 
 
 def test_refit_lowers_the_h2_error_and_real_pairs_beat_the_published_method():

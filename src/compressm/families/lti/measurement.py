@@ -15,6 +15,7 @@ from compressm.families.lti.measured import Measured
 from compressm.families.lti.methods import LinearMethod
 from compressm.families.lti.refits import REFITS
 from compressm.numerics import HankelMatrix
+from compressm.numerics.lti.room import Room
 from compressm.spectrum import Spectrum
 
 
@@ -46,10 +47,18 @@ class LinearMeasurement(Measurement):
             state_dim=order,
             per_state=sigma.shape[-1] // order,
             kind=kind,
-            guaranteed=kind == "infinite",
+            guaranteed=method.guaranteed and kind == "infinite",
+            room=self._room(),
             cost=family.cost(module),
             unseen=unseen,
         )
+
+    def _room(self) -> Room | None:
+        """What states have room for, where a real eigenvalue needs one alone."""
+        measured = self.measured
+        if not (self._basis.balances and measured.real and measured.balancing.numerical_rank):
+            return None
+        return Room(measured.system, measured.balancing)
 
     def hankel_matrix(self) -> HankelMatrix:
         return self._basis.hankel_matrix(self.measured)

@@ -55,6 +55,20 @@ def diagonalise_leading(
     return _assembled(parts, sizes, real=not A.is_complex()), sizes
 
 
+def fitting_sizes(A: Tensor, sizes: Tensor, rank: int) -> Tensor:
+    """The sizes that `diagonalise_leading` ends with, from eigenvalues alone; arguments as there,
+    and no matter what is beyond the sizes."""
+    stack, sizes = (A[None], sizes[None].clone()) if A.ndim == 2 else (A, sizes.clone())
+    todo = sizes > 0
+    while bool(todo.any()):
+        excess = torch.zeros_like(sizes)
+        for m, those in _by_size(sizes, todo):
+            excess[those] = complex_states(torch.linalg.eigvals(stack[those, :m, :m])) - rank
+        todo &= excess > 0
+        sizes = torch.where(todo, _lowered(sizes, excess, rank), sizes)
+    return sizes[0] if A.ndim == 2 else sizes
+
+
 def _lowered(sizes: Tensor, excess: Tensor, rank: int) -> Tensor:
     """Blocks without the directions that there are too many of; `rank` of them always fit.
 

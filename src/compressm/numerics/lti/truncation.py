@@ -92,7 +92,7 @@ def balanced_truncation(
     if strict and real and stored < rank and bool((sizes == balancing.ranks).all()):
         raise _rank_error(rank, numerical, stored)
     notes = list(found.notes)
-    order = _fewest(sizes, balancing.ranks)
+    order = fewest_directions(sizes, balancing.ranks)
     if real and order < min(wanted, numerical):
         notes.append(
             f"kept {order} real directions instead of {wanted}: each real eigenvalue takes one "
@@ -123,6 +123,15 @@ def balanced_truncation(
     )
 
 
+def balanced_dynamics(system: StateSpace, balancing: Balancing) -> Tensor:
+    """W* A V of the real map in balanced coordinates, (m, m), all directions above rounding.
+
+    With groups (G, m, m), zero beyond what each has.
+    """
+    kept, sizes = _choose(balancing, balancing.sigma.shape[-1], "largest", None)
+    return _project(system, balancing, kept, sizes, True)[0]
+
+
 def _rank_error(asked: int, numerical: int, states: int) -> RankError:
     return RankError(
         f"rank {asked} was asked for, but the numerical rank of the system is {numerical} "
@@ -130,7 +139,7 @@ def _rank_error(asked: int, numerical: int, states: int) -> RankError:
     )
 
 
-def _fewest(sizes: Tensor, ranks: Tensor) -> int:
+def fewest_directions(sizes: Tensor, ranks: Tensor) -> int:
     """The fewest directions that a group keeps and has more of; all, where none has more."""
     return int(torch.where(sizes < ranks, sizes, sizes.max()).min())
 

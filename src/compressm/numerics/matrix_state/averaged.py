@@ -75,4 +75,5 @@ class AveragedDynamics:
         dt, drive, read = (part / max(count, 1.0) for part in self._sums)
         decay = torch.exp(dt[..., None] * self._rates / knowing)
         gain = (drive * read[:, None]).abs() / (1 - decay.square()).clamp_min(1e-12)
-        return gain.sum(1)
+        scores: Tensor = gain.sum(1)
+        return scores
