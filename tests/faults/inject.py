@@ -5,6 +5,7 @@ import signal
 import sys
 from collections import Counter
 from contextlib import contextmanager
+from inspect import CO_GENERATOR
 from pathlib import Path
 from types import CodeType
 from typing import NamedTuple
@@ -40,6 +41,14 @@ class Site(NamedTuple):
     function: CodeType
     caller: CodeType
 
+    @property
+    def enters(self):
+        """Whether a block begins here: a context manager that fails as it hands over is Python's.
+
+        Its `finally` would not run, and no error of ours can come at that point.
+        """
+        return self.caller.co_name == "__enter__" and bool(self.function.co_flags & CO_GENERATOR)
+
     def __str__(self):
         where = self.function.co_filename.removeprefix(PACKAGE)
         what = f"{self.function.co_qualname} ({where}) called by {self.caller.co_qualname}"
@@ -57,7 +66,9 @@ def calls_of(work):
 
     def watch(frame, event, _):
         if event in ("call", "return") and _is_ours(frame.f_code) and frame.f_back is not None:
-            counts[Site(event, frame.f_code, frame.f_back.f_code)] += 1
+            site = Site(event, frame.f_code, frame.f_back.f_code)
+            if event == "call" or not site.enters:
+                counts[site] += 1
 
     sys.setprofile(watch)
     try:

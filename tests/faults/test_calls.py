@@ -23,7 +23,7 @@ def points(counts):
     new = {}
     for i, (site, count) in enumerate(counts.items()):
         if site.function not in _reached:
-            event = "call" if i % 3 else "return"
+            event = "call" if i % 3 or site.enters else "return"
             new.setdefault(site.function, (site._replace(event=event), 1 if i % 2 else count))
     _reached.update(new)
     return list(new.values())
