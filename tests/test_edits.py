@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressm.edits import Edit, Growth, Project, Reset, Selection
+from compressm.edits import Edit, Growth, Project, Reset, Selection, StateMap
 from compressm.errors import InputError
 from compressm.families import StateAxis
 
@@ -232,6 +232,40 @@ def test_growth_scales_what_lies_beside_entries_that_got_another_weight():
     assert rule.first((t,))[0][:, 0].tolist() == [2, 1, 1, 0]
     assert rule.second((t,))[0][:, 0].tolist() == [4, 1, 1, 2]
     assert rule.kept((t,))[0][:, 0].tolist() == [1, 1, 1, 0]
+
+
+def test_weights_of_values_are_those_of_copies_and_not_of_gradients():
+    by = torch.tensor([2.0, 4.0], dtype=torch.float64)
+    rule = Selection(torch.tensor([2, 0]), 0).weighted(by)
+    t = torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64)
+    assert rule.kept((t,))[0].flatten().tolist() == [6, 4]
+    assert rule.first((t,))[0].flatten().tolist() == [1.5, 0.25]
+    assert rule.second((t,))[0].flatten().tolist() == [0.75, 0.0625]
+    twice = rule.weighted(by)
+    assert twice.kept((t,))[0].flatten().tolist() == [12, 16]
+    assert twice.first((t,))[0].flatten().tolist() == [0.75, 0.0625]
+    grown = StateAxis(0).growth(3, 4, weights=torch.tensor([2.0, 1.0, 1.0]))
+    assert grown.kept((t,))[0].flatten().tolist() == [2, 2, 3, 0]
+    assert grown.first((t,))[0].flatten().tolist() == [1, 2, 3, 0]
+    for made in (
+        lambda: Selection(torch.tensor([2, 0]), 0, weights=torch.ones(3)),
+        lambda: StateAxis(0).growth(3, 4, weights=torch.ones(4)),
+    ):
+        with pytest.raises(InputError, match="weights"):
+            made()
+
+
+def test_a_linear_map_is_one_of_a_whole_group():
+    matrix = torch.randn(8, 4, dtype=torch.float64)
+    pair = tuple(torch.randn(3, 4, dtype=torch.float64) for _ in range(2))
+    rule = Selection(torch.tensor([1, 2]), 1, made=StateMap(matrix, 1))
+    found = torch.cat(rule.kept(pair), 1)
+    torch.testing.assert_close(found, torch.cat(pair, 1) @ matrix)
+    assert torch.equal(rule.kept(pair[:1])[0], pair[0][:, [1, 2]])
+    assert Project(matrix, 1).kept(pair) is None
+    made = Project(matrix, 1, made=StateMap(matrix, 1))
+    torch.testing.assert_close(torch.cat(made.kept(pair), 1), found)
+    assert made.kept(pair[:1]) is None
 
 
 def test_growth_of_no_sense_is_refused():

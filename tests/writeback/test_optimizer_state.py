@@ -3,19 +3,22 @@
 import copy
 import warnings
 from collections import deque, namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from compressm.edits import Edit, Project, Selection
+from compressm import FixedRank, compress_
+from compressm.edits import Edit, Project, Selection, StateMap
 from compressm.errors import OptimizerError
+from compressm.nn import LRU
 from compressm.writeback import Snapshot, commit_
 from compressm.writeback.optimizer_state import copies_of_weights, leaves, replaced
 
 KEPT = torch.tensor([5, 0, 3])
+WEIGHTS = torch.tensor([2.0, 0.3, 2.0**0.5], dtype=torch.float64)
 MATRIX = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
@@ -67,6 +70,9 @@ class ScheduleFree(Plain):
                 p.sub_(p.grad, alpha=group["lr"] * 0.9 * (1 - c))
                 z.sub_(p.grad, alpha=group["lr"])
 
+    def order(self):
+        return [p for group in self.param_groups for p in group["params"]]
+
     def average(self, p):
         """x, with y = 0.1 z + 0.9 x."""
         return (p - 0.1 * self.state[p]["z"]) / 0.9
@@ -105,7 +111,35 @@ def projects(net):
     ]
 
 
-CUTS = {"select": selects, "fit": lambda net: selects(net, 0.3), "project": projects}
+def weighs(net):
+    """Kept rows get weights, as a matter of the edit and not of a fit."""
+    rule = Selection(KEPT, 0, weights=WEIGHTS)
+    values = [
+        torch.einsum("i...,i->i...", p.detach().double()[KEPT], WEIGHTS) for p in net.parameters()
+    ]
+    return [
+        Edit(module=net, names=(name,), values=(v,), transport=rule)
+        for name, v in zip(("weight", "bias"), values, strict=True)
+    ]
+
+
+def mixes(net):
+    """Rows are mixes of all old ones."""
+    rule = Selection(KEPT, 0, made=StateMap(MATRIX, 0))
+    value = MATRIX.mT @ net.weight.detach().double()
+    return [
+        Edit(module=net, names=("weight",), values=(value,), transport=rule),
+        selects(net)[1],
+    ]
+
+
+CUTS = {
+    "select": selects,
+    "fit": lambda net: selects(net, 0.3),
+    "weigh": weighs,
+    "mix": mixes,
+    "project": projects,
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -137,6 +171,46 @@ def test_an_iterate_gets_the_correction_of_the_weights_and_so_does_the_average()
     correction = net.weight.detach() - y[KEPT]
     torch.testing.assert_close(optimizer.state[net.weight]["z"], z[KEPT] + correction)
     torch.testing.assert_close(optimizer.average(net.weight).detach(), x[KEPT] + correction)
+
+
+@pytest.mark.parametrize("cut", ["weigh", "mix"])
+def test_an_iterate_goes_through_the_linear_map_that_made_the_weights(cut):
+    net, optimizer = make(ScheduleFree)
+    with torch.no_grad():
+        optimizer.state[net.weight]["z"].copy_(2 * net.weight)
+    commit_(net, CUTS[cut](net), [optimizer])
+    torch.testing.assert_close(optimizer.state[net.weight]["z"], 2 * net.weight.detach())
+
+
+def test_what_a_fit_has_beside_that_map_is_added():
+    net, optimizer = make(ScheduleFree)
+    z = optimizer.state[net.weight]["z"].clone()
+    (weight, _) = mixes(net)
+    more = torch.randn_like(weight.values[0])
+    commit_(net, [replace(weight, values=(weight.values[0] + more,))], [optimizer])
+    right = MATRIX.mT @ z.double() + more
+    torch.testing.assert_close(optimizer.state[net.weight]["z"], right.float())
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_map_that_mixes_parameters_takes_the_copies_of_them_all(apart):
+    """Where one optimizer holds them; else each gets the correction of its parameter."""
+    torch.manual_seed(0)
+    layer = LRU(3, 8)
+    imaginary = [layer.C_im]
+    others = [p for p in layer.parameters() if p is not layer.C_im]
+    parts = [others, imaginary] if apart else [others + imaginary]
+    optimizers = [ScheduleFree(part) for part in parts]
+    state = {p: optimizer.state[p] for optimizer in optimizers for p in optimizer.order()}
+    for p, entry in state.items():
+        entry["z"] = 0.9 * p.detach()
+    old, z = layer.C_im.detach(), state[layer.C_im]["z"]
+    rows = layer.B_re.detach()
+    compress_(layer, optimizers, policy=FixedRank(4), method="modes-h2")
+    new = optimizers[-1].state[layer.C_im]["z"]
+    kept = [next(i for i in range(8) if torch.equal(rows[i], row)) for row in layer.B_re]
+    right = z[:, kept] + layer.C_im.detach() - old[:, kept] if apart else 0.9 * layer.C_im.detach()
+    torch.testing.assert_close(new, right)
 
 
 def test_after_a_change_of_basis_copies_start_from_the_new_weights():
@@ -223,7 +297,7 @@ def test_unknown_state_is_indexed_only_where_values_stay(state):
     before = optimizer.state[net.weight]["curvature"].clone()
     commit_(net, selects(net), [optimizer])
     assert torch.equal(optimizer.state[net.weight]["curvature"], before[KEPT])
-    for cut in ("fit", "project"):
+    for cut in CUTS.keys() - {"select"}:
         net, optimizer = make(Plain, make=UNKNOWN[state])
         with pytest.warns(UserWarning, match=r"Plain\.curvature$") as caught:
             commit_(net, CUTS[cut](net), [optimizer])

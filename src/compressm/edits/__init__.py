@@ -2,6 +2,17 @@
 
 from compressm.edits.edit import Edit, holder_of
 from compressm.edits.growth import Growth
+from compressm.edits.state_map import LinearMap, StateMap
 from compressm.edits.transport import Project, Reset, Selection, Transport
 
-__all__ = ["Edit", "Growth", "Project", "Reset", "Selection", "Transport", "holder_of"]
+__all__ = [
+    "Edit",
+    "Growth",
+    "LinearMap",
+    "Project",
+    "Reset",
+    "Selection",
+    "StateMap",
+    "Transport",
+    "holder_of",
+]

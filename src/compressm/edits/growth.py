@@ -42,9 +42,10 @@ class Growth(Transport):
         loudness: s, how large first gradients of new entries are beside those of old ones.
         factors: (L,) by which gradients of old entries grow, where they got another weight; None:
             they keep it.
+        weights: (L,) by which values of old entries grow; None: they stay.
 
     Raises:
-        InputError: places outside of the new axis, or factors of another length.
+        InputError: places outside of the new axis, or factors or weights of another length.
     """
 
     places: Tensor
@@ -52,6 +53,7 @@ class Growth(Transport):
     dim: int
     loudness: float = 1.0
     factors: Tensor | None = None
+    weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Refuse places that say nothing."""
@@ -62,11 +64,11 @@ class Growth(Transport):
                 "places: expected (L,), the places of old entries among (L',) new ones, got "
                 f"{tuple(old)} and {tuple(new)}"
             )
-        if self.factors is not None and self.factors.shape != old:
-            raise InputError(
-                f"factors: expected the shape of places, {tuple(old)}, got "
-                f"{tuple(self.factors.shape)}"
-            )
+        for name, by in (("factors", self.factors), ("weights", self.weights)):
+            if by is not None and by.shape != old:
+                raise InputError(
+                    f"{name}: expected the shape of places, {tuple(old)}, got {tuple(by.shape)}"
+                )
 
     @property
     def exact(self) -> bool:
@@ -77,7 +79,7 @@ class Growth(Transport):
         return True
 
     def first(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return self.kept(tuple(self._scaled(t, self.factors) for t in tensors))
+        return self._placed(tuple(self._scaled(t, self.factors) for t in tensors))
 
     def second(
         self, tensors: tuple[Tensor, ...], means: tuple[Tensor, ...] | None = None
@@ -86,7 +88,10 @@ class Growth(Transport):
         return tuple(self._filled(self._scaled(t, squares)) for t in tensors)
 
     def kept(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Old entries in their new places, zeros beside them."""
+        """Old entries with their weights in their new places, zeros beside them."""
+        return self._placed(tuple(self._scaled(t, self.weights) for t in tensors))
+
+    def _placed(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         out = []
         for t in tensors:
             shape = list(t.shape)
@@ -96,7 +101,7 @@ class Growth(Transport):
 
     def _filled(self, t: Tensor) -> Tensor:
         """With the mean of its run for every new entry."""
-        (wide,) = self.kept((t,))
+        (wide,) = self._placed((t,))
         fresh = torch.ones(len(self.runs), dtype=torch.bool, device="cpu")
         fresh[self.places] = False
         fresh &= self.runs >= 0

@@ -10,12 +10,13 @@ v' = (M∘M)ᵀ (v - m²) + (Mᵀ m)².
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
+from compressm.edits.state_map import LinearMap, StateMap
 from compressm.errors import InputError
 
 
@@ -40,7 +41,8 @@ class Transport(ABC):
 
     @abstractmethod
     def kept(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Tensors of the parameters' kind (averages of them), or None where a basis changes."""
+        """Tensors of the parameters' kind (averages of them), by the linear map that made the new
+        values of the old ones as far as one did; None where none did."""
 
     @property
     @abstractmethod
@@ -89,14 +91,19 @@ class Selection(Transport):
         dim: the state axis.
         factors: shaped as `indices`, by which gradients grow, where the kept states got another
             weight; None: they keep it, and all tensors are indexed.
+        weights: shaped as `indices`, by which values grew; None: they stay, or a fit changed them.
+        made: the linear map that made the values of those of the whole group, where they are more
+            than kept and weighted (a refitted readout, a mix of all old rows).
 
     Raises:
-        InputError: groups without an axis before `dim`, or factors of another shape.
+        InputError: groups without an axis before `dim`, or factors or weights of another shape.
     """
 
     indices: Tensor
     dim: int
     factors: Tensor | None = None
+    weights: Tensor | None = None
+    made: LinearMap | None = None
 
     def __post_init__(self) -> None:
         """Refuse shapes that say nothing."""
@@ -106,18 +113,27 @@ class Selection(Transport):
                 f"indices: expected (r,), or (G, r) with groups on the axis before dim, "
                 f"got {shape} at dim {self.dim}"
             )
-        if self.factors is not None and self.factors.shape != self.indices.shape:
-            got = tuple(self.factors.shape)
-            raise InputError(f"factors: expected the shape of indices, {shape}, got {got}")
+        for name, by in (("factors", self.factors), ("weights", self.weights)):
+            if by is not None and by.shape != self.indices.shape:
+                got = tuple(by.shape)
+                raise InputError(f"{name}: expected the shape of indices, {shape}, got {got}")
+
+    def weighted(self, by: Tensor) -> Selection:
+        """The same choice, with values that grow by (…) further weights and gradients that shrink
+        by them."""
+        factors, weights = (
+            torch.ones_like(by) if old is None else old for old in (self.factors, self.weights)
+        )
+        return replace(self, factors=factors / by, weights=weights * by)
 
     def first(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return self._scaled(self.kept(tensors), self.factors)
+        return self._scaled(self._picked(tensors), self.factors)
 
     def second(
         self, tensors: tuple[Tensor, ...], means: tuple[Tensor, ...] | None = None
     ) -> tuple[Tensor, ...]:
         squares = None if self.factors is None else self.factors.square()
-        return self._scaled(self.kept(tensors), squares)
+        return self._scaled(self._picked(tensors), squares)
 
     @property
     def exact(self) -> bool:
@@ -128,9 +144,13 @@ class Selection(Transport):
         return True
 
     def kept(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(self._picked(t, self.indices.to(t.device)) for t in tensors)
+        made = None if self.made is None else self.made(tensors)
+        return self._scaled(self._picked(tensors), self.weights) if made is None else made
 
-    def _picked(self, t: Tensor, indices: Tensor) -> Tensor:
+    def _picked(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(self._pick(t, self.indices.to(t.device)) for t in tensors)
+
+    def _pick(self, t: Tensor, indices: Tensor) -> Tensor:
         if indices.ndim == 1:
             return t.index_select(self.dim, indices)
         where = indices.view(*indices.shape, *[1] * (t.ndim - self.dim - 1))
@@ -158,6 +178,8 @@ class Project(Transport):
         dim: the state axis.
         pairs: real parameters hold complex numbers along their last axis, of length two, as
             `torch.view_as_real` makes them; they count as complex ones do.
+        made: the linear map that made the values of the old ones, where what else makes the layer
+            (its eigenvalues) stays; None: averages start anew from the new values.
 
     Raises:
         InputError: no matrix, or groups without an axis before `dim`.
@@ -166,14 +188,11 @@ class Project(Transport):
     matrix: Tensor
     dim: int
     pairs: bool = False
+    made: LinearMap | None = None
 
     def __post_init__(self) -> None:
         """Refuse shapes that say nothing."""
-        if self.matrix.ndim not in (2, 3) or self.dim < self.matrix.ndim - 2:
-            raise InputError(
-                "matrix: expected (full, reduced), or (G, full, reduced) with groups on the axis "
-                f"before dim, got {tuple(self.matrix.shape)} at dim {self.dim}"
-            )
+        self._map(self.matrix)
 
     @property
     def exact(self) -> bool:
@@ -184,77 +203,37 @@ class Project(Transport):
         return False
 
     def kept(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        return None
+        return None if self.made is None else self.made(tensors)
 
     def first(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return self._whole(self._apply(self.matrix, self._parts(tensors)), tensors)
+        back = self._map(self.matrix)
+        return back.whole(back.of_parts(back.parts(tensors)), tensors)
 
     def second(
         self, tensors: tuple[Tensor, ...], means: tuple[Tensor, ...] | None = None
     ) -> tuple[Tensor, ...]:
-        parts = self._parts(tensors)
+        back, squared = self._map(self.matrix), self._map(self.matrix.square())
+        parts = back.parts(tensors)
         if means is None:
-            moved = self._apply(self.matrix.square(), parts)
+            moved = squared.of_parts(parts)
         else:
-            m = tuple(t.to(v) for t, v in zip(self._parts(means), parts, strict=True))
+            m = tuple(t.to(v) for t, v in zip(back.parts(means), parts, strict=True))
             left = tuple((v - t.square()).clamp_min(0) for v, t in zip(parts, m, strict=True))
-            moved = self._apply(self.matrix.square(), left)
-            new = self._apply(self.matrix, m)
-            moved = tuple(v + t.square() for v, t in zip(moved, new, strict=True))
+            pairs = zip(squared.of_parts(left), back.of_parts(m), strict=True)
+            moved = tuple(v + t.square() for v, t in pairs)
         # A direction with no image (the imaginary part of a real mode) would get zero variance,
         # and Adam would take its first steps there several times too long.
         blank = (self.matrix == 0).all(-2)
         if not bool(blank.any()):
-            return self._whole(moved, tensors)
+            return back.whole(moved, tensors)
         out = []
-        seen = (~blank).sum().to(moved[0].device) * (moved[0].numel() // self._length(moved[0]))
-        mean = torch.cat([self._front(t).flatten() for t in moved]).sum() / seen.clamp_min(1)
+        seen = (~blank).sum().to(moved[0].device) * (moved[0].numel() // back.length(moved[0]))
+        mean = torch.cat([back.front(t).flatten() for t in moved]).sum() / seen.clamp_min(1)
         for t, empty in zip(moved, blank.chunk(len(moved), -1), strict=True):
-            filled = self._front(t).clone()
+            filled = back.front(t).clone()
             filled[empty.to(t.device)] = mean
-            out.append(self._back(filled))
-        return self._whole(tuple(out), tensors)
+            out.append(back.back(filled))
+        return back.whole(tuple(out), tensors)
 
-    def _parts(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Real tensors, two for each that holds complex numbers."""
-        parts: list[Tensor] = []
-        for t in tensors:
-            real = torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
-            parts += real.unbind(-1) if self._holds_pairs(t) else [real]
-        return tuple(parts)
-
-    def _whole(self, parts: tuple[Tensor, ...], like: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The way back from `_parts`."""
-        left, out = iter(parts), []
-        for t in like:
-            if self._holds_pairs(t):
-                real = torch.stack([next(left), next(left)], -1)
-                out.append(torch.view_as_complex(real) if t.is_complex() else real)
-            else:
-                out.append(next(left))
-        return tuple(out)
-
-    def _holds_pairs(self, t: Tensor) -> bool:
-        return self.pairs or t.is_complex()
-
-    def _apply(self, matrix: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        along = matrix.ndim - 2
-        stacked = torch.cat([self._front(t) for t in tensors], along)
-        flat = stacked.reshape(*stacked.shape[: along + 1], -1)
-        m = matrix.to(device=flat.device, dtype=torch.promote_types(flat.dtype, torch.float32))
-        moved = (m.mT @ flat.to(m.dtype)).to(flat.dtype)
-        moved = moved.reshape(*moved.shape[: along + 1], *stacked.shape[along + 1 :])
-        return tuple(self._back(part) for part in moved.chunk(len(tensors), along))
-
-    def _length(self, t: Tensor) -> int:
-        """Entries along the state axis, of all groups."""
-        return t.shape[self.dim] * (t.shape[self.dim - 1] if self.matrix.ndim == 3 else 1)
-
-    def _front(self, t: Tensor) -> Tensor:
-        """The state axis in front, behind that of the groups where there are some."""
-        axes = range(self.dim - self.matrix.ndim + 2, self.dim + 1)
-        return t.movedim(tuple(axes), tuple(range(len(axes))))
-
-    def _back(self, t: Tensor) -> Tensor:
-        axes = range(self.dim - self.matrix.ndim + 2, self.dim + 1)
-        return t.movedim(tuple(range(len(axes))), tuple(axes)).contiguous()
+    def _map(self, matrix: Tensor) -> StateMap:
+        return StateMap(matrix, self.dim, self.pairs)

@@ -3,7 +3,7 @@
 All that an adapter of one's own needs is here, whichever part of the package it comes from.
 """
 
-from compressm.edits import Edit, Project, Reset, Selection
+from compressm.edits import Edit, Project, Reset, Selection, StateMap
 from compressm.families.base import (
     Adapter,
     Draft,
@@ -25,7 +25,13 @@ from compressm.families.lti import linoss as linoss
 from compressm.families.lti import lru as lru
 from compressm.families.lti import s4d as s4d
 from compressm.families.lti import s5 as s5
-from compressm.families.lti.writing import kept_length, kept_states, unit_inputs, written
+from compressm.families.lti.writing import (
+    kept_length,
+    kept_states,
+    read_states,
+    unit_inputs,
+    written,
+)
 from compressm.families.matrix_state import Choice, MatrixStateAdapter, MatrixStateLayer, NewValue
 from compressm.families.matrix_state import gated_delta_net as gated_delta_net
 from compressm.families.matrix_state import kimi_delta as kimi_delta
@@ -73,6 +79,7 @@ __all__ = [
     "Site",
     "StateAxis",
     "StateCost",
+    "StateMap",
     "StateSpace",
     "Tensors",
     "Which",
@@ -82,6 +89,7 @@ __all__ = [
     "find_sites",
     "kept_length",
     "kept_states",
+    "read_states",
     "register_adapter",
     "registered",
     "sites_in",

@@ -145,6 +145,7 @@ class StateAxis:
         *,
         loudness: float = 1.0,
         factors: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Growth:
         """How what lies beside the parameter follows when it gets more states, behind the old."""
         old = torch.arange(states, device="cpu").expand(self.groups, -1)
@@ -152,7 +153,7 @@ class StateAxis:
         runs = torch.full((self._others + entries.numel(),), -1, device="cpu")
         number = torch.arange(self.blocks, device="cpu").view(*entries.shape[:2], 1)
         runs[entries] = number.expand_as(entries)
-        return Growth(self.kept(wanted, old), runs, self.dim, loudness, factors)
+        return Growth(self.kept(wanted, old), runs, self.dim, loudness, factors, weights)
 
 
 @final

@@ -72,6 +72,19 @@ class Growing:
         assert moved == list(names)
         assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
 
+    def test_an_average_that_lags_behind_goes_on_putting_out_what_it_did(
+        self, growing: Case
+    ) -> None:
+        model, inputs = growing.build(growing.kept), growing.inputs()
+        average = copy.deepcopy(model)
+        with torch.no_grad():
+            for p in average.parameters():
+                p.mul_(0.9).add_(0.1 * p.abs().mean() * torch.randn_like(p))
+        expected = average(inputs).detach()
+        grow_(model, sizes=growing.larger(model), ema=[average])
+        assert growing.site(average).state_dim == growing.site(model).state_dim
+        growing.agree(average(inputs), expected)
+
     def test_new_states_that_have_not_trained_go_without_a_trace(self, growing: Case) -> None:
         small, inputs = growing.build(growing.kept), growing.inputs()
         model = copy.deepcopy(small)

@@ -37,16 +37,16 @@ class Averages:
     def follow(self, model: nn.Module, edit: Edit) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """(averaged parameter, its successor) for every copy; nothing is changed here.
 
-        A selection of states is followed exactly, and the copy gets the same correction as the
-        model (a refitted readout): a' = a[kept] + (p' - p[kept]). After a change of basis no
-        average of old values makes a consistent layer, so averaging starts anew from the cut one.
+        A copy goes through the linear map that made the new values of the old ones (states that
+        stay, weights of them, a refitted readout), and gets what these have beside. Where
+        eigenvalues were found anew no average of old values makes a consistent layer, so averaging
+        starts anew from the cut one.
         """
         pairs = []
         for counterpart in self.counterparts(model, edit):
-            for name, old, value in zip(edit.names, edit.olds, edit.values, strict=True):
-                averaged = counterpart.get_parameter(name)
-                moved = corrected(edit.transport, averaged, old, value)
-                pairs.append((averaged, successor(averaged, moved)))
+            averages = tuple(counterpart.get_parameter(name) for name in edit.names)
+            moved = corrected(edit.transport, averages, edit.olds, edit.values)
+            pairs += [(a, successor(a, value)) for a, value in zip(averages, moved, strict=True)]
         return pairs
 
     def counterparts(self, model: nn.Module, edit: Edit) -> list[nn.Module]:
@@ -55,28 +55,63 @@ class Averages:
         return [copy.get_submodule(path) for copy in self.modules]
 
 
-def corrected(rule: Transport, copy: Tensor, old: Tensor, value: Tensor) -> Tensor:
-    """A copy of a parameter (an average, a master copy), after the parameter got a new value.
+def corrected(
+    rule: Transport, copies: Sequence[Tensor], olds: Sequence[Tensor], values: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Copies of parameters (averages, master copies), after these got new values.
 
-    Where states are kept it gets the same correction, c' = c[kept] + (p' - p[kept]). Entries that
-    the parameter holds rounded stay what rounds to it. After a change of basis it is the new value.
+    With L the linear map that made the values p' of the old ones p, as far as one did,
+
+        c' = L c + (p' - L p),
+
+    so that a copy that lags behind is scaled, mixed and refitted as the parameter is. Entries that
+    the parameter holds rounded stay what rounds to it. Where there is no L, c' = p'.
 
     Args:
         rule: of the edit.
-        copy: of the old parameter, in its shape; dtype and device stay.
-        old: the old parameter.
-        value: the new value, in any precision.
+        copies: of the old parameters, in their shapes; dtypes and devices stay.
+        olds: the old parameters, all of the edit where L mixes them.
+        values: the new values, in any precision.
     """
-    stored = value.to(device=copy.device, dtype=old.dtype)
-    precise = value.to(device=copy.device, dtype=copy.dtype)
-    precise = torch.where(precise.to(old.dtype) == stored, precise, stored.to(copy.dtype))
-    moved = rule.kept((copy, old.to(copy.device)))
-    if moved is None:
-        return precise
-    kept, kept_old = moved
-    same = torch.where(stored == kept_old, kept, precise)
-    shifted = kept + (stored.to(copy.dtype) - kept_old.to(copy.dtype))
-    return torch.where(kept.to(old.dtype) == kept_old, same, shifted)
+    far = [_away(c, p) for c, p in zip(copies, olds, strict=True)]
+    mapped = [rule.kept(tuple(map(_precise, tensors))) for tensors in (copies, olds, far)]
+    rows = zip(*(t or [None] * len(values) for t in mapped), strict=True)
+    return tuple(
+        _moved(copy, old.dtype, value.detach().cpu(), *row)
+        for copy, old, value, row in zip(copies, olds, values, rows, strict=True)
+    )
+
+
+def _moved(
+    copy: Tensor,
+    dtype: torch.dtype,
+    value: Tensor,
+    mapped: Tensor | None,
+    mapped_old: Tensor | None,
+    far: Tensor | None,
+) -> Tensor:
+    """One of them; `dtype` is that of the parameter, and `far` is zero where all entries that an
+    entry was made of are those of the parameter but for its rounding."""
+    stored = value.to(dtype)
+    precise = value.to(copy.dtype)
+    precise = torch.where(precise.to(dtype) == stored, precise, stored.to(copy.dtype))
+    if mapped is None or mapped_old is None or far is None:
+        return precise.to(copy.device)
+    kept, explained = mapped.to(copy.dtype), mapped_old.to(dtype) == stored
+    shifted = (mapped + (_precise(stored) - mapped_old)).to(copy.dtype)
+    same = torch.where(explained & (kept.to(dtype) == stored), kept, precise)
+    lagging = torch.where(explained, kept, shifted)
+    return torch.where(far == 0, same, lagging).to(copy.device)
+
+
+def _away(copy: Tensor, old: Tensor) -> Tensor:
+    """One where a copy differs from the parameter by more than its rounding, else zero."""
+    return copy.detach().to(device=old.device, dtype=old.dtype) != old.detach()
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    kind = torch.complex128 if tensor.is_complex() else torch.float64
+    return tensor.detach().to(device="cpu", dtype=kind)
 
 
 def _bare(copy: nn.Module) -> nn.Module:

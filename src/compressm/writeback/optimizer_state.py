@@ -34,7 +34,8 @@ class Kind(Enum):
     SQUARE = "follows as squares of gradients do"
     MAGNITUDE = "follows as roots of such squares do"
     WEIGHT = (
-        "gets the correction that the parameter gets; after a change of basis it is the new value"
+        "goes through the linear map that made the new values of the old ones, and gets what these "
+        "have beside; where no map did, it is the new value"
     )
     STEP = "is indexed where existing states are kept, else starts anew"
     UNKNOWN = "is indexed where existing states keep their values too, else starts anew"

@@ -94,6 +94,10 @@ class StateCarrier:
             whole_group = [kinds for kinds in found if kinds is not None]
             complete = len(whole_group) == len(changes)
             moved = self._moved(rule, changes, whole_group) if complete else [None] * len(changes)
+        if rule is not None:
+            for news, copies in zip(moved, _weights(rule, changes, found), strict=True):
+                if news is not None:
+                    news |= copies
         out: list[dict[str, Any] | None] = []
         for change, state, news in zip(changes, states, moved, strict=True):
             if not state:
@@ -137,20 +141,23 @@ class StateCarrier:
     def _moved(
         self, rule: Transport, changes: Sequence[ParameterChange], found: Sequence[Kinds]
     ) -> list[dict[Path, Tensor] | None]:
-        """New tensors of parameters that follow together, by their paths; None for all or none."""
+        """New tensors of parameters that follow together, by their paths, but for `_weights`; None
+        for all or none."""
         out: list[dict[Path, Tensor]] = [{} for _ in changes]
         every = {path: item for kinds in found for path, item in kinds.items()}
         for path, (kind, _) in every.items():
             # A change of basis needs the same of every parameter that it mixes.
             if any(kinds.get(path, (None,))[0] is not kind for kinds in found):
                 return [None] * len(changes)
+            if kind is Kind.WEIGHT:
+                continue
             tensors = tuple(kinds[path][1] for kinds in found)
             means = None
             if kind is Kind.SQUARE:
                 beside = mean_beside(self.owner, path)
                 if all(beside in kinds for kinds in found):
                     means = unsharded(tuple(kinds[beside][1] for kinds in found))
-            followed = _follow(kind, rule, unsharded(tensors), changes, means)
+            followed = _follow(kind, rule, unsharded(tensors), means)
             moved = sharded_like(followed, tensors)
             if moved is None:
                 return [None] * len(changes)
@@ -173,11 +180,28 @@ def _references(change: ParameterChange, state: Any) -> dict[Path, Tensor]:
     return {leaf.path: change.new for leaf in leaves(state) if leaf.tensor is change.old}
 
 
+def _weights(
+    rule: Transport, changes: Sequence[ParameterChange], found: Sequence[Kinds | None]
+) -> list[dict[Path, Tensor]]:
+    """New copies of the weights by their paths: of all parameters of the edit that have one there,
+    which a linear map may mix even where gradients follow one by one."""
+    out: list[dict[Path, Tensor]] = [{} for _ in changes]
+    kinds = [{} if each is None else each for each in found]
+    for path in {p: None for each in kinds for p, (kind, _) in each.items() if kind is Kind.WEIGHT}:
+        at = [i for i, each in enumerate(kinds) if path in each and each[path][0] is Kind.WEIGHT]
+        copies = tuple(kinds[i][path][1] for i in at)
+        olds = unsharded(tuple(changes[i].old.detach() for i in at))
+        values = [changes[i].value for i in at]
+        moved = sharded_like(corrected(rule, unsharded(copies), olds, values), copies)
+        for i, tensor in zip(at, moved or (), strict=False):
+            out[i][path] = tensor
+    return out
+
+
 def _follow(
     kind: Kind,
     rule: Transport,
     tensors: tuple[Tensor, ...],
-    changes: Sequence[ParameterChange],
     means: tuple[Tensor, ...] | None,
 ) -> tuple[Tensor, ...] | None:
     """Tensors of one kind in the reduced coordinates; None where the rule does not cover them."""
@@ -188,11 +212,6 @@ def _follow(
     if kind is Kind.MAGNITUDE:
         squares = rule.second(tuple(_by_part(torch.square, t) for t in tensors))
         return None if squares is None else tuple(_by_part(torch.sqrt, t) for t in squares)
-    if kind is Kind.WEIGHT:
-        return tuple(
-            corrected(rule, tensor, unsharded((change.old.detach(),))[0], change.value)
-            for tensor, change in zip(tensors, changes, strict=True)
-        )
     return rule.first(tensors) if rule.exact else None
 
 
@@ -208,5 +227,5 @@ def _keeps_values(rule: Transport, change: ParameterChange) -> bool:
     if not rule.exact:
         return False
     (old,) = unsharded((change.old.detach(),))
-    kept = rule.kept((old,))
+    kept = rule.first((old,))
     return kept is not None and torch.equal(kept[0], change.value.to(old))

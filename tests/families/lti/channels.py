@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from compressm import register_adapter
-from compressm.edits import Edit, Project, Reset, Selection
+from compressm.edits import Edit, Project, Reset
 from compressm.families import Layout, StateAxis
 from compressm.families.lti import LinearAdapter
-from compressm.families.lti.writing import kept_states, unit_inputs, written
+from compressm.families.lti.writing import kept_states, read_states, unit_inputs, written
 from compressm.numerics import StateSpace, discretise, undiscretise
 from compressm.spectrum import StateCost
 
@@ -77,7 +77,7 @@ class ChannelsAdapter(LinearAdapter):
         s, indices = reduction.system, reduction.indices
         if indices is not None:
             poles = kept_states(module, POLES, indices, 1)
-            C, follow = s.C, Selection(indices, 1)
+            C, follow = s.C, read_states(reduction, 1)
         else:
             Lambda, gain = undiscretise(s.A, self._steps(module), "zoh")
             full = self.read(module).B[..., 0]

@@ -19,7 +19,7 @@ from compressm.edits import Edit, Project, Reset, Selection
 from compressm.families.layout import Layout, StateAxis
 from compressm.families.lti.own_layers import OwnLinearAdapter
 from compressm.families.lti.traced import doubles
-from compressm.families.lti.writing import kept_states, unit_inputs, written
+from compressm.families.lti.writing import kept_states, read_states, unit_inputs, written
 from compressm.numerics import Reduction, StateSpace
 
 
@@ -68,7 +68,7 @@ class ChannelAdapter(OwnLinearAdapter):
         reduced, indices = reduction.system, reduction.indices
         if indices is not None:
             poles = kept_states(module, self.poles, indices, 1)
-            return [poles, self._readout(module, reduced.C, Selection(indices, 1))]
+            return [poles, self._readout(module, reduced.C, read_states(reduction, 1))]
         A, gain = self.back(module, reduced.A, doubles(module)["log_dt"].exp()[:, None])
         new = written(
             reduction,

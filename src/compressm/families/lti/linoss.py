@@ -14,7 +14,7 @@ from typing import final
 import torch
 from torch import nn
 
-from compressm.edits import Edit, Selection
+from compressm.edits import Edit, Selection, StateMap
 from compressm.errors import InputError
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis
@@ -68,6 +68,9 @@ class LinOSSAdapter(OwnLinearAdapter):
         indices = reduction.indices
         if indices is None:
             raise InputError(f"reduction: expected a selection of states; {self.only_selects}")
-        C = reduction.system.C.real
-        readout = Edit(module=module, names=("C",), values=(C,), transport=Selection(indices, 1))
+        C, N = reduction.system.C.real, module.get_parameter("C").shape[1]
+        # y = C Re x: of the map C' = C lift the part between positions.
+        lift = reduction.lift[:N, : C.shape[1]]
+        rule = Selection(indices, 1, made=StateMap(lift, 1))
+        readout = Edit(module=module, names=("C",), values=(C,), transport=rule)
         return [kept_states(module, _ROWS, indices, 0), readout]

@@ -14,12 +14,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from compressm.edits import Edit, Project, Reset, Selection, Transport
+from compressm.edits import Edit, Project, Reset, Transport
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis
 from compressm.families.lti.own_layers import OwnLinearAdapter
 from compressm.families.lti.traced import doubles
-from compressm.families.lti.writing import kept_length, kept_states, written
+from compressm.families.lti.writing import kept_length, kept_states, read_states, written
 from compressm.families.structure import Tensors
 from compressm.nn import LRU
 from compressm.numerics import Reduction, StateSpace, disc_defect, width
@@ -72,7 +72,7 @@ class LRUAdapter(OwnLinearAdapter):
         if indices is not None:
             return [
                 kept_states(module, ("nu_log", "theta_log", "gamma_log", *_B), indices, 0),
-                _edit(module, _C, reduced.C, Selection(indices, 1)),
+                _edit(module, _C, reduced.C, read_states(reduction, 1)),
             ]
         gamma = disc_defect(reduced.A).sqrt()
         rows = torch.cat([module.B_re, module.B_im], dim=1).detach().cpu().double().norm(dim=1)

@@ -14,12 +14,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from compressm.edits import Edit, Project, Reset, Selection, Transport
+from compressm.edits import Edit, Project, Reset, Transport
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis
 from compressm.families.lti.own_layers import OwnLinearAdapter
 from compressm.families.lti.traced import doubles
-from compressm.families.lti.writing import kept_length, kept_states, written
+from compressm.families.lti.writing import kept_length, kept_states, read_states, written
 from compressm.families.structure import Tensors
 from compressm.nn import S5
 from compressm.nn.continuous import MARGIN, stable
@@ -72,7 +72,7 @@ class S5Adapter(OwnLinearAdapter):
         if indices is not None:
             return [
                 kept_states(module, (*_POLES, *_B), indices, 0),
-                *_readouts(module, reduced.C, Selection(indices, 1)),
+                *_readouts(module, reduced.C, read_states(reduction, 1)),
             ]
         step = _steps(module, reduced.A)
         Lambda, gain = undiscretise(reduced.A, step, module.discretisation)

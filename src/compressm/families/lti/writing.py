@@ -18,9 +18,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from compressm.edits import Edit, Selection
+from compressm.edits import Edit, Selection, StateMap
 from compressm.errors import InputError
 from compressm.numerics import Reduction
+from compressm.numerics.lti.coordinates import in_real_coordinates
 
 
 @final
@@ -112,6 +113,14 @@ def kept_states(module: nn.Module, names: tuple[str, ...], indices: Tensor, dim:
     return Edit(module=module, names=names, values=rule.kept(olds), transport=rule)
 
 
+def read_states(reduction: Reduction, dim: int) -> Selection:
+    """How a readout [Re C; Im C] of the states that a selection keeps follows along `dim`: it was
+    refitted, C' = C lift."""
+    assert reduction.indices is not None
+    lift = in_real_coordinates(reduction.lift)
+    return Selection(reduction.indices, dim, made=StateMap(_signed(lift.mT), dim))
+
+
 def _divided(m: Tensor, by: Tensor) -> Tensor:
     return m / torch.cat([by, by], -1)[..., None]
 
@@ -135,7 +144,8 @@ def _rows(m: Tensor, by: Tensor) -> Tensor:
 
 
 def _signed(project: Tensor) -> Tensor:
-    """The map of stored [Re C; Im C] that goes with z = project x: transposed, with the signs."""
+    """The map M of stored [Re C; Im C] for a readout of z = project x, or C' = C lift for projectᵀ:
+    transposed, with the signs."""
     rows, columns = project.shape[-1], project.shape[-2]
     before = torch.ones(rows, dtype=torch.float64, device="cpu")
     after = torch.ones(columns, dtype=torch.float64, device="cpu")

@@ -5,7 +5,7 @@ Shapes as in `numerics.matrix_state.signals`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -69,14 +69,15 @@ class Part:
 def scaled(value: Tensor, factor: float) -> NewValue:
     """A whole parameter times a constant, where its gradient shrinks by the same."""
     rows = torch.arange(len(value), device="cpu")
-    inverse = torch.full((len(value),), 1 / factor, dtype=torch.float64, device="cpu")
-    return NewValue(value.cpu().double() * factor, Selection(rows, 0, inverse))
+    by = torch.full((len(value),), factor, dtype=torch.float64, device="cpu")
+    return NewValue(value.cpu().double() * factor, Selection(rows, 0).weighted(by))
 
 
-def shrunk(change: NewValue, factor: float) -> NewValue:
-    """Chosen entries divided by a constant that what they are multiplied with grows by."""
+def divided(change: NewValue, by: float | Tensor) -> NewValue:
+    """Chosen entries divided by what they will be multiplied with: a number, or one for each."""
     rule = change.transport
     assert isinstance(rule, Selection)
-    before = torch.ones(rule.indices.shape, dtype=torch.float64, device="cpu")
-    factors = factor * (before if rule.factors is None else rule.factors)
-    return NewValue(change.value.double() / factor, replace(rule, factors=factors))
+    by = torch.as_tensor(by, dtype=torch.float64, device="cpu").expand(rule.indices.shape)
+    shape = [-1 if i == rule.dim else 1 for i in range(change.value.ndim)]
+    value = change.value.double() / by.view(shape)
+    return NewValue(value, rule.weighted(1 / by))

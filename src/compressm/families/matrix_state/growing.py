@@ -45,7 +45,7 @@ def grown_edits(
     edits = []
     for name, axis in layer.layout.parameters.items():
         old = module.get_parameter(name).detach().cpu()
-        value, factors = _louder(layer, name, axis, old, states)
+        value, weights = _louder(layer, name, axis, old, states)
         (wide,) = axis.growth(layer.state_dim, states).kept((value,))
         wide = _with_new(layer, name, axis, wide, states, generator).to(old.dtype)
         written = name in layer.made_by and set(axis.roles) == {"write"}
@@ -53,7 +53,8 @@ def grown_edits(
             layer.state_dim,
             states,
             loudness=_softness(layer, old) if written else 1.0,
-            factors=factors,
+            factors=None if weights is None else 1 / weights,
+            weights=weights,
         )
         edits.append(Edit(module=module, names=(name,), values=(wide,), transport=rule))
     return edits
@@ -73,14 +74,13 @@ def _softness(layer: MatrixStateLayer, old: Tensor) -> float:
 def _louder(
     layer: MatrixStateLayer, name: str, axis: StateAxis, old: Tensor, states: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Old rows that make queries, times what the layer will divide these by, and what gradients of
-    its entries are multiplied with then."""
+    """Old rows that make queries, times what the layer will divide these by; and these weights."""
     if name not in layer.query_rows:
         return old, None
     by = torch.ones(old.shape[axis.dim], dtype=torch.float64, device="cpu")
     by[axis.rows("read", layer.state_dim)] = (states / layer.state_dim) ** 0.5
     shape = [-1 if i == axis.dim else 1 for i in range(old.ndim)]
-    return (old.double() * by.view(shape)).to(old.dtype), 1 / by
+    return (old.double() * by.view(shape)).to(old.dtype), by
 
 
 def _with_new(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressm.edits import Edit, Project, Selection
+from compressm.edits import Edit, Project, Selection, StateMap
 from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.matrix_state.choice import Choice, NewValue, Part
 from compressm.families.matrix_state.recurrences import Recurrence
@@ -219,7 +219,7 @@ class MatrixStateLayer(ABC):
         for name, axis in self.layout.parameters.items():
             rows = axis.kept(self.state_dim, choice.indices)
             value = self.p[name].cpu().index_select(axis.dim, rows)
-            factors = None
+            factors = weighed = None
             if w is not None:
                 weighed = value.new_ones(len(rows), dtype=torch.float64)
                 factors = torch.ones_like(weighed)
@@ -230,7 +230,7 @@ class MatrixStateLayer(ABC):
                 value = value.double() * weighed.view(shape)
                 untouched = name in taking and set(axis.roles) == {"read"}
                 factors = None if untouched else factors
-            changes[name] = NewValue(value, Selection(rows, axis.dim, factors))
+            changes[name] = NewValue(value, Selection(rows, axis.dim, factors, weighed))
         return changes
 
     def _mixed(self, V: Tensor, W: Tensor) -> dict[str, NewValue]:
@@ -240,7 +240,7 @@ class MatrixStateLayer(ABC):
             old = self.p[name].cpu().double()
             pairs = [turns[role] for role in axis.roles]
             to, back = (_in_blocks([m for pair in pairs for m in pair[i]]) for i in (0, 1))
-            changes[name] = NewValue(to.mT @ old, Project(back, 0))
+            changes[name] = NewValue(to.mT @ old, Project(back, 0, made=StateMap(to, 0)))
         return changes
 
     @final

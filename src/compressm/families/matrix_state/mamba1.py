@@ -21,7 +21,7 @@ from torch.nn import functional
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.matrix_state.adapter import MatrixStateAdapter
-from compressm.families.matrix_state.choice import Choice, NewValue, scaled, shrunk
+from compressm.families.matrix_state.choice import Choice, NewValue, divided, scaled
 from compressm.families.matrix_state.layer import NORM_OVER_STATES, MatrixStateLayer
 from compressm.families.matrix_state.recurrences import ChannelDecay
 from compressm.families.structure import Tensors
@@ -132,7 +132,7 @@ class Mamba1Layer(MatrixStateLayer):
                 "out_proj.weight": scaled(self.p["out_proj.weight"], 1 / out),
             }
         names = (f"{norm}.weight" for norm in _NORMS)
-        return {name: shrunk(changes[name], gain) for name, gain in zip(names, gains, strict=True)}
+        return {name: divided(changes[name], gain) for name, gain in zip(names, gains, strict=True)}
 
     def _normed_squares(self, choice: Choice) -> list[Tensor]:
         """Mean squares (N,) of normalised B and C without the norm's weight, 1 on average.

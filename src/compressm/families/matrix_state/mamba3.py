@@ -31,7 +31,7 @@ from compressm.errors import InputError
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, Role, StateAxis
 from compressm.families.matrix_state.adapter import MatrixStateAdapter
-from compressm.families.matrix_state.choice import Choice, NewValue, shrunk
+from compressm.families.matrix_state.choice import Choice, NewValue, divided
 from compressm.families.matrix_state.layer import NORM_OVER_STATES, MatrixStateLayer
 from compressm.families.matrix_state.recurrences import HeadDecay
 from compressm.families.structure import Tensors
@@ -177,7 +177,7 @@ class Mamba3Layer(MatrixStateLayer):
             mean, whole = float(square[choice.indices[0]].mean()), float(square.mean())
             if mean > 0:
                 # The norm multiplies the kept entries by about this much more than before.
-                changes[name] = shrunk(changes[name], (whole / mean) ** 0.5)
+                changes[name] = divided(changes[name], (whole / mean) ** 0.5)
         return changes
 
 

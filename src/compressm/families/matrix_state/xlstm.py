@@ -26,11 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressm.edits import Selection
 from compressm.families.base import register_adapter
 from compressm.families.layout import Layout, StateAxis, ratio
 from compressm.families.matrix_state.adapter import NO_STEPS, MatrixStateAdapter
-from compressm.families.matrix_state.choice import Choice, NewValue
+from compressm.families.matrix_state.choice import Choice, NewValue, divided
 from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.families.matrix_state.recurrences import HeadDecay
 from compressm.families.structure import Tensors
@@ -135,18 +134,10 @@ class XLSTMLayer(MatrixStateLayer):
         for name, change in changes.items():
             at = self.layout.parameters[name].rows("read", r)
             if len(at):
-                changes[name] = _divided(change, at, grows)
+                by = torch.ones(len(change.value), dtype=torch.float64, device="cpu")
+                by[at] = grows
+                changes[name] = divided(change, by)
         return changes
-
-
-def _divided(change: NewValue, at: Tensor, factor: float) -> NewValue:
-    """Some entries divided by what they will be multiplied with."""
-    rule = change.transport
-    assert isinstance(rule, Selection)
-    by = torch.ones(rule.indices.shape, dtype=torch.float64, device="cpu")
-    by[at] = factor
-    value = change.value.double() / by.view(-1, *[1] * (change.value.ndim - 1))
-    return NewValue(value, replace(rule, factors=by if rule.factors is None else by * rule.factors))
 
 
 @final

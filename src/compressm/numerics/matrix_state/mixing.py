@@ -143,6 +143,17 @@ class OutputMoments:
         self._error += (gap.mT @ gap).double().cpu()
         self._whole += (full.mT @ full).double().cpu()
 
+    def fitted(self, weight: Tensor, start: Tensor, ridge: float = MIX_RIDGE) -> Tensor:
+        """W' alone, which is linear in W and the map to start from; as for `solve`."""
+        W, start = as_double(weight), as_double(start)
+        return start + self._change(W, start, ridge)[0]
+
+    def _change(self, W: Tensor, start: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+        """W' - start, and the right side of its normal equations."""
+        own, gap = self._moment
+        right = W @ gap + (W - start) @ own
+        return ridge_solve(own, right.mT, ridge).mT, right
+
     def solve(
         self, weight: Tensor, start: Tensor, ridge: float = MIX_RIDGE
     ) -> tuple[Tensor, float | None]:
@@ -155,8 +166,7 @@ class OutputMoments:
         """
         W, start = as_double(weight), as_double(start)
         (own, gap), ahead = self._moment, W - start
-        right = W @ gap + ahead @ own
-        change = ridge_solve(own, right.mT, ridge).mT
+        change, right = self._change(W, start, ridge)
         gained = 2 * (change * right).sum() - ((change @ own) * change).sum()
         before = (W @ self._error) * W + 2 * (W @ gap) * ahead + (ahead @ own) * ahead
         whole = float(((W @ self._whole) * W).sum())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import ClassVar, final
 
 import torch
@@ -61,4 +63,15 @@ class OutputFit(Correction):
         weight = torch.cat([old[:, :-own].to(weight), weight], 1)
         every = torch.arange(len(old), device="cpu")
         rule = Selection(every, 0) if before is None else before.transport
-        return self.changes | {name: NewValue(weight, rule)}, error
+        assert isinstance(rule, Selection)
+        made = replace(rule, made=partial(_fitted, rule, self.probe.moments, own))
+        return self.changes | {name: NewValue(weight, made)}, error
+
+
+def _fitted(
+    rule: Selection, moments: OutputMoments, own: int, maps: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """The same fit of other maps: it is linear in the map of the full layer."""
+    (full,), (start,) = maps, rule.kept(maps)
+    fitted = moments.fitted(full[:, -own:], start[:, -own:])
+    return (torch.cat([start[:, :-own].to(fitted), fitted], 1),)

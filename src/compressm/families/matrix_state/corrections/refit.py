@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from compressm.edits import Selection, StateMap
 from compressm.families.matrix_state.choice import NewValue
 from compressm.families.matrix_state.corrections.base import Correction, register_correction
 from compressm.families.matrix_state.layer import MatrixStateLayer
@@ -82,6 +83,12 @@ class Refit(Correction):
         name, r = self.layer.weighed, len(mix)
         assert name is not None
         axis, old = self.layer.layout.parameters[name], self.layer.p[name].cpu().double()
-        rows = mix @ old[axis.rows("read", self.layer.state_dim)]
-        value = self.changes[name].value.double().index_copy(0, axis.rows("read", r), rows)
-        return self.changes | {name: replace(self.changes[name], value=value)}, error
+        read, at = axis.rows("read", self.layer.state_dim), axis.rows("read", r)
+        value = self.changes[name].value.double().index_copy(0, at, mix @ old[read])
+        rule = self.changes[name].transport
+        assert isinstance(rule, Selection)
+        (chosen,) = rule.kept((torch.eye(len(old), dtype=torch.float64, device="cpu"),))
+        chosen[at] = 0
+        chosen[at[:, None], read] = mix
+        made = replace(rule, made=StateMap(chosen.mT, 0))
+        return self.changes | {name: NewValue(value, made)}, error
