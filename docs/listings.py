@@ -27,7 +27,7 @@ from compressm.families.matrix_state.orders import ORDERS
 from compressm.families.matrix_state.orders.contributions import ByContributions
 from compressm.policies import POLICIES, Policy
 from compressm.train import BlocksConfig, bundled_recipes, load_recipe
-from compressm.writeback.optimizer_state import TABLE, Kind
+from compressm.writeback.state_keys import TABLE, Kind
 
 ROOT = Path(__file__).parents[1]
 

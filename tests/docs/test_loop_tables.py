@@ -2,7 +2,7 @@ import listings
 import loop_tables
 import pytest
 
-from compressm.writeback.optimizer_state import TABLE, Kind
+from compressm.writeback.state_keys import TABLE, Kind
 from tests.docs.test_tables import rows_of
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compressm.errors import OptimizerError
-from compressm.writeback.optimizer_state import Kind, Leaf, is_scalar, kind_of, leaves, replaced
+from compressm.writeback.optimizer_state import Leaf, is_scalar, kind_of, leaves, replaced
+from compressm.writeback.state_keys import Kind
 
 # What torch's own optimizers start from, by the keys of their states: 0, 1 or the learning rate.
 _STARTS = {

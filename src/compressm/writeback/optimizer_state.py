@@ -8,7 +8,6 @@ known. Under any other name a tensor that lies close to the weights is a copy of
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections import Counter
 from collections.abc import (
     Iterator,
@@ -18,7 +17,7 @@ from collections.abc import (
     Sequence,
     Set,
 )
-from enum import Enum
+from dataclasses import dataclass
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -26,112 +25,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-
-class Kind(Enum):
-    """What a tensor of optimizer state is; the value says what a cut does to it."""
-
-    GRADIENT = "follows as gradients do"
-    SQUARE = "follows as squares of gradients do"
-    MAGNITUDE = "follows as roots of such squares do"
-    WEIGHT = (
-        "goes through the linear map that made the new values of the old ones, and gets what these "
-        "have beside; where no map did, it is the new value"
-    )
-    STEP = "is indexed where existing states are kept, else starts anew"
-    UNKNOWN = "is indexed where existing states keep their values too, else starts anew"
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """What a key means.
-
-    Attributes:
-        key: in the state of a parameter.
-        kind: what lies there.
-        optimizers: that write it, in words.
-        only: parts of class names; elsewhere the key may mean something else. Empty: everywhere.
-        never: parts of class names where it does mean something else.
-        mean: of a mean of squares, the key of the mean of gradients whose square the optimizer
-            takes away from it, where it keeps one.
-    """
-
-    key: str
-    kind: Kind
-    optimizers: str
-    only: tuple[str, ...] = ()
-    never: tuple[str, ...] = ()
-    mean: str = ""
-
-    def holds_for(self, owner: Optimizer) -> bool:
-        """Whether the optimizer is one that means this by the key."""
-        names = [base.__name__ for base in type(owner).__mro__]
-        named = [any(part in name for name in names) for part in self.only]
-        other = [any(part in name for name in names) for part in self.never]
-        return not any(other) and (any(named) or not self.only)
-
-
-# Of several entries for one key the first that holds for an optimizer says what it means there.
-TABLE = (
-    Entry("exp_avg", Kind.GRADIENT, "Adam and its kin, Lion, Prodigy, Adafactor with momentum"),
-    Entry("momentum_buffer", Kind.GRADIENT, "SGD, RMSprop, Muon"),
-    Entry("exp_avg_fast", Kind.GRADIENT, "AdEMAMix"),
-    Entry("exp_avg_slow", Kind.GRADIENT, "AdEMAMix"),
-    Entry("exp_avg_diff", Kind.GRADIENT, "Adan"),
-    Entry("neg_pre_grad", Kind.GRADIENT, "Adan"),
-    Entry("previous_grad", Kind.GRADIENT, "Adan, diffGrad"),
-    Entry("last_grad", Kind.GRADIENT, "MARS"),
-    Entry("grok_exp_avg", Kind.GRADIENT, "GrokFast"),
-    Entry("moment1", Kind.GRADIENT, "Muon as published"),
-    Entry("grad_avg", Kind.GRADIENT, "RMSprop, centred"),
-    Entry("momentum", Kind.GRADIENT, "third parties' SGD"),
-    Entry("e_w", Kind.GRADIENT, "SAM"),
-    Entry("old_g", Kind.GRADIENT, "SAM"),
-    Entry("prev", Kind.GRADIENT, "Rprop", only=("Rprop",)),
-    Entry("s", Kind.GRADIENT, "Prodigy, D-Adaptation", only=("Prodigy", "DAdapt")),
-    Entry("exp_mean_avg_beta2", Kind.GRADIENT, "LaProp, centred"),
-    Entry(
-        "state1",
-        Kind.SQUARE,
-        "bitsandbytes, where not quantised",
-        only=("RMSprop", "Adagrad"),
-    ),
-    Entry("state1", Kind.GRADIENT, "the others of bitsandbytes, where not quantised"),
-    Entry("exp_avg_sq", Kind.SQUARE, "M-SVAG", only=("MSVAG",), mean="exp_avg"),
-    Entry(
-        "exp_avg_sq",
-        Kind.SQUARE,
-        "Adam and its kin, Prodigy, schedule-free AdamW",
-        mean="exp_mean_avg_beta2",
-    ),
-    Entry("max_exp_avg_sq", Kind.SQUARE, "Adam and AdamW with amsgrad"),
-    Entry("square_avg", Kind.SQUARE, "RMSprop, Adadelta", mean="grad_avg"),
-    Entry("exp_avg_var", Kind.SQUARE, "AdaBelief"),
-    Entry("max_exp_avg_var", Kind.SQUARE, "AdaBelief with amsgrad"),
-    Entry("moment2", Kind.SQUARE, "Muon as published"),
-    Entry("sum", Kind.SQUARE, "Adagrad", only=("Adagrad",)),
-    Entry("variance", Kind.SQUARE, "Adafactor, vectors", only=("Adafactor",)),
-    Entry("state2", Kind.SQUARE, "bitsandbytes, where not quantised"),
-    Entry("exp_inf", Kind.MAGNITUDE, "Adamax"),
-    Entry("z", Kind.WEIGHT, "schedule-free AdamW and SGD", never=("FTRL", "Ftrl")),
-    Entry("ax", Kind.WEIGHT, "ASGD"),
-    Entry("p0", Kind.WEIGHT, "Prodigy"),
-    Entry("old_p", Kind.WEIGHT, "SAM"),
-    Entry("slow", Kind.WEIGHT, "Lookahead"),
-    Entry("slow_param", Kind.WEIGHT, "Lookahead"),
-    Entry("slow_buffer", Kind.WEIGHT, "Lookahead"),
-    Entry("slow_params", Kind.WEIGHT, "Lookahead"),
-    Entry("slow_weights", Kind.WEIGHT, "Lookahead"),
-    Entry("lookahead_slow_buff", Kind.WEIGHT, "Lookahead"),
-    Entry("cached_params", Kind.WEIGHT, "Lookahead"),
-    Entry("master", Kind.WEIGHT, "float32 copies of rounded weights"),
-    Entry("master_param", Kind.WEIGHT, "float32 copies of rounded weights"),
-    Entry("master_params", Kind.WEIGHT, "float32 copies of rounded weights"),
-    Entry("master_weight", Kind.WEIGHT, "float32 copies of rounded weights"),
-    Entry("fp32_param", Kind.WEIGHT, "float32 copies of rounded weights"),
-    Entry("acc_delta", Kind.STEP, "Adadelta"),
-    Entry("step_size", Kind.STEP, "Rprop"),
-)
-_BY_KEY = {key: [e for e in TABLE if e.key == key] for key in {e.key for e in TABLE}}
+from compressm.writeback.state_keys import Kind, entry_of, kind_by_key
 
 # A tensor is a copy of the weights where it is nearer to them than this share of their spread.
 # Weights that are all alike (zeros, ones) have none and prove nothing; nor do a few numbers.
@@ -139,7 +33,7 @@ NEAR = 0.1
 ENOUGH = 8
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Leaf:
     """One tensor in the state of a parameter.
 
@@ -226,7 +120,7 @@ def kind_of(owner: Optimizer, leaf: Leaf, shape: torch.Size, copies: frozenset[s
     tensor = leaf.tensor
     if tensor is None or tensor.shape != shape or not _is_plain(tensor):
         return None
-    kind = _named(owner, leaf.key) if _is_number(tensor) else Kind.UNKNOWN
+    kind = kind_by_key(owner, leaf.key) if _is_number(tensor) else Kind.UNKNOWN
     if kind is Kind.UNKNOWN and leaf.key in copies:
         return Kind.WEIGHT
     if kind is Kind.UNKNOWN and (len(leaf.path) > 1 or _is_square(shape)):
@@ -254,7 +148,7 @@ def copies_of_weights(owner: Optimizer) -> frozenset[str]:
             t = leaf.tensor
             if t is None or t.shape != parameter.shape or not (_is_plain(t) and _is_number(t)):
                 continue
-            if _named(owner, leaf.key) is Kind.UNKNOWN:
+            if kind_by_key(owner, leaf.key) is Kind.UNKNOWN:
                 votes.setdefault(leaf.key, []).extend(_is_near(t, parameter))
     return frozenset(key for key, near in votes.items() if near and all(near))
 
@@ -273,18 +167,9 @@ def mean_beside(owner: Optimizer, path: tuple[Any, ...]) -> tuple[Any, ...]:
 
     Whether the optimizer keeps one, the path does not say.
     """
-    entry = _entry(owner, Leaf(path, None).key)
+    entry = entry_of(owner, Leaf(path, None).key)
     at = max((i for i, step in enumerate(path) if isinstance(step, str)), default=0)
     return (*path[:at], "" if entry is None else entry.mean, *path[at + 1 :])
-
-
-def _named(owner: Optimizer, key: str) -> Kind:
-    entry = _entry(owner, key)
-    return Kind.UNKNOWN if entry is None else entry.kind
-
-
-def _entry(owner: Optimizer, key: str) -> Entry | None:
-    return next((e for e in _BY_KEY.get(key, ()) if e.holds_for(owner)), None)
 
 
 def _is_near(tensor: Tensor, parameter: Tensor) -> list[bool]:

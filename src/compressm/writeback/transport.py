@@ -15,7 +15,6 @@ from compressm.edits import Transport
 from compressm.writeback.averages import corrected
 from compressm.writeback.initial_state import initial_state
 from compressm.writeback.optimizer_state import (
-    Kind,
     copies_of_weights,
     is_scalar,
     kind_of,
@@ -24,6 +23,7 @@ from compressm.writeback.optimizer_state import (
     replaced,
     shared_tensors,
 )
+from compressm.writeback.state_keys import Kind
 from compressm.writeback.successor import share_like_
 
 Path = tuple[Any, ...]
