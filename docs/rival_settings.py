@@ -75,8 +75,8 @@ def weights_table(results: Json) -> str:
         for (weight,), found in results["cells"].items()
     ]
     note = (
-        "Validation / test accuracy in percent, of the model that validation chose after the cut, by "
-        f"how often there is a penalty, when it is cut, and size; one seed. {results['source']}"
+        "Validation / test accuracy in percent of the model that validation chose, by how often "
+        f"there is a penalty, when it is cut, and size; one seed. {results['source']}"
     )
     return "\n".join([listings.table(["weight", *names], body), "", note])
 
