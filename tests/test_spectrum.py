@@ -117,3 +117,12 @@ def test_the_first_rank_whose_directions_hold_the_energy(sigma, tolerance, halve
     slack = 1e-9 * s.total
     assert s.discarded(rank) <= tolerance * s.total + slack
     assert rank == 0 or s.discarded(rank - 1) > tolerance * s.total - slack
+
+
+def test_states_that_gain_little_until_others_join_them():
+    """Values are means then, and what so many states leave is what it is."""
+    s = spectrum([3.0, 3.0, 3.0, 1.0], left=[10.0, 9.0, 7.0, 1.0, 0.0])
+    assert [s.energy(rank) for rank in range(5)] == pytest.approx([0, 0.1, 0.3, 0.9, 1])
+    assert [s.rank_for_energy(share) for share in (0.0, 0.5, 0.7, 0.95)] == [4, 3, 2, 1]
+    worse = spectrum([5.0, 5.0], left=[10.0, 12.0, 0.0])  # they had cancelled each other
+    assert (worse.energy(1), worse.rank_for_energy(0.9)) == (0.0, 2)

@@ -6,7 +6,7 @@ map has two real coordinates for each complex state).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -45,6 +45,9 @@ class Spectrum:
             2005, section 7.2).
         room: singular values that r states hold, by r, where that can be fewer than `per_state` of
             each (real eigenvalues); it has to go through `pickle`. None: as many.
+        left: what of Σσ keeping r = 0 … N states leaves, where that is not the sum of the values
+            from r on: of contributions that make up for each other only together the first ones
+            gain less than later ones, and `values` are then means. None: it is.
         cost: what each stored state costs, for policies with a budget.
         ranks: numbers of states, N among them, that the layer can have, where not every one is
             possible, and what of Σσ each of them leaves; None: all are.
@@ -58,6 +61,7 @@ class Spectrum:
     kind: str = "infinite"
     guaranteed: bool = True
     room: Callable[[int], int] | None = None
+    left: Sequence[float] | None = None
     cost: StateCost = StateCost()
     ranks: Mapping[int, float] | None = None
     unseen: str | None = None
@@ -107,6 +111,8 @@ class Spectrum:
             raise InputError(f"rank: expected 0 … {self.state_dim}, got {rank}")
         if self.ranks is not None:
             return self.ranks.get(self.at_most(rank), self.total)
+        if self.left is not None:
+            return self.left[rank]
         return float(self._tail[self.directions(rank)])
 
     def directions(self, rank: int) -> int:
@@ -129,7 +135,7 @@ class Spectrum:
         discarded = self.discarded(rank)
         if directions is not None:
             discarded = max(discarded, float(self._tail[directions]))
-        return 1.0 - discarded / self.total
+        return max(0.0, 1.0 - discarded / self.total)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -147,7 +153,8 @@ class Spectrum:
     def by_state(self) -> Tensor:
         """(N,) Σ of the singular values that each stored state accounts for, descending.
 
-        As if none of them were needed for a real eigenvalue alone; see `discarded`.
+        As if none of them were needed for a real eigenvalue alone, and none gained less than those
+        behind it; `discarded` is what a number of states leaves.
         """
         missing = self.state_dim * self.per_state - len(self.values)
         padded = torch.nn.functional.pad(self.values, (0, missing))

@@ -40,6 +40,24 @@ def test_directions_that_nothing_drives_come_last_and_leave_the_bases_dual():
     torch.testing.assert_close((W.mT @ V)[0], torch.eye(3).double(), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("orders", [1, 3, 5])
+@pytest.mark.parametrize("kind", [LinearAttention, Retention])
+def test_the_unit_of_a_key_dimension_is_free(kind, orders):
+    """Keys of any size with queries that make up for it are the same layer, and the same cut."""
+    layer, x = layer_of(kind), draw(4, 40, WIDTH, seed=3)
+    other = copy.deepcopy(layer)
+    unit = 10 ** ((2 * torch.rand(HEADS * N, dtype=torch.float64) - 1) * orders)
+    with torch.no_grad():
+        other.k_proj.weight.mul_(unit[:, None])
+        other.q_proj.weight.div_(unit[:, None])
+    sites = []
+    for one in (layer, other):
+        sites += compress_(one, policy=FixedRank(3), data=[x], method="balanced").sites
+    torch.testing.assert_close(sites[1].values, sites[0].values, rtol=1e-5, atol=1e-9)
+    # The floor on the Gramians, 1e-8, is all that units are rounded for.
+    torch.testing.assert_close(other(x), layer(x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", [LinearAttention, Retention])
 def test_all_directions_are_the_same_layer(kind):
     layer, x = layer_of(kind), draw(2, 12, WIDTH, seed=3)

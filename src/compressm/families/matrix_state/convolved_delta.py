@@ -54,6 +54,7 @@ class ConvolvedDeltaLayer(MatrixStateLayer):
         self.groups = self.blocks = channels.groups
         self.width = len(self.p[f"{self.norm}.weight"])
         self.heads = channels.tail // (self.groups * self.width)
+        self.norms = self.groups * self.heads
         norm = module.get_submodule(self.norm)
         self.gate = gate_of(module, norm)
         self.eps = float(getattr(norm, "variance_epsilon", 1e-6))

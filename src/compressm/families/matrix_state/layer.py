@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, final
 
 import torch
@@ -53,6 +53,10 @@ class MatrixStateLayer(ABC):
             ones lie before their second ones.
         blocks: K, blocks of channels whose contributions are kept apart (a multiple of
             the groups of signals).
+        norms: how many norms divide what comes out of the recurrence, each over as many of its
+            channels, which follow each other; 1: there is none, or one over all of them.
+        before_norms: what these see, (B, L, …) channel by channel, of the signals and the output y
+            (B, L, G, J, V) of the recurrence; None: y.
         state_dim: N.
         spaced: whether every m-th state has to stay, because the layer computes something of each
             (a frequency of rotation) from its place among all.
@@ -76,6 +80,8 @@ class MatrixStateLayer(ABC):
     sharing: int = 1
     entries: int = 1
     blocks: int = 1
+    norms: int = 1
+    before_norms: Callable[[Signals, Tensor], Tensor] | None = None
     spaced: bool = False
     possible: tuple[int, ...] | None = None
     no_growth: str | None = "their adapter does not say that new states leave others as they are"

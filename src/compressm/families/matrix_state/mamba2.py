@@ -47,6 +47,7 @@ class Mamba2Layer(MatrixStateLayer):
 
     recurrence: ClassVar = HeadDecay()
     made_by = ("in_proj.weight",)
+    _first = False  # the norm, and the gate behind it
     no_growth: str | None = None
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
@@ -55,6 +56,11 @@ class Mamba2Layer(MatrixStateLayer):
             raise InputError("model: Mamba-2 layers with learned initial states cannot be cut")
         self.groups, self.blocks = _groups(module), len(self.p["A_log"])
         self.channels = _channels(module)
+        if "norm.weight" in self.p:
+            norm: Any = module.norm
+            self._first = bool(getattr(norm, "norm_before_gate", False))
+            size = getattr(norm, "group_size", None)
+            self.norms = self.channels // size if size else getattr(norm, "n_groups", 1)
         rows = len(self.p["in_proj.weight"])
         # Where a gated MLP shares the projection, its rows come first.
         self.ahead = rows - self.channels - len(self.p["conv1d.weight"]) - self.blocks
@@ -131,22 +137,26 @@ class Mamba2Layer(MatrixStateLayer):
         norm = self.parameter("norm.weight")
         return W if norm is None else W * norm
 
-    def activations(self, s: Signals, y: Tensor) -> Tensor:
+    def _skipped(self, s: Signals, y: Tensor) -> Tensor:
+        """y + D x, (B, L, D)."""
         D = self.p["D"].to(self.dtype).flatten()
         skip = D if len(D) == self.channels else self._by_channel(D)
-        y, gate = y.flatten(2) + skip * s.values.flatten(2), s.gate.flatten(2)
-        weight = self.parameter("norm.weight")
-        gated: Tensor = y * gate
+        return y.flatten(2) + skip * s.values.flatten(2)
+
+    def before_norms(self, s: Signals, y: Tensor) -> Tensor:
+        y = self._skipped(s, y)
+        return y if self._first else y * s.gate.flatten(2)
+
+    def activations(self, s: Signals, y: Tensor) -> Tensor:
+        weight, gate = self.parameter("norm.weight"), s.gate.flatten(2)
         if weight is None:
-            return gated
+            return self._skipped(s, y) * gate
         norm: Any = self.module.norm
-        size = getattr(norm, "group_size", None) or self.channels // getattr(norm, "n_groups", 1)
         eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", 0.0))
-        first: bool = getattr(norm, "norm_before_gate", False)
-        parts = (y if first else gated).unflatten(-1, (-1, size))  # type: ignore[no-untyped-call]
+        parts = self.before_norms(s, y).unflatten(-1, (self.norms, -1))  # type: ignore[no-untyped-call]
         u = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + eps)
         u = u.flatten(-2) * weight
-        out: Tensor = u * gate if first else u
+        out: Tensor = u * gate if self._first else u
         return out
 
     def beside(self, hidden: Tensor) -> Tensor | None:

@@ -62,7 +62,7 @@ class OwnLayer(MatrixStateLayer):
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         assert isinstance(module, own.MatrixStateLayer)
         super().__init__(module, layout)
-        self.groups = self.blocks = module.heads
+        self.groups = self.blocks = self.norms = module.heads
         self.unit = isinstance(self.recurrence, DeltaRule)
         self.weighed = None if self.unit or "q_conv" in self.p else "q_proj.weight"
         self._signals = _Signals(module)

@@ -70,8 +70,8 @@ class MatrixStateMeasurement(Measurement):
 
     With E_r the energy of the output that the leading r states leave, the values of the spectrum
     are E_{r-1} - E_r (summed over groups), so that an energy tolerance is the share of the output's
-    energy that is lost; where a later state adds more than an earlier one, both get their mean.
-    Of an order without energies they are its scores.
+    energy that is lost; where a later state adds more than an earlier one, both get their mean, and
+    what r states leave is E_r all the same. Of an order without energies they are its scores.
     """
 
     def __init__(self, observer: MatrixStateObserver) -> None:
@@ -80,11 +80,14 @@ class MatrixStateMeasurement(Measurement):
         missing = None if watching is None else watching.evidence.missing
         self.ranking = unseen(layer) if missing else observer.order.rank()
         self.values = _pooled(self.ranking.values).clamp_min(0)
+        left = self.ranking.values.flip(0).cumsum(0).flip(0).clamp_min(0)
+        self._left = [*left.tolist(), 0.0]
         self.spectrum = Spectrum(
             values=self.values,
             state_dim=layer.state_dim,
             kind="weights" if watching is None else _KINDS[method.weigh],
             guaranteed=False,
+            left=self._left,
             cost=observer.cost,
             ranks=self._possible(),
             unseen=missing,
@@ -93,13 +96,10 @@ class MatrixStateMeasurement(Measurement):
     def _possible(self) -> dict[int, float] | None:
         """The ranks that the layer can have, and what each leaves; None where it can have all."""
         layer = self.observer.layer
-        if layer.possible is not None:
-            return {rank: float(self.values[rank:].sum()) for rank in layer.possible}
-        if not layer.spaced:
+        if layer.possible is None and not layer.spaced:
             return None
-        left = torch.stack([order.residual for order in self.ranking.orders]).sum(0).tolist()
-        every = layer.state_dim
-        return {rank: left[rank - 1] if rank < every else 0.0 for rank in spaced_ranks(every)}
+        ranks = layer.possible or spaced_ranks(layer.state_dim)
+        return {rank: self._left[rank] for rank in ranks}
 
     def hankel_matrix(self) -> HankelMatrix:
         """Diagonal: states do not mix. Of several groups, the first tells states apart."""

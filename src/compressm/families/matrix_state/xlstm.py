@@ -56,7 +56,7 @@ class XLSTMLayer(MatrixStateLayer):
         self.fused = f"{_FUSED}.weight" in self.p
         self.made_by = (f"{_FUSED}.weight",) if self.fused else ("k.weight", "q.weight")
         self.weighed = self.made_by[-1]
-        self.groups = self.blocks = int(own.config.num_heads)
+        self.groups = self.blocks = self.norms = int(own.config.num_heads)
         self.possible = _fitting(self.groups, self.state_dim)
         self.step = 1 if self.possible is None else self.possible[0]
         self._cap, self._eps = own.config.gate_soft_cap, float(own.multihead_norm.eps)
@@ -110,6 +110,9 @@ class XLSTMLayer(MatrixStateLayer):
             made.append(self._by_head(functional.linear(inputs, own, bias)))
         i, _ = self._gates(inputs)
         return made[0] * i.exp()[..., None], made[1] * self.state_dim**-0.5
+
+    def before_norms(self, s: Signals, y: Tensor) -> Tensor:
+        return y - y.mean(-1, keepdim=True)
 
     def activations(self, s: Signals, y: Tensor) -> Tensor:
         ones = replace(s, values=torch.ones_like(s.values[..., :1]), gate=s.gate[..., :1])

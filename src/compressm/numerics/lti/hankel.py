@@ -214,14 +214,14 @@ def _factors(P: Tensor, Q: Tensor, pairs: bool) -> tuple[Tensor, Tensor]:
     require_square("Q", Q, P.shape[-1])
     require_finite("P", P)
     require_finite("Q", Q)
-    unit = _common_units(P, Q, pairs)
+    unit = common_units(P, Q, pairs)
     S = psd_factor(P, name="P", pairs=pairs, unit=unit)
     R = psd_factor(Q, name="Q", pairs=pairs, unit=1 / unit)
     dtype = torch.promote_types(S.dtype, R.dtype)
     return S.to(dtype), R.to(dtype)
 
 
-def _common_units(P: Tensor, Q: Tensor, pairs: bool) -> Tensor:
+def common_units(P: Tensor, Q: Tensor, pairs: bool) -> Tensor:
     """(P_ii / Q_ii)^{1/4}, rounded to powers of two so that rescaling is exact: (n,) or (G, n).
 
     A state that P or Q does not know is left tiny in the other one, too.

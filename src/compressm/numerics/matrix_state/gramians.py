@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from compressm.errors import InputError
-from compressm.numerics.lti.hankel import balance
+from compressm.numerics.checks import as_double
+from compressm.numerics.lti.hankel import balance, common_units
 from compressm.numerics.matrix_state.signals import Signals
 
 # Added to the diagonal of both Gramians, relative to its mean: directions that nothing drives, or
@@ -158,7 +159,8 @@ def balanced_bases(P: Tensor, Q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """V, W and sigma: W'V = I, and W'P W = V'Q V = diag(sigma), sigma descending.
 
     With k~ = W'k and q~ = V'q the product q'k = q~'k~ stays as it is, and both Gramians become
-    diag(sigma). Both count with a floor of 1e-8 of their mean diagonal.
+    diag(sigma). Both count with a floor of 1e-8 of their mean diagonal, in
+    units in which every state is as large in P as in Q.
 
     Args:
         P: (G, N, N) E[k k'].
@@ -169,12 +171,18 @@ def balanced_bases(P: Tensor, Q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Source: Tombs and Postlethwaite 1987, the square-root method.
     """
-    lifted = []
-    for M in (P, Q):
-        mean = M.diagonal(dim1=-2, dim2=-1).mean(-1)
-        level = torch.where(mean > 0, _FLOOR * mean, 1.0)
-        eye = torch.eye(M.shape[-1], dtype=torch.float64, device="cpu")
-        lifted.append(M + level[:, None, None] * eye)
-    found = balance(*lifted)
-    root = found.sigma[:, None, :].sqrt()
-    return found.S @ found.Vh.mT / root, found.R @ found.U / root, found.sigma
+    # The unit of a state is free (a key of twice the size, a query of half of it), and what is
+    # small beside others should not depend on it.
+    unit = common_units(P, Q, pairs=False)
+    across = unit[:, :, None] * unit[:, None, :]
+    found = balance(_lifted(as_double(P) / across), _lifted(as_double(Q) * across))
+    root, unit = found.sigma[:, None, :].sqrt(), unit[:, :, None]
+    V, W = found.S @ found.Vh.mT / root, found.R @ found.U / root
+    return V * unit, W / unit, found.sigma
+
+
+def _lifted(M: Tensor) -> Tensor:
+    """With the floor on its diagonal."""
+    mean = M.diagonal(dim1=-2, dim2=-1).mean(-1)
+    level = torch.where(mean > 0, _FLOOR * mean, 1.0)
+    return M + torch.diag_embed(level[:, None].expand(M.shape[:-1]))

@@ -58,7 +58,7 @@ class FlaLayer(MatrixStateLayer):
         self.groups = next(iter(layout.parameters.values())).groups
         self.heads = self.blocks = int(own.num_heads)
         self.sharing = self.heads // self.groups
-        self.value_heads = value_heads(own)
+        self.value_heads = self.norms = value_heads(own)
         self.norm: Any = next(getattr(own, name) for name in _NORMS if hasattr(own, name))
         apart = hasattr(own, "g_norm")
         self._gate: Callable[[Tensor], Tensor] = own.gate_fn if apart else gate_of(own, self.norm)

@@ -17,6 +17,7 @@ from compressm.families.matrix_state.orders.base import (
     by_energies,
     register_order,
 )
+from compressm.families.matrix_state.orders.norms import factors_by_totals
 from compressm.numerics.matrix_state.contributions import Weigh
 from compressm.numerics.matrix_state.gramians import KeyQueryGramians, balanced_bases
 from compressm.numerics.matrix_state.matching import ranked_terms
@@ -49,4 +50,5 @@ class Balanced(Order):
         V, W, sigma = balanced_bases(*self.gramians.pair)
         energies = sigma.square()
         orders = [ranked_terms(torch.diag(e), e, len(e)) for e in energies]
-        return replace(by_energies(orders), bases=(V, W))
+        factors = factors_by_totals(self.layer, orders)
+        return replace(by_energies(orders, factors), bases=(V, W))

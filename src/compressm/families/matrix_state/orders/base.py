@@ -98,13 +98,25 @@ def settled(layer: MatrixStateLayer, M: Tensor) -> TermOrder | None:
 
 
 def by_energies(
-    orders: Sequence[TermOrder], evidence: ContributionMoments | None = None
+    orders: Sequence[TermOrder],
+    factors: Tensor | None = None,
+    evidence: ContributionMoments | None = None,
 ) -> Ranking:
-    """The ranking whose values are what each state takes from the energy that is left."""
-    left = torch.stack([order.residual for order in orders]).sum(0)
+    """The ranking whose values are what each state takes from the energy that is left.
+
+    Args:
+        orders: one for each group.
+        factors: (G,) by which the energies of groups count, see `norms`; None: all alike.
+        evidence: see `Ranking`.
+    """
+    by_group = torch.stack([order.residual for order in orders])
+    totals = by_group.new_tensor([order.total for order in orders])
+    if factors is not None:
+        by_group, totals = factors[:, None] * by_group, factors * totals
+    left = by_group.sum(0)
     # With all states there is no error, whatever rounding says.
     left[-1] = 0.0
-    total = left.new_tensor([sum(order.total for order in orders)])
+    total = totals.sum(0, keepdim=True)
     return Ranking(orders=orders, values=-torch.diff(left, prepend=total), evidence=evidence)
 
 

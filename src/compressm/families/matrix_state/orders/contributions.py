@@ -16,6 +16,7 @@ from compressm.families.matrix_state.orders.base import (
     by_energies,
     settled,
 )
+from compressm.families.matrix_state.orders.norms import NormPowers
 from compressm.numerics.matrix_state.averaged import AveragedDynamics
 from compressm.numerics.matrix_state.contributions import ContributionMoments, Weigh
 from compressm.numerics.matrix_state.matching import TermOrder
@@ -36,18 +37,21 @@ class ByContributions(Order):
             entries=layer.entries,
             groups=layer.groups * layer.sharing,
         )
+        self.powers = NormPowers(layer)
 
     @final
     def add(self, call: Call) -> None:
         self.moments.update(
             call.signals, call.steps, out_weight=call.out_weight, gradient=call.slope
         )
+        self.powers.add(call.signals)
         if self.averages is not None:
             self.averages.update(call.signals)
 
     @final
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
         self.moments.pool(total)
+        self.powers.pool(total)
         if self.averages is not None:
             self.averages.pool(total)
 
@@ -58,7 +62,7 @@ class ByContributions(Order):
         orders = [
             settled(self.layer, M) or self.terms(M, group) for group, M in enumerate(by_group)
         ]
-        return by_energies(orders, self.moments)
+        return by_energies(orders, self.powers.factors(), self.moments)
 
     @abstractmethod
     def terms(self, M: Tensor, group: int) -> TermOrder:

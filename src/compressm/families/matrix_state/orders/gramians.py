@@ -17,6 +17,7 @@ from compressm.families.matrix_state.orders.base import (
     by_energies,
     settled,
 )
+from compressm.families.matrix_state.orders.norms import factors_by_totals
 from compressm.numerics.matrix_state.contributions import Weigh
 from compressm.numerics.matrix_state.gramians import (
     KeyQueryGramians,
@@ -61,7 +62,8 @@ class ByGramians(Order):
             M = pooled_terms(added, self.layer.entries)
             grams.append(pooled_columns(columns, self.layer.entries))
             orders.append(settled(self.layer, M) or self.terms(M, grams[-1]))
-        return replace(by_energies(orders), columns=grams if self.exchanges else None)
+        ranking = by_energies(orders, factors_by_totals(self.layer, orders))
+        return replace(ranking, columns=grams if self.exchanges else None)
 
     @abstractmethod
     def terms(self, M: Tensor, columns: Tensor) -> TermOrder:
