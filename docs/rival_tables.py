@@ -22,6 +22,8 @@ _ARMS = {
     "distillation": "distillation",
     "hankel-norm": "Hankel nuclear norm, then the published cut",
     "hankel-norm-real": "Hankel nuclear norm every 10 steps, then cut",
+    "hankel-norm-trained-on": "Hankel nuclear norm every 10 steps, weight 0.01, cut at 90 %",
+    "hankel-norm-light": "Hankel nuclear norm every 10 steps, weight 0.003, cut at 90 %",
     "one-cut": "one published cut",
     "scores": "cut in training",
     "random": "cut in training, random directions",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import listings
-from summaries import Json, Result, results_of
+from summaries import Json, results_of
 
 # A column: the kind of run, and the states that it ends with, 0 where it is never cut.
 Column = tuple[str, int]
@@ -17,7 +17,7 @@ def summary(folder: Path, experiment: str) -> Json:
     """Chosen models by variant of the recipe, way and states kept; one seed, the best first."""
     found: dict[str, Json] = {}
     for run in results_of(folder, experiment):
-        if _weight(run) is not None:
+        if run["kind"] not in _WAYS:
             continue
         row = found.setdefault(run["axes"]["variant"], {"cells": {}})
         row["optim"] = run["configuration"]["optim"]
@@ -30,18 +30,6 @@ def summary(folder: Path, experiment: str) -> Json:
 
 def _validation(row: Json, column: Column) -> float:
     return float(row["cells"][column]["val_accuracy_percent"])
-
-
-def weights(folder: Path, experiment: str) -> Json:
-    """Chosen models by the weight of a regulariser; one seed, from small to large."""
-    found = [run for run in results_of(folder, experiment) if _weight(run) is not None]
-    rows = [{"weight": _weight(run), **run["figures"]["chosen"]} for run in found]
-    rows.sort(key=lambda row: row["weight"])
-    return {"rows": rows, "settings": found[0]["settings"] if found else {}}
-
-
-def _weight(run: Result) -> float | None:
-    return {**run["settings"], **run["axes"]}.get("weight")
 
 
 def table(results: Json) -> str:
@@ -65,22 +53,6 @@ def table(results: Json) -> str:
         f"of their rate. {results['source']}"
     )
     return "\n".join([listings.table(names, body), "", note])
-
-
-def weights_table(results: Json) -> str:
-    """One row a weight: validation and test accuracy after the cut."""
-    if not results["rows"]:
-        return f"*No weight was tried yet.* {results['source']}"
-    body = [
-        [f"{row['weight']:g}", *(f"{row[f'{part}_accuracy_percent']:.1f}" for part in _PARTS)]
-        for row in results["rows"]
-    ]
-    given = results["settings"]
-    note = (
-        f"Accuracy in percent of the model that is cut to {given['kept']} states at the end, with "
-        f"a penalty every {given['every']} steps; one seed. {results['source']}"
-    )
-    return "\n".join([listings.table(["weight", "validation", "test"], body), "", note])
 
 
 def _accuracy(row: Json, column: Column, part: str) -> str:

@@ -36,6 +36,7 @@ import mamba_tables
 import messages
 import operator_tables
 import recall_tables
+import rival_settings
 import rival_tables
 import rivals
 import schedule_tables
@@ -190,7 +191,8 @@ EXPERIMENTS: dict[str, tuple[tuple[str, ...], Callable[..., Json], Render]] = {
         for data in ("smnist", "scifar")
         for what, summarise, render in (
             ("schedule", schedule_tables.summary, schedule_tables.table),
-            ("weights", schedule_tables.weights, schedule_tables.weights_table),
+            ("weights", rival_settings.weights, rival_settings.weights_table),
+            ("rates", rival_settings.rates, rival_settings.rates_table),
         )
     },
     "mamba-sizes": (("mamba-lm-sizes",), summaries.compared, mamba_tables.language),
