@@ -35,9 +35,10 @@ class SiteChange:
             2 Σ_{i>r} σ_i, and what rounding to its dtype adds.
         error: relative H2 error ||G - G_r|| / ||G|| of the layer as it is stored (for white noise),
             where it is defined.
-        data_error: relative error on the calibration data of what the states put out,
-            sqrt(E||y - y_r||² / E||y||²), for methods that look at data. What goes past the states
-            (D u) is not part of y, so the output of the layer changes by another share.
+        data_error: relative error of the layer on the calibration data, where there are any:
+            sqrt(E||y - y_r||² / E||y - y_0||²) of its output y, whatever the method; y_0 is what it
+            puts out without its states (D u), so this is the share of what they add. Of fits, on
+            what they were fitted to.
         values: the singular values measured before the cut, largest first.
         notes: what else a reader should know (a clamped eigenvalue, a rank that was not there).
     """

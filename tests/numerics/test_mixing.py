@@ -52,26 +52,26 @@ def test_wide_refits_use_the_strongest_directions():
 
 def test_the_output_map_is_that_of_dense_least_squares():
     full, W, start = draw(200, 5), draw(3, 5, seed=1), draw(3, 5, seed=2)
-    cut = full + 0.3 * draw(200, 5, seed=3)
+    cut, skip = full + 0.3 * draw(200, 5, seed=3), draw(200, 5, seed=4)
     moments = OutputMoments(5)
     for part in torch.arange(200).split(64):
-        moments.update(full[part], cut[part])
+        moments.update(full[part], cut[part], skip[part])
     weight, error = moments.solve(W, start, ridge=1e-10)
     expected = torch.linalg.lstsq(cut, full @ W.mT).solution.mT
     torch.testing.assert_close(weight, expected, rtol=1e-6, atol=1e-6)
-    left = float((full @ W.mT - cut @ weight.mT).norm() / (full @ W.mT).norm())
+    left = float((full @ W.mT - cut @ weight.mT).norm() / ((full - skip) @ W.mT).norm())
     assert error == pytest.approx(left, rel=1e-6)
 
 
 def test_a_layer_that_lost_nothing_keeps_its_output_map():
     full, W = draw(40, 5), draw(3, 5, seed=1)
     moments = OutputMoments(5)
-    moments.update(full, full)
+    moments.update(full, full, 0 * full)
     weight, error = moments.solve(W, W)
     assert torch.equal(weight, W)
     assert error == 0
     with pytest.raises(InputError, match="full has shape"):
-        moments.update(full, full[:, 1:])
+        moments.update(full, full[:, 1:], full)
 
 
 def test_ridge_solve_leaves_dead_directions_alone():

@@ -44,7 +44,8 @@ class Draft(ABC):
         bound: guaranteed H-infinity error of the layer as it will be written, where there is one.
         error: relative H2 error ||G - G_r|| / ||G|| of the layer as it will be written, known after
             `edits`, where it is defined.
-        data_error: relative output error on the calibration data, for methods that recorded it.
+        data_error: relative error of the output on the calibration data, see `SiteChange`; None
+            where there are none.
         directions: leading singular values that are kept; None: all that the states can hold.
         notes: what a reader of the event should know.
     """

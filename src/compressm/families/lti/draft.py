@@ -16,6 +16,7 @@ from compressm.calibration import Probe
 from compressm.edits import Edit
 from compressm.errors import UnstableSystemError
 from compressm.families.base import Draft
+from compressm.families.lti.driven_states import DrivenStates
 from compressm.families.lti.family import LinearFamily
 from compressm.families.lti.measured import Measured
 from compressm.families.lti.refits import Refit
@@ -49,6 +50,12 @@ class LinearDraft(Draft):
         self.notes = self.reduction.notes
         self.directions = self.reduction.order
         self.probe: Probe | None = refit.probe
+        self._watching: DrivenStates | None = None
+        # Moments of the states that chose modes say it all.
+        if refit.probe is None and not (measured.driven and self.reduction.indices is not None):
+            both = numerics.stack(measured.system, self.reduction.system)
+            self._watching = DrivenStates(family.inputs, module, both)
+            self.probe = self._watching
 
     @property
     def rank(self) -> int:
@@ -60,6 +67,8 @@ class LinearDraft(Draft):
         self.notes += self._refit.notes
         self.data_error = self._refit.data_error
         indices, joint = self.reduction.indices, self._refit.joint
+        if self._watching is not None and not self._watching.missing:
+            joint = self._watching.states.moment
         known = joint is not None or self.data_error is not None
         if not known and indices is not None and self._measured.driven:
             joint = numerics.joint_of_modes(self._measured.P, indices, real=self._measured.real)

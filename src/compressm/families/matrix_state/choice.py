@@ -12,7 +12,6 @@ from torch import Tensor
 
 from compressm.edits import Selection, Transport
 from compressm.families.layout import Role
-from compressm.numerics.matrix_state.matching import residual_energy
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,7 +23,6 @@ class Choice:
         weights: (G, r) by which their contributions grow, or None where they stay as they are.
         squares: (2, G, N) mean squares of keys and queries where they were measured.
         covariance: (G, N, N) second moments of the queries.
-        moments: (K, N, N) Gram matrices of the contributions where they were measured.
         bases: V and W, (G, N, r) each, where r directions k~ = W'k, q~ = V'q stay, and `indices`
             tell them from others.
     """
@@ -33,20 +31,7 @@ class Choice:
     weights: Tensor | None = None
     squares: Tensor | None = None
     covariance: Tensor | None = None
-    moments: Tensor | None = None
     bases: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def error(self) -> float | None:
-        """Relative error of the contributions where they are compared."""
-        if self.moments is None:
-            return None
-        groups, ones = len(self.indices), torch.ones_like(self.indices, dtype=torch.float64)
-        by_group = self.moments.view(groups, -1, *self.moments.shape[1:]).sum(1)
-        weights = ones if self.weights is None else self.weights
-        triples = zip(by_group, self.indices, weights, strict=True)
-        left, whole = sum(residual_energy(*t) for t in triples), float(self.moments.sum())
-        return (left / whole) ** 0.5 if whole > 0 else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from compressm.families.matrix_state.layer import MatrixStateLayer
 from compressm.families.matrix_state.method import MatrixStateMethod
 from compressm.families.matrix_state.orders import ORDERS
 from compressm.families.matrix_state.orders.base import unseen
+from compressm.families.matrix_state.output_error import ErrorProbe
 from compressm.families.matrix_state.probes import Inputs, OrderProbe
 from compressm.numerics import HankelMatrix
 from compressm.numerics.matrix_state.contributions import Weigh
@@ -134,7 +135,6 @@ class MatrixStateMeasurement(Measurement):
                 choice,
                 squares=evidence.squares,
                 covariance=evidence.covariance,
-                moments=evidence.moment,
             )
             if self.observer.method.correct is not None and layer.weighable:
                 moments = evidence.moment.view(layer.groups, -1, N, N).sum(1)
@@ -156,20 +156,23 @@ class MatrixStateDraft(Draft):
             kind = CORRECTIONS[observer.method.correct]
             self._correction = kind(observer.inputs, observer.layer, choice, self._changes)
             self.probe: Probe | None = self._correction.probe
+        self._watching: ErrorProbe | None = None
+        if self.probe is None:
+            cut = observer.layer.reduced(self._changes, self.rank)
+            self._watching = ErrorProbe(observer.inputs, observer.layer, cut)
+            self.probe = self._watching
 
     @property
     def rank(self) -> int:
         return self.choice.indices.shape[1]
 
     def finish(self) -> None:
-        method, additive = self.observer.method, self.observer.layer.recurrence.additive
-        error = self.choice.error if additive and method.weigh != "gradient" else None
         if self._correction is not None:
-            self._changes, fitted = self._correction.finish()
+            self._changes, self.data_error = self._correction.finish()
             self.notes = self._correction.notes
-            error = fitted if self._correction.probe is not None else error
-        self.data_error = error
-        if not additive and self.observer.watching is not None:
+        if self._watching is not None:
+            self.data_error = self._watching.error
+        if not self.observer.layer.recurrence.additive and self.observer.watching is not None:
             self.notes += (_INTERACT,)
         unstored = self.observer.layer.layout.unstored
         if unstored is not None and (note := unstored(self.rank)) is not None:

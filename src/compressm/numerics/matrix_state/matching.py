@@ -109,14 +109,6 @@ def term_weights(M: Tensor, indices: Tensor, *, ridge: float = WEIGHT_RIDGE) -> 
     return 1.0 + psd_solve(kept, short[None, :], ridge)[0]
 
 
-def residual_energy(M: Tensor, indices: Tensor, weights: Tensor) -> float:
-    """E||Z 1 - Z_S w||^2, at least 0."""
-    M = _checked(M)
-    change = torch.ones(M.shape[0], dtype=torch.float64, device="cpu")
-    change[indices.cpu()] -= weights.cpu().double()
-    return max(float(change @ M @ change), 0.0)
-
-
 def _pursue(M: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     N = M.shape[0]
     variance, read, energy = M.diagonal().clone(), M.sum(1), M.sum()

@@ -118,12 +118,14 @@ class OutputMoments:
 
     Attributes:
         unfitted: the relative error of the output with the map to start from, after `solve`.
+
+    Errors are relative to what the states add to the output.
     """
 
     unfitted: float | None = None
 
     def __init__(self, width: int) -> None:
-        # u'u' and (u - u')u'; (u - u')(u - u').
+        # u'u' and (u - u')u'; (u - u')(u - u'); (u - u_0)(u - u_0).
         self._moment = torch.zeros(2, width, width, dtype=torch.float64, device="cpu")
         self._error = torch.zeros(width, width, dtype=torch.float64, device="cpu")
         self._whole = torch.zeros(width, width, dtype=torch.float64, device="cpu")
@@ -133,15 +135,16 @@ class OutputMoments:
         self._moment, self._error = total(self._moment), total(self._error)
         self._whole = total(self._whole)
 
-    def update(self, full: Tensor, cut: Tensor) -> None:
-        """Add samples (T, D) of both."""
+    def update(self, full: Tensor, cut: Tensor, skip: Tensor) -> None:
+        """Add samples (T, D) of both, and of u_0, the full layer without its states."""
         if full.shape != cut.shape:
             raise InputError(f"full has shape {tuple(full.shape)}, cut {tuple(cut.shape)}")
         gap = full - cut
         self._moment[0] += (cut.mT @ cut).double().cpu()
         self._moment[1] += (gap.mT @ cut).double().cpu()
         self._error += (gap.mT @ gap).double().cpu()
-        self._whole += (full.mT @ full).double().cpu()
+        states = full - skip
+        self._whole += (states.mT @ states).double().cpu()
 
     def fitted(self, weight: Tensor, start: Tensor, ridge: float = MIX_RIDGE) -> Tensor:
         """W' alone, which is linear in W and the map to start from; as for `solve`."""

@@ -29,12 +29,16 @@ class OutputProbe(LayerProbe):
         self.moments = OutputMoments(layer.out_weight.shape[1])
 
     def add(self, seen: Seen) -> None:
-        both, steps = [], seen.steps.to(seen.hidden.device)
-        for layer in (self.layer, self._cut):
-            s = layer.signals(seen.hidden, seen.mask)
-            u = layer.activations(s, output_of(s))[:, steps]
-            both.append(u[s.mask[:, steps]])
-        self.moments.update(*both)
+        full, skip = self._activations(self.layer, seen)
+        cut, _ = self._activations(self._cut, seen)
+        self.moments.update(full, cut, skip)
+
+    def _activations(self, layer: MatrixStateLayer, seen: Seen) -> tuple[Tensor, Tensor]:
+        """(T, D) what the output map of a layer sees, and what it would see without states."""
+        s, steps = layer.signals(seen.hidden, seen.mask), seen.steps.to(seen.hidden.device)
+        outputs = (output_of(s), torch.zeros_like(s.values))
+        whole, skip = (layer.activations(s, y)[:, steps][s.mask[:, steps]] for y in outputs)
+        return whole, skip
 
     def pool(self, total: Callable[[Tensor], Tensor]) -> None:
         self.evidence.pool(total)
