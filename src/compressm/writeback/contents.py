@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from operator import is_
 from typing import Any, final
@@ -95,8 +95,10 @@ def refill_(container: Any, content: Any) -> None:
     elif isinstance(container, set):
         container.update(content)
     else:
-        for key, value in content.items():  # what a Counter makes of `update` is a sum
-            container[key] = value
+        # Not by what a subclass makes of it: a Counter adds, and one that refuses new values would
+        # lose the old ones.
+        kind = OrderedDict if isinstance(container, OrderedDict) else dict
+        kind.update(container, content)
 
 
 def _walk(node: Any, above: frozenset[int] = frozenset()) -> Iterator[Any]:
