@@ -237,7 +237,6 @@ TestOrders.settings = settings(
     # Shrinking takes minutes, and the orders are short.
     phases=tuple(Phase) if EVERY_FAULT else (Phase.generate,),
     stateful_step_count=20 if EVERY_FAULT else 12,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 

@@ -44,7 +44,7 @@ def test_poles_and_gains_keep_their_digits(rule, step, A):
     assert off(gain[0], want[1]) < rounding
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.sampled_from(RULES),
     st.floats(-12, 0),
@@ -68,7 +68,7 @@ def test_recurrences_survive_the_way_there_and_back(rule, closeness, phase, log_
     assert float(A.real) <= 1e-15 / float(step)  # stable stays stable
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.sampled_from(RULES), st.floats(-8, 1), st.floats(-3, 3), st.floats(-4, 0))
 def test_continuous_systems_survive_the_way_there_and_back(rule, log_decay, frequency, log_step):
     """Λ -> λ -> Λ to 1e-12, and to what the rounding of λ leaves where ΔΛ is small."""

@@ -26,7 +26,7 @@ from tests.numerics.systems import (
     transformed,
 )
 
-many = settings(deadline=None, max_examples=60)
+many = settings(max_examples=60)
 
 
 def residuals(s: StateSpace, g: Gramians) -> tuple[float, float]:

@@ -90,7 +90,7 @@ def test_norms_of_a_block_diagonal_map(kind):
     assert numerics.hinf_error(a, b) == pytest.approx(float(hinf.max()), rel=1e-9)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(1, 3), st.booleans(), st.data())
 def test_balancing_and_truncation(seed, h, real_pairs, data):
     """Mixed groups: of full rank, with idle states, with nothing at all."""
@@ -213,7 +213,7 @@ def test_states_on_data(kind):
         assert close(fitted.C[g], alone.C, 1e-8)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(1, 7), st.booleans())
 def test_greedy_modes(seed, rank, real_output):
     s = systems("real_output" if real_output else "complex", n=7, seed=seed)

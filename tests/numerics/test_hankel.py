@@ -52,7 +52,7 @@ def test_finite_horizon_values_are_below_the_infinite_ones():
     assert bool((values(s, horizon=20) <= values(s) * (1 + 1e-12)).all())
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 4))
 def test_values_do_not_depend_on_the_basis(seed, n, h):
     s = complex_diagonal(n, h, seed)
@@ -61,7 +61,7 @@ def test_values_do_not_depend_on_the_basis(seed, n, h):
     assert float((a - b).abs().max()) <= 1e-7 * float(a[0])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(-400, 400))
 def test_rescaled_states_change_neither_values_nor_rank(seed, exponent):
     s = lru(6, 2, seed)
@@ -123,7 +123,7 @@ def test_repeated_poles_have_the_rank_of_their_residues():
     assert torch.allclose(sigma[:2], rank_and_sigma(merged)[1], rtol=1e-10)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10_000),
     st.lists(st.integers(1, 3), min_size=1, max_size=3),

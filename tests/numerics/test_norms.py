@@ -51,7 +51,7 @@ def test_h2_error(kind):
     assert h2_error(a, a) < 1e-6 * h2_norm(a)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(1, 8), st.sampled_from(sorted(KINDS)))
 @example(seed=1404, n=2, kind="dense")  # two grid points a rounding apart, at the peak
 def test_hinf_norm_is_at_least_a_dense_grid_and_hardly_more(seed, n, kind):

@@ -43,7 +43,7 @@ def truncated(s: StateSpace, rank: int, **kw) -> StateSpace:
     return balanced_truncation(s, balance(g.P, g.Q), rank, **kw).system
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(2, 10), st.booleans(), st.integers(0, 2))
 def test_the_refit_never_increases_the_h2_error(seed, n, real, alternations):
     s = lru(n, 2, seed) if real else complex_diagonal(n, 2, seed)

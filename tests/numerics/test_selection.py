@@ -37,7 +37,7 @@ def moment(s: StateSpace) -> Tensor:
     return gramians(s).P
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(1, 8), st.integers(1, 3), st.booleans())
 def test_every_pick_is_the_best_next_one(seed, n, h, real):
     s = lru(n, h, seed) if real else complex_diagonal(n, h, seed)

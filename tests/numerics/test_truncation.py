@@ -43,7 +43,7 @@ def reduce(s: StateSpace, rank: int, *, real_pairs: bool = True, **kw) -> Reduct
     return balanced_truncation(s, balance(g.P, g.Q), rank, **kw)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(2, 10), st.integers(1, 3), st.booleans(), st.data())
 def test_the_error_lies_between_the_next_value_and_the_bound(seed, n, h, real_pairs, data):
     s = lru(n, h, seed) if real_pairs else complex_diagonal(n, h, seed)

@@ -84,7 +84,7 @@ def test_impulse_response_is_the_markov_parameters(length):
         torch.testing.assert_close(kernel[..., k], (C @ torch.diag(lam**k) @ B).real)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     steps=st.integers(1, 130),
     batch=st.integers(1, 3),
@@ -121,7 +121,7 @@ def test_fft_length_is_long_enough_and_not_much_longer(at_least):
     assert n % 16 == 0 or at_least <= 16
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     batch=st.integers(1, 256),
     length=st.integers(1, 20_000),
