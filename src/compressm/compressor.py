@@ -14,6 +14,7 @@ from compressm.arguments import refusing_old_names, whole
 from compressm.calibration import Calibration, Forward, Loss, given_by
 from compressm.checkpoints import watch_loads
 from compressm.engine.after_load import AfterLoad
+from compressm.engine.event_book import EventBook
 from compressm.engine.guard import Guard
 from compressm.engine.guarded_cut import cuts_of
 from compressm.engine.joint_fit import JointFit
@@ -25,7 +26,7 @@ from compressm.engine.settings import RENAMED, CutSettings, require_plan
 from compressm.engine.survey import observe
 from compressm.engine.training_run import TrainingRun
 from compressm.errors import NonFiniteError
-from compressm.events import Event, EventLog, lasting
+from compressm.events import Event, lasting
 from compressm.families.base import Which
 from compressm.policies.base import Policy
 from compressm.runtime.steady import steady
@@ -61,7 +62,6 @@ class Compressor:
     With a guard that has recovery steps, call `finish()` after the last step.
 
     Attributes:
-        events: all events so far.
         monitor: of a `WhenSettled` schedule, else None.
     """
 
@@ -106,13 +106,12 @@ class Compressor:
             model, optimizer, settings, wrapper=wrapper, process_group=process_group
         )
         self.schedule = schedule
-        self.events: list[Event] = []
-        self.monitor = _monitor(schedule, run.model) if isinstance(schedule, WhenSettled) else None
+        self.monitor = (
+            Monitor.of(schedule, run.model) if isinstance(schedule, WhenSettled) else None
+        )
         self._run, self._cuts = run, cuts_of(run, policy)
-        self._log = log if not isinstance(log, (str, Path)) else None
-        if isinstance(log, (str, Path)) and run.ranks.first:
-            self._log = EventLog(log)
-        self._step = self._last_due = self._logged = 0
+        self._book = EventBook(log, run.ranks)
+        self._step = self._last_due = 0
         self._optimizers_checked = False
         self._next_due: float = self._due_after(self._last_due)
         # A method that cannot work should say so now, not at the first cut.
@@ -123,6 +122,11 @@ class Compressor:
         for module in (run.model, *Averages(run.model, settings.ema).modules):
             watch_loads(module)
         run.model.register_load_state_dict_post_hook(AfterLoad(self.check_optimizers_again))  # type: ignore[no-untyped-call]
+
+    @property
+    def events(self) -> list[Event]:
+        """All events so far."""
+        return self._book.events
 
     @property
     def finished(self) -> bool:
@@ -160,9 +164,7 @@ class Compressor:
         if self._optimizers_checked and step < self._next_due:
             self._step = step
             return None
-        event = self._cuts.all_or_nothing(partial(self._advance, step), self, self.monitor)
-        if self._logged < len(self.events):
-            self._write_log()
+        event = self._altogether(partial(self._advance, step))
         if event is None:
             self._optimizers_checked = True
         return event
@@ -178,11 +180,15 @@ class Compressor:
         Returns:
             The event of the verdict ("accepted" or "rejected"), None if no cut was pending.
         """
-        event = None
-        if self._cuts.pending is not None:
-            event = self._cuts.all_or_nothing(self._judge_last, self, self.monitor)
-        if self._logged < len(self.events):
-            self._write_log()
+        if self._cuts.pending is None:
+            self._book.tell()
+            return None
+        return self._altogether(self._judge_last)
+
+    def _altogether(self, work: Callable[[], Event | None]) -> Event | None:
+        """Do it or, when anything raises, nothing of it; then tell the log."""
+        event = self._cuts.all_or_nothing(work, self, self._book, self.monitor)
+        self._book.tell()
         return event
 
     def _advance(self, step: int) -> Event | None:
@@ -210,14 +216,6 @@ class Compressor:
         # What the loop gave the optimizers meanwhile may have been collected before the cut.
         self._optimizers_checked = False
         return event
-
-    def _write_log(self) -> None:
-        """Give the log all events that it does not have, also those of calls that ended before."""
-        with self._run.ranks.agreement("logging"):
-            for event in self.events[self._logged :]:
-                if self._log is not None:
-                    self._log(event)
-                self._logged += 1
 
     @steady()
     def _act(self) -> Event:
@@ -254,8 +252,7 @@ class Compressor:
             **stamp(),
             "step": self._step,
             "acted": self._last_due,
-            "events": [event.to_json() for event in self.events],
-            "told": self._logged,
+            **self._book.state_dict(),
             "transaction": self._cuts.state_dict(),
             "monitor": None if self.monitor is None else self.monitor.state_dict(),
         }
@@ -272,22 +269,20 @@ class Compressor:
         if isinstance(state, Mapping):
             unstamped(state, "state")
         step, last_due = entry(state, "step", int), entry(state, "acted", int)
-        events = entry(state, "events", lambda lines: [Event.from_json(line) for line in lines])
-        logged = entry(state, "told", int, len(events))
+        take_events = self._book.read_state(state)
         take_cuts = entry(state, "transaction", self._cuts.read_state)
         take_monitor = None
         if self.monitor is not None:
             take_monitor = entry(state, "monitor", optional(self.monitor.read_state), None)
         # All of it has been read, and nothing changed so far.
-        self._step, self._last_due, self._logged = step, last_due, logged
-        self.events = events
+        self._step, self._last_due = step, last_due
         take_cuts()
         if take_monitor is not None:
             take_monitor()
+        take_events()
         self._next_due = self._due_after(self._last_due)
         self.check_optimizers_again()
-        if isinstance(self._log, EventLog):
-            self._log.rewind(events[:logged], step)
+        self._book.rewind(step)
 
     def check_optimizers_again(self) -> None:
         """Look into the optimizers at the next `step`: the model may have other parameters."""
@@ -297,22 +292,8 @@ class Compressor:
         """When there is something to do next, if what was due at `step` is done."""
         if self._cuts.pending is not None:
             return self._cuts.pending.judged_at
-        if self._cuts.stopped or self._cut_often_enough():
+        most = self.schedule.cuts if isinstance(self.schedule, WhenSettled) else _NEVER
+        if self._cuts.stopped or len(lasting(self.events)) >= most:
             return _NEVER
         due = self.schedule.next_after(step)
         return _NEVER if due is None else due
-
-    def _cut_often_enough(self) -> bool:
-        if not isinstance(self.schedule, WhenSettled):
-            return False
-        return len(lasting(self.events)) >= self.schedule.cuts
-
-
-def _monitor(schedule: WhenSettled, model: nn.Module) -> Monitor:
-    return Monitor(
-        model,
-        tolerance=schedule.tolerance,
-        patience=schedule.patience,
-        slack=schedule.slack,
-        min_correlation=schedule.min_correlation,
-    )

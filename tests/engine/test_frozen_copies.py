@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from compressm import FixedRank, compress_
 from compressm.engine.frozen_copies import frozen_copies
@@ -39,6 +40,15 @@ def test_a_teacher_inside_the_model_is_told_of_once_and_by_its_largest_part():
     (message,) = told(model)
     assert "teacher looks like a copy of student" in message
     assert "ema=[model.teacher]" in message
+
+
+def test_an_averaged_model_inside_is_a_copy_though_it_wants_gradients():
+    model = Taught()
+    del model.teacher
+    model.average = AveragedModel(model.student)
+    (message,) = told(model)
+    assert "average.module looks like a copy of student" in message
+    assert told(model.student, ema=[model.average]) == []
 
 
 def test_given_as_it_should_be_nothing_is_told():

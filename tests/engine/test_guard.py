@@ -57,7 +57,7 @@ def test_a_training_that_ends_in_the_recovery_steps_is_finished(accept):
     plain.run(5)
     loop = Loop(metric=bad_below(CUT if accept else FULL), recovery_steps=9)
     told = []
-    loop.compressor._log = told.append
+    loop.compressor._book._log = told.append
     loop.run(5)
     assert loop.compressor.finish() is loop.compressor.events[-1]
     event = loop.compressor.events[-1]

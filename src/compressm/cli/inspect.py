@@ -178,6 +178,7 @@ def _layers(
     for name, spectrum in spectra.items():
         leading = [_text.number(v) for v in spectrum.values[:_LEADING].tolist()]
         more = " …" if len(spectrum.values) > _LEADING else ""
+        # For the eye: what r states hold exactly costs eigenvalues for every r.
         curve = (spectrum.by_state.cumsum(0) / (spectrum.total or 1.0)).tolist()
         table.add_row(
             names[name],

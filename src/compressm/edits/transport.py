@@ -170,14 +170,9 @@ class Selection(Transport):
 class Project(Transport):
     """A change of basis: the parameters, stacked along `dim`, obey p ≈ M p'.
 
-    A complex parameter counts as two, its real part and behind it its imaginary part.
-
     Attributes:
-        matrix: M, (sum of full sizes, sum of reduced sizes), real float64; (G, …, …) where each of
-            the G groups, which lie along the axis before `dim`, has its own.
-        dim: the state axis.
-        pairs: real parameters hold complex numbers along their last axis, of length two, as
-            `torch.view_as_real` makes them; they count as complex ones do.
+        matrix, dim, pairs: M, the state axis, and whether real parameters hold complex numbers, see
+            `StateMap`.
         made: the linear map that made the values of the old ones, where what else makes the layer
             (its eigenvalues) stays; None: averages start anew from the new values.
 

@@ -10,6 +10,7 @@ from statistics import median
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from compressm.families import sites_in
 
@@ -37,11 +38,17 @@ def warn_of_copies(model: nn.Module) -> None:
 def frozen_copies(model: nn.Module, sites: Iterable[str]) -> list[tuple[str, str]]:
     """(path of a trained part, path of a frozen part that is made like it), the largest parts.
 
-    Parts are modules with compressible layers inside. A copy has about the same matrices; layers
+    Parts are modules with compressible layers inside. What an `AveragedModel` holds counts as
+    frozen: its parameters say that they want gradients. A copy has about the same matrices; layers
     that are frozen below others, of the same shape, have not.
     """
     modules = {path: model.get_submodule(path) for path in _parts(sites)}
-    frozen = {p for p, m in modules.items() if not any(q.requires_grad for q in m.parameters())}
+    held = {m for a in model.modules() if isinstance(a, AveragedModel) for m in a.modules()}
+    frozen = {
+        path
+        for path, module in modules.items()
+        if module in held or not any(p.requires_grad for p in module.parameters())
+    }
     found: dict[_Shape, list[str]] = {}
     for path, module in modules.items():
         if path not in frozen:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compressm.calibration import Calibration, Forward, Loss, calibration_of
+from compressm.engine.schedule import WhenSettled
 from compressm.engine.survey import Survey
 from compressm.errors import InputError, MissingExtraError
 from compressm.numerics import HankelMatrix, weyl_bound
@@ -89,6 +90,17 @@ class Monitor:
         self._calibration = calibration_of(data, forward, loss)
         self._last: dict[str, HankelMatrix] = {}
         self._calm: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, schedule: WhenSettled, model: nn.Module) -> Monitor:
+        """The one that says when a schedule takes the layers of a model for settled."""
+        return cls(
+            model,
+            tolerance=schedule.tolerance,
+            patience=schedule.patience,
+            slack=schedule.slack,
+            min_correlation=schedule.min_correlation,
+        )
 
     @steady()
     def measure(self, step: int) -> list[Drift]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from compressm.nn.cells import ChannelCell
 from compressm.nn.inputs import masked
+from compressm.nn.precision import wide
 from compressm.ops.channelwise import channel_ssm
 
 
@@ -59,7 +60,7 @@ class ChannelLayer(nn.Module, ABC):
     @final
     def initial_state(self, batch: int) -> Tensor:
         """The zero state for `step`: (batch, 2, H, N), real, real parts first."""
-        return self.D.new_zeros(batch, 2, self.width, self.state_dim)
+        return wide(self.D)[0].new_zeros(batch, 2, self.width, self.state_dim)
 
     @final
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,10 +77,11 @@ class ChannelLayer(nn.Module, ABC):
         modulus = torch.exp(-decay)
         re, im = modulus * torch.cos(phase), modulus * torch.sin(phase)
         x_re, x_im = state.unbind(1)
-        new_re = re * x_re - im * x_im + u[..., None]
+        x, D = wide(u, self.D)
+        new_re = re * x_re - im * x_im + x[..., None]
         new_im = re * x_im + im * x_re
-        y = (weight.real * new_re - weight.imag * new_im).sum(-1) + self.D * u
-        return y, torch.stack((new_re, new_im), 1)
+        y = (weight.real * new_re - weight.imag * new_im).sum(-1) + D * x
+        return y.to(u.dtype), torch.stack((new_re, new_im), 1)
 
     @final
     def cell(self) -> ChannelCell:

@@ -15,6 +15,7 @@ from compressm.errors import InputError
 from compressm.nn.channels import ChannelLayer
 from compressm.nn.continuous import discretised
 from compressm.nn.loading import watch
+from compressm.nn.precision import wide
 from compressm.nn.s5 import check_steps, hippo_modes
 
 Variant = Literal["exp", "softmax"]
@@ -110,11 +111,11 @@ class DSS(ChannelLayer):
         self.D.normal_()
 
     def discrete(self) -> tuple[Tensor, Tensor, Tensor]:
-        Lambda = torch.complex(-self.Lambda_re.exp(), self.Lambda_im)
-        step = self.log_dt.exp()[:, None]
+        log_re, im, log_dt = wide(self.Lambda_re, self.Lambda_im, self.log_dt)
+        Lambda, step = torch.complex(-log_re.exp(), im), log_dt.exp()[:, None]
         decay, phase, gain = discretised(Lambda, step, "zoh")
         gain = softmax_gain(gain, Lambda * step, self.length)
-        return decay, phase, gain * torch.complex(self.W_re, self.W_im)
+        return decay, phase, gain * torch.complex(*wide(self.W_re, self.W_im))
 
     def extra_repr(self) -> str:
         return f"width={self.width}, state_dim={self.state_dim}, {self.variant}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from compressm.errors import InputError
 from compressm.nn.inputs import masked
 from compressm.nn.loading import watch
+from compressm.nn.precision import wide
 from compressm.ops import diagonal_ssm
 
 Scheme = Literal["imex", "im"]
@@ -115,7 +116,7 @@ class LinOSS(nn.Module):
 
     def initial_state(self, batch: int) -> Tensor:
         """Rest, for `step`: (batch, 2N), velocities first."""
-        return self.A.new_zeros(batch, 2 * self.state_dim)
+        return wide(self.A)[0].new_zeros(batch, 2 * self.state_dim)
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step of streaming inference.
@@ -128,12 +129,13 @@ class LinOSS(nn.Module):
             y (B, H) and the new state (B, 2N).
         """
         step, s = _stiffness(self.A, self.log_step, self.scheme)
+        given, B, C, D = wide(u, self.B, self.C, self.D)
         z, x = state.chunk(2, dim=-1)
-        z = z - s / step * x + step * (u @ self.B.T)
+        z = z - s / step * x + step * (given @ B.T)
         if self.scheme == "im":
             z = z / (1 + s)
         x = x + step * z
-        return x @ self.C.T + self.D * u, torch.cat((z, x), dim=-1)
+        return (x @ C.T + D * given).to(u.dtype), torch.cat((z, x), dim=-1)
 
     def extra_repr(self) -> str:
         return f"width={self.width}, state_dim={self.state_dim}, scheme={self.scheme!r}"
@@ -161,6 +163,7 @@ def oscillations(A: Tensor, log_step: Tensor, scheme: Scheme) -> tuple[Tensor, T
 
 def _stiffness(A: Tensor, log_step: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
     """Δ (N,), and s = Δ² a (N,), kept where an oscillator is one."""
+    A, log_step = wide(A, log_step)
     step = torch.sigmoid(log_step)
     most = _STIFFEST if scheme == "imex" else None
     return step, (step.square() * torch.relu(A)).clamp(_SLOWEST, most)

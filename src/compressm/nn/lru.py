@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from compressm.errors import InputError
 from compressm.nn.cells import DiagonalCell
 from compressm.nn.loading import watch
+from compressm.nn.precision import wide
 from compressm.ops import BACKENDS, diagonal_ssm, scan_states
 
 
@@ -112,8 +113,8 @@ class LRU(nn.Module):
 
     def discrete(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Decay `-log|λ|` (N,), phase (N,) and the input matrix scaled by γ, real and imaginary."""
-        gamma = self.gamma_log.exp()[:, None]
-        return self.nu_log.exp(), self.theta_log.exp(), gamma * self.B_re, gamma * self.B_im
+        nu, theta, gamma = (p.exp() for p in wide(self.nu_log, self.theta_log, self.gamma_log))
+        return nu, theta, gamma[:, None] * self.B_re, gamma[:, None] * self.B_im
 
     def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """Filter whole sequences from a zero state.
@@ -140,7 +141,7 @@ class LRU(nn.Module):
 
     def initial_state(self, batch: int) -> Tensor:
         """The zero state for `step`: (batch, 2N), real, real parts first."""
-        return self.nu_log.new_zeros(batch, 2 * self.state_dim)
+        return wide(self.nu_log)[0].new_zeros(batch, 2 * self.state_dim)
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step of streaming inference.
@@ -153,13 +154,14 @@ class LRU(nn.Module):
             y (B, H) and the new state (B, 2N).
         """
         decay, phase, B_re, B_im = self.discrete()
+        x, C_re, C_im, D = wide(u, self.C_re, self.C_im, self.D)
         modulus = torch.exp(-decay)
         lam_re, lam_im = modulus * torch.cos(phase), modulus * torch.sin(phase)
         x_re, x_im = state.chunk(2, dim=-1)
-        new_re = lam_re * x_re - lam_im * x_im + u @ B_re.T
-        new_im = lam_re * x_im + lam_im * x_re + u @ B_im.T
-        y = new_re @ self.C_re.T - new_im @ self.C_im.T + self.D * u
-        return y, torch.cat((new_re, new_im), dim=-1)
+        new_re = lam_re * x_re - lam_im * x_im + x @ B_re.T
+        new_im = lam_re * x_im + lam_im * x_re + x @ B_im.T
+        y = new_re @ C_re.T - new_im @ C_im.T + D * x
+        return y.to(u.dtype), torch.cat((new_re, new_im), dim=-1)
 
     def stream(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Many steps of streaming inference at once: a block of a longer sequence.
@@ -173,10 +175,11 @@ class LRU(nn.Module):
         """
         self._check_sequence(u)
         decay, phase, B_re, B_im = self.discrete()
-        B, C = torch.complex(B_re, B_im), torch.complex(self.C_re, self.C_im)
+        x, C_re, C_im, D = wide(u, self.C_re, self.C_im, self.D)
+        B, C = torch.complex(B_re, B_im), torch.complex(C_re, C_im)
         before = torch.complex(*state.chunk(2, dim=-1))
-        y, after = scan_states(u, decay, phase, B, C, self.D, before)
-        return y, torch.cat((after.real, after.imag), dim=-1)
+        y, after = scan_states(x, decay, phase, B, C, D, before)
+        return y.to(u.dtype), torch.cat((after.real, after.imag), dim=-1)
 
     def cell(self) -> DiagonalCell:
         """The layer with its weights fixed, for export."""

@@ -15,6 +15,7 @@ from compressm.errors import InputError
 from compressm.nn.channels import ChannelLayer
 from compressm.nn.continuous import Rule, check_rule, discretised
 from compressm.nn.loading import watch
+from compressm.nn.precision import wide
 from compressm.nn.s5 import check_steps, hippo_modes
 
 Init = Literal["lin", "inv", "legs"]
@@ -105,9 +106,10 @@ class S4D(ChannelLayer):
 
     def discrete(self) -> tuple[Tensor, Tensor, Tensor]:
         """Decay `-log|λ|`, phase, and the weights of the states, (H, N) each."""
-        A = torch.complex(-self.log_A_real.exp(), self.A_imag)
-        decay, phase, weight = discretised(A, self.log_dt.exp()[:, None], self.discretisation)
-        return decay, phase, 2 * weight * torch.complex(self.C_re, self.C_im)
+        log_re, im, log_dt = wide(self.log_A_real, self.A_imag, self.log_dt)
+        A = torch.complex(-log_re.exp(), im)
+        decay, phase, weight = discretised(A, log_dt.exp()[:, None], self.discretisation)
+        return decay, phase, 2 * weight * torch.complex(*wide(self.C_re, self.C_im))
 
     def extra_repr(self) -> str:
         return f"width={self.width}, state_dim={self.state_dim}, {self.discretisation}"

@@ -15,6 +15,7 @@ from compressm.nn.cells import DiagonalCell
 from compressm.nn.continuous import Rule, check_rule, discretised, stable
 from compressm.nn.inputs import masked
 from compressm.nn.loading import watch
+from compressm.nn.precision import wide
 from compressm.ops import diagonal_ssm
 
 
@@ -126,9 +127,10 @@ class S5(nn.Module):
 
     def discrete(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Decay `-log|λ|` (N,), phase (N,) and the discrete input matrix, real and imaginary."""
-        poles = torch.complex(stable(self.Lambda_re), self.Lambda_im)
-        decay, phase, weight = discretised(poles, self.log_step.exp(), self.discretisation)
-        B = weight[:, None] * torch.complex(self.B_re, self.B_im)
+        re, im, log_step = wide(self.Lambda_re, self.Lambda_im, self.log_step)
+        poles = torch.complex(stable(re), im)
+        decay, phase, weight = discretised(poles, log_step.exp(), self.discretisation)
+        B = weight[:, None] * torch.complex(*wide(self.B_re, self.B_im))
         return decay, phase, B.real, B.imag
 
     def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -152,7 +154,7 @@ class S5(nn.Module):
 
     def initial_state(self, batch: int) -> Tensor:
         """The zero state for `step`: (batch, 2N), real, real parts first."""
-        return self.D.new_zeros(batch, 2 * self.state_dim)
+        return wide(self.D)[0].new_zeros(batch, 2 * self.state_dim)
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step of streaming inference.
@@ -169,13 +171,14 @@ class S5(nn.Module):
         """
         self._require_one_way()
         decay, phase, B_re, B_im = self.discrete()
+        x, C_re, C_im, D = wide(u, self.C_re, self.C_im, self.D)
         modulus = torch.exp(-decay)
         re, im = modulus * torch.cos(phase), modulus * torch.sin(phase)
         x_re, x_im = state.chunk(2, dim=-1)
-        new_re = re * x_re - im * x_im + u @ B_re.T
-        new_im = re * x_im + im * x_re + u @ B_im.T
-        y = 2 * (new_re @ self.C_re.T - new_im @ self.C_im.T) + self.D * u
-        return y, torch.cat((new_re, new_im), dim=-1)
+        new_re = re * x_re - im * x_im + x @ B_re.T
+        new_im = re * x_im + im * x_re + x @ B_im.T
+        y = 2 * (new_re @ C_re.T - new_im @ C_im.T) + D * x
+        return y.to(u.dtype), torch.cat((new_re, new_im), dim=-1)
 
     def cell(self) -> DiagonalCell:
         """The layer with its weights fixed, for export.

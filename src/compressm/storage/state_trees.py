@@ -72,10 +72,18 @@ def like(mapping: dict[Any, Any], items: Mapping[Any, Any]) -> dict[Any, Any]:
     if type(mapping) is dict:
         return dict(items)
     other = copy.copy(mapping)
-    other.clear()
-    for key, value in items.items():  # what a Counter makes of `update` is a sum
-        other[key] = value
+    fill_(other, items)
     return other
+
+
+def fill_(mapping: dict[Any, Any], items: Mapping[Any, Any]) -> None:
+    """Let a dict hold just these items, in their order, whatever its class makes of new ones.
+
+    A Counter adds them up, and one that refuses values would lose those that it had.
+    """
+    mapping.clear()
+    kind = OrderedDict if isinstance(mapping, OrderedDict) else dict
+    kind.update(mapping, items)
 
 
 def joined(skeleton: Any, tensors: Sequence[Tensor]) -> Any:

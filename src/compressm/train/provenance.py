@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,12 @@ def provenance() -> dict[str, Any]:
     }
 
 
+@cache
 def commit() -> str:
-    """Of the code, with "-dirty" where files differ from it; "unknown" outside a clone."""
+    """Of the code, with "-dirty" where files differ from it; "unknown" outside a clone.
+
+    That of the first look: what this process has imported stays what it is when the files change.
+    """
     here = Path(__file__)
     try:
         # A package installed somewhere inside a clone of something else has no commit there.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 from operator import is_
 from typing import Any, final
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from compressm.storage.bits import same_bits
-from compressm.storage.state_trees import like
+from compressm.storage.state_trees import fill_, like
 
 _CONTAINERS = (dict, list, set, deque)
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -89,16 +89,14 @@ def refill_(container: Any, content: Any) -> None:
         unchanged = len(container) == len(content) and all(map(is_, container, content))
     if unchanged:
         return
+    if isinstance(container, dict):
+        fill_(container, content)
+        return
     container.clear()
-    if isinstance(container, (list, deque)):
-        container.extend(content)
-    elif isinstance(container, set):
+    if isinstance(container, set):
         container.update(content)
     else:
-        # Not by what a subclass makes of it: a Counter adds, and one that refuses new values would
-        # lose the old ones.
-        kind = OrderedDict if isinstance(container, OrderedDict) else dict
-        kind.update(container, content)
+        container.extend(content)
 
 
 def _walk(node: Any, above: frozenset[int] = frozenset()) -> Iterator[Any]:

@@ -76,9 +76,7 @@ class SavedPlaces:
         # First, while the places say what has replaced what, also when this is done again.
         repoint_(optimizers, self.replaced(slots, tensors))
         for place, name, number in self._found(slots):
-            tensor = None if number is None else tensors[number]
-            if name not in place or place[name] is not tensor:
-                place[name] = tensor
+            put_(place, name, None if number is None else tensors[number])
 
     def put_back_settings(self, saved: Mapping[str, Any]) -> None:
         """Everything says what it said."""
@@ -96,6 +94,12 @@ class SavedPlaces:
     def _found(self, slots: Iterable[Slot]) -> list[tuple[Any, str, int | None]]:
         modules = dict(self._model.named_modules())
         return [(getattr(modules[path], kind), *rest) for path, kind, *rest in slots]
+
+
+def put_(place: Any, name: str, tensor: Tensor | None) -> None:
+    """Let it be there, and touch nothing where it is."""
+    if name not in place or place[name] is not tensor:
+        place[name] = tensor
 
 
 def _at(place: Any, name: str) -> Any:

@@ -18,6 +18,7 @@ from compressm.storage.bits import checksum, same, same_bits, tensors_in
 from compressm.writeback.companions import Companion
 from compressm.writeback.ownership import all_optimizers, named_optimizers
 from compressm.writeback.saved_groups import SavedGroups
+from compressm.writeback.saved_places import put_
 
 # Changed parameters that an error names.
 _NAMED = 3
@@ -138,19 +139,13 @@ class _Remembered:
             for module, training in reversed(self._flags):
                 parts.callback(setattr, module, "training", training)
             for place, tensors in reversed(self._places):
-                parts.callback(_put_into, place, tensors)
+                for name, tensor in reversed(tensors.items()):
+                    parts.callback(put_, place, name, tensor)
 
     def _put_back_values(self) -> None:
         for tensor, values in (*self._buffers, *self._switched):
             if not same_bits(tensor, values):
                 tensor.copy_(values)
-
-
-def _put_into(place: Any, tensors: dict[str, Any]) -> None:
-    """Tensors where they were; a scripted module's place is no dict, and has no `get`."""
-    for name, tensor in tensors.items():
-        if name not in place or place[name] is not tensor:
-            place[name] = tensor
 
 
 def _put_back_grad(
