@@ -86,6 +86,8 @@ class CompressionCallback(pl.Callback):
             return
         refuse_sharded(trainer)
         if type(pl_module).configure_model is pl.LightningModule.configure_model:
+            # Of averages inside the module the error that names them comes first.
+            averages_of(trainer, pl_module, self._deferred.part_of(pl_module))
             self.check(pl_module)
         else:  # it builds itself after this, and then loads
             watch_loads(pl_module)
